@@ -1,0 +1,125 @@
+//! The clock of the rooms that touch the world; floors 0 to 2 get `now` as an argument.
+//!
+//! Schedules run on a wall clock that cannot jump: it starts at the system's time and advances with the monotonic
+//! clock. A system clock that is set by a large step while we run (a dead RTC found by NTP) must neither expire the
+//! queue nor fire all of it at once, so a difference of over two minutes is approached slowly instead of followed.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::time::Timestamp;
+
+/// Differences up to this are followed at once: ordinary drift and slewing.
+const STEP_MAX: Duration = Duration::from_secs(120);
+/// A larger difference is approached by this share of the time that passes: 1/10, so that a clock that was an hour
+/// wrong is right after ten.
+const APPROACH_DIVISOR: u64 = 10;
+
+/// A source of [`Timestamp`]s that never go back. Shared by reference or `Arc`.
+#[derive(Debug)]
+pub struct Clock {
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Milliseconds to add to the monotonic clock.
+    offset_ms: u64,
+    /// When the offset was last compared with the system's clock.
+    compared: Duration,
+    last: Timestamp,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Clock::starting_at(system_time())
+    }
+}
+
+impl Clock {
+    /// A clock that shows `now` and runs from there.
+    pub fn starting_at(now: Timestamp) -> Clock {
+        let state = State { offset_ms: now.as_millis(), compared: Duration::ZERO, last: now };
+        Clock { started: Instant::now(), state: Mutex::new(state) }
+    }
+
+    /// The time by which mail is scheduled, expired and stamped. Never goes back within a process.
+    pub fn now(&self) -> Timestamp {
+        self.advance(self.started.elapsed(), system_time())
+    }
+
+    /// Moves the clock to no earlier than `floor`: the newest time in the spool, should the system's clock have fallen
+    /// behind it while we were down.
+    pub fn at_least(&self, floor: Timestamp) {
+        let elapsed = self.started.elapsed();
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let shown = state.offset_ms.saturating_add(elapsed.as_millis() as u64);
+        state.offset_ms = state.offset_ms.saturating_add(floor.as_millis().saturating_sub(shown));
+        state.last = state.last.max(floor);
+    }
+
+    fn advance(&self, elapsed: Duration, system: Timestamp) -> Timestamp {
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let elapsed_ms = elapsed.as_millis() as u64;
+        let passed_ms = elapsed.saturating_sub(state.compared).as_millis() as u64;
+        if passed_ms >= 1000 {
+            state.compared = elapsed;
+            let shown = state.offset_ms.saturating_add(elapsed_ms);
+            let difference = system.as_millis().abs_diff(shown);
+            let step = match difference <= STEP_MAX.as_millis() as u64 {
+                true => difference,
+                false => difference.min(passed_ms / APPROACH_DIVISOR),
+            };
+            state.offset_ms = match system.as_millis() >= shown {
+                true => state.offset_ms.saturating_add(step),
+                false => state.offset_ms.saturating_sub(step),
+            };
+        }
+        state.last = state.last.max(Timestamp::from_millis(state.offset_ms.saturating_add(elapsed_ms)));
+        state.last
+    }
+}
+
+/// What the system's clock says, jumps and all. For comparison with other machines, never for schedules.
+pub fn system_time() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn run(jump_secs: i64) -> Timestamp {
+        let clock = Clock::starting_at(START);
+        let mut shown = START;
+        for second in 1..=100 {
+            let system = START.as_secs().saturating_add(second).saturating_add_signed(jump_secs);
+            let now = clock.advance(Duration::from_secs(second), Timestamp::from_secs(system));
+            assert!(now >= shown, "the clock went back");
+            shown = now;
+        }
+        shown
+    }
+
+    #[test]
+    fn a_small_step_is_followed_and_a_large_one_approached() {
+        assert_eq!(run(0), START.after(Duration::from_secs(100)));
+        assert_eq!(run(60), START.after(Duration::from_secs(160)));
+        assert_eq!(run(864_000), START.after(Duration::from_secs(110)));
+        assert_eq!(run(-864_000), START.after(Duration::from_secs(90)));
+        assert_eq!(run(-1_700_000_000), START.after(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn the_spool_can_push_the_clock_forward_but_never_back() {
+        let clock = Clock::starting_at(START);
+        clock.at_least(START.after(Duration::from_secs(500)));
+        assert!(clock.now() >= START.after(Duration::from_secs(500)));
+        clock.at_least(Timestamp::ZERO);
+        assert!(clock.now() >= START.after(Duration::from_secs(500)));
+    }
+}

@@ -1,0 +1,39 @@
+//! Postrider: a sending MTA. `docs/ARCHITECTURE.md` says which module is what and who may import whom.
+#![forbid(unsafe_code)]
+
+// Floor 0: words.
+pub mod mail;
+pub mod size;
+pub mod time;
+// Floor 1: rules.
+pub mod classify;
+pub mod message;
+pub mod report;
+pub mod retry;
+pub mod smtp;
+// Floor 2: reason.
+pub mod traffic;
+// Floor 3: materials.
+pub mod clock;
+pub mod credential;
+pub mod dns;
+pub mod signer;
+pub mod spool;
+pub mod store;
+pub mod tls;
+// Floor 4: rooms.
+pub mod events;
+pub mod queue;
+// Floor 5: the door.
+pub mod accept;
+// Floor 6: hands.
+pub mod delivery;
+pub mod submission;
+// Floor 7: clerks.
+pub mod http;
+pub mod sandbox;
+pub mod scheduler;
+// Floor 8: roof.
+pub mod app;
+pub mod cli;
+pub mod config;

@@ -1,0 +1,10 @@
+//! The integration tests: one binary, one scenario a file, named as a sentence.
+
+mod accept;
+mod cli;
+mod delivery;
+mod queue;
+mod relay;
+mod spool;
+mod submission;
+mod traffic;
