@@ -5,6 +5,7 @@ pub mod answer;
 pub mod auth;
 pub mod command;
 pub mod data;
+pub mod exercise;
 pub mod line;
 pub mod parameter;
 pub mod path;

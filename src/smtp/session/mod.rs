@@ -109,6 +109,11 @@ impl Session {
         matches!(self.state, State::Hello(_) | State::Mail(_) | State::Ended)
     }
 
+    /// Whether message octets are kept, here or by the shell that is making them durable.
+    pub fn holds_body(&self) -> bool {
+        matches!(self.state, State::Text(_) | State::Bdat(_) | State::Chunk(_) | State::Receipt(_))
+    }
+
     /// Who is logged in.
     pub fn login(&self) -> Option<&Arc<str>> {
         self.common.login.as_ref()
