@@ -6,25 +6,24 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
+use crate::accept::Door;
+use crate::clock::Clock;
 use crate::mail::{Domain, Outcome, QueueId};
+use crate::queue::Queue;
 use crate::time::Timestamp;
+use crate::tls::client::Client;
+
+pub use crate::dns::Host;
+
+pub use settings::Settings;
+
+mod settings;
 
 /// The number of a connection, never used twice in one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u64);
-
-/// A host to try, as DNS or a `[[route]]` gave it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Host {
-    /// The name for TLS and logs; for an address literal in a route, its text.
-    pub name: Arc<str>,
-    /// Preference (MX); equal ones are shuffled by `dns`.
-    pub preference: u16,
-    /// Its addresses, private ones included (refused at connect unless `allow_private`).
-    pub addresses: Vec<IpAddr>,
-    /// TCP port.
-    pub port: u16,
-}
 
 /// How TLS is used towards a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -111,6 +110,9 @@ pub enum Event {
     },
     /// It could not be leased (gone, held, unreadable): nothing was sent.
     Skipped(QueueId),
+    /// The connection was gone before the peer answered anything about it (an idle peer closed): nothing was attempted
+    /// or written, and it can go over another connection at once.
+    Returned(QueueId),
     /// The peer closed, or we did and the peer's EOF came (or 30 s passed): the slot is free.
     Eof,
 }
@@ -126,4 +128,33 @@ pub enum Feedback {
     Slower,
     /// The connection broke.
     Broken,
+}
+
+/// What every connection works with. One for the whole process.
+pub struct Tools {
+    /// Leases and bodies.
+    pub queue: Queue,
+    /// Where attempts are concluded.
+    pub door: Door,
+    /// TLS towards peers.
+    pub tls: Client,
+    /// Timeouts and bounds.
+    pub settings: Settings,
+    /// The time.
+    pub clock: Arc<Clock>,
+}
+
+/// Makes a connection by its plan and carries out orders on it until it ends. Events go out under the plan's number;
+/// the last is [`Event::Eof`], always, unless the receiver is gone. A closed `orders` is [`Order::Close`].
+///
+/// An order may be sent ahead (before the last `Settled`): the next transaction's commands then overlap the settle.
+/// Orders that were not begun when the connection ended come back as [`Event::Returned`].
+pub async fn run(
+    plan: Plan,
+    orders: mpsc::Receiver<Order>,
+    events: mpsc::Sender<(ConnectionId, Event)>,
+    tools: Arc<Tools>,
+) {
+    let _ = (plan, orders, events, tools);
+    todo!()
 }
