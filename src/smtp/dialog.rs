@@ -269,8 +269,7 @@ impl Transaction {
         }
         let mut rcpts = 0;
         loop {
-            let expected = self.next_command(rcpts);
-            let Some(expected) = expected else { break };
+            let Some(expected) = self.next_command(rcpts) else { break };
             match expected {
                 Expected::Reset => {
                     self.reset_first = false;
@@ -326,11 +325,8 @@ impl Transaction {
             return self.over(Ended::Closing);
         }
         match expected {
-            // A peer that refuses RSET is in no state that we know.
-            Expected::Reset if !reply.is_positive() => {
-                self.answer_rest(Stage::Mail, &reply);
-                self.over(Ended::Closing);
-            }
+            // A peer that refuses RSET is in no state that we know; its words do not concern this message.
+            Expected::Reset if !reply.is_positive() => self.over(Ended::Closing),
             Expected::Reset => {}
             Expected::Mail => self.mail_reply(&reply),
             Expected::Rcpt(place) => self.rcpt_reply(place, reply),
@@ -525,4 +521,269 @@ impl Letter<'_> {
 fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     // Invariant: writing to a Vec does not fail.
     let _ = out.write_fmt(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mail::{BodyFacts, Notify, QueueId, ReversePath, StreamKind};
+    use crate::smtp::reply_reader::ReplyReader;
+    use crate::time::Timestamp;
+
+    fn envelope(recipients: usize) -> Envelope {
+        let recipient = |n: usize| Recipient {
+            address: format!("r{n}@example.net").parse().unwrap(),
+            notify: Notify::On { success: true, failure: true, delay: false },
+            original: Some(format!("rfc822;r{n}@example.net").into()),
+        };
+        Envelope {
+            id: QueueId::from_u64(1),
+            submission: QueueId::from_u64(1),
+            accepted_at: Timestamp::ZERO,
+            expires_at: Timestamp::NEVER,
+            stream: "transactional".into(),
+            kind: StreamKind::Transactional,
+            priority: 50,
+            credential: "".into(),
+            pool: "".into(),
+            reverse_path: ReversePath::Address("s@example.com".parse().unwrap()),
+            ret: Some(Return::Headers),
+            envid: Some("QQ314159".into()),
+            author_domain: None,
+            message_id: "".into(),
+            added_headers: Default::default(),
+            body: BodyFacts::default(),
+            recipients: (0..recipients).map(recipient).collect(),
+        }
+    }
+
+    const NEEDS: Needs = Needs { size_bytes: 1234, eight_bit: false, smtputf8: false };
+
+    fn offered(words: &str) -> Capabilities {
+        let mut reader = ReplyReader::default();
+        let lines: String = words.split(", ").map(|word| format!("250-{word}\r\n")).collect();
+        reader.space().extend_from_slice(format!("250-mx.example.net\r\n{lines}250 HELP\r\n").as_bytes());
+        Capabilities::parse(&reader.next_reply().unwrap().unwrap())
+    }
+
+    /// Writes as `C: a|b` per write, answers as `0:stage code`, and the end.
+    fn dialogue(
+        capabilities: &str,
+        recipients: usize,
+        reset_first: bool,
+        replies: &[u16],
+    ) -> (Vec<String>, String, String) {
+        let (offered, envelope) = (offered(capabilities), envelope(recipients));
+        let places: Vec<usize> = (0..recipients).collect();
+        let letter = Letter { envelope: &envelope, places: &places, needs: NEEDS };
+        let mut transaction = Transaction::new(&offered, recipients, reset_first);
+        let (mut written, mut replies) = (Vec::new(), replies.iter());
+        let ended = loop {
+            match transaction.next() {
+                Next::Write => {
+                    let mut out = Vec::new();
+                    transaction.write_commands(&offered, &letter, &mut out);
+                    assert!(!out.is_empty(), "asked to write, and wrote nothing");
+                    let text = String::from_utf8(out).unwrap();
+                    let verbs = text.lines().map(|line| line.split_once(' ').map_or(line, |(verb, _)| verb));
+                    written.push(verbs.collect::<Vec<_>>().join("|"));
+                }
+                Next::Read(_) => match replies.next() {
+                    Some(code) => transaction.take(Reply::new(*code, "x")),
+                    None => break format!("lost at {}", transaction.stage().name()),
+                },
+                Next::Message => {
+                    written.push("message".into());
+                    transaction.dot_written();
+                }
+                Next::Over(ended) => break format!("{ended:?}"),
+            }
+        };
+        let ended = if transaction.is_uncertain() { format!("{ended}, uncertain") } else { ended };
+        let answers = transaction.answers().into_iter().map(|answer| match answer {
+            Some((stage, reply)) => format!("{} {}", stage.name(), reply.code),
+            None => "-".to_owned(),
+        });
+        (written, answers.collect::<Vec<_>>().join(", "), ended)
+    }
+
+    #[test]
+    fn every_answer_reaches_the_recipients_that_it_concerns() {
+        let group = "MAIL|RCPT|RCPT|DATA";
+        let rows: &[(&str, bool, &[u16], &[&str], &str, &str)] = &[
+            // One group, then the message.
+            ("PIPELINING", false, &[250, 250, 250, 354, 250], &[group, "message"], "dot 250, dot 250", "Clean"),
+            (
+                "PIPELINING",
+                true,
+                &[250, 250, 250, 250, 354, 250],
+                &["RSET|MAIL|RCPT|RCPT|DATA", "message"],
+                "dot 250, dot 250",
+                "Clean",
+            ),
+            ("PIPELINING", false, &[250, 250, 550, 354, 250], &[group, "message"], "dot 250, rcpt 550", "Clean"),
+            ("PIPELINING", false, &[250, 450, 251, 354, 554], &[group, "message"], "rcpt 450, dot 554", "Clean"),
+            // All refused: 354 gets a lone dot; 503 and 554 end it.
+            ("PIPELINING", false, &[250, 550, 450, 354, 554], &[group, "."], "rcpt 550, rcpt 450", "Clean"),
+            ("PIPELINING", false, &[250, 550, 450, 554], &[group], "rcpt 550, rcpt 450", "NeedsReset"),
+            ("PIPELINING", false, &[452, 503, 503, 503], &[group], "mail 452, mail 452", "Clean"),
+            ("PIPELINING", false, &[550, 250, 250, 354, 250], &[group, "."], "mail 550, mail 550", "Clean"),
+            ("PIPELINING", false, &[250, 250, 550, 451], &[group], "data 451, rcpt 550", "NeedsReset"),
+            ("PIPELINING", false, &[250, 250, 250, 250], &[group], "data 250, data 250", "Closing"),
+            // 421 at each place: it answers what is open and nothing that was answered.
+            ("PIPELINING", true, &[421], &["RSET|MAIL|RCPT|RCPT|DATA"], "mail 421, mail 421", "Closing"),
+            ("PIPELINING", true, &[502], &["RSET|MAIL|RCPT|RCPT|DATA"], "-, -", "Closing"),
+            ("PIPELINING", false, &[421], &[group], "mail 421, mail 421", "Closing"),
+            ("PIPELINING", false, &[250, 550, 421], &[group], "rcpt 550, rcpt 421", "Closing"),
+            ("PIPELINING", false, &[250, 250, 550, 421], &[group], "data 421, rcpt 550", "Closing"),
+            ("PIPELINING", false, &[250, 250, 550, 354, 421], &[group, "message"], "dot 421, rcpt 550", "Closing"),
+            // A group that breaks in the middle keeps what came before the break.
+            ("PIPELINING", false, &[], &[group], "-, -", "lost at mail"),
+            ("PIPELINING", false, &[250], &[group], "-, -", "lost at rcpt"),
+            ("PIPELINING", false, &[250, 550], &[group], "rcpt 550, -", "lost at rcpt"),
+            ("PIPELINING", false, &[250, 550, 250], &[group], "rcpt 550, -", "lost at data"),
+            ("PIPELINING", false, &[250, 550, 250, 354], &[group, "message"], "rcpt 550, -", "lost at dot, uncertain"),
+            ("PIPELINING", false, &[250, 550, 550, 354], &[group, "."], "rcpt 550, rcpt 550", "lost at data"),
+            // In lock-step, nothing is written before its time.
+            (
+                "SIZE",
+                false,
+                &[250, 250, 550, 354, 250],
+                &["MAIL", "RCPT", "RCPT", "DATA", "message"],
+                "dot 250, rcpt 550",
+                "Clean",
+            ),
+            (
+                "SIZE",
+                true,
+                &[250, 250, 250, 550, 354, 250],
+                &["RSET", "MAIL", "RCPT", "RCPT", "DATA", "message"],
+                "dot 250, rcpt 550",
+                "Clean",
+            ),
+            ("SIZE", false, &[550], &["MAIL"], "mail 550, mail 550", "Clean"),
+            ("SIZE", false, &[250, 550, 550], &["MAIL", "RCPT", "RCPT"], "rcpt 550, rcpt 550", "NeedsReset"),
+            (
+                "SIZE",
+                false,
+                &[250, 550, 250, 451],
+                &["MAIL", "RCPT", "RCPT", "DATA"],
+                "rcpt 550, data 451",
+                "NeedsReset",
+            ),
+            ("SIZE", false, &[250, 421], &["MAIL", "RCPT"], "rcpt 421, rcpt 421", "Closing"),
+        ];
+        for (capabilities, reset, replies, writes, answers, ended) in rows {
+            let (written, answered, end) = dialogue(capabilities, 2, *reset, replies);
+            assert_eq!((written.join(" / "), &*answered, &*end), (writes.join(" / "), *answers, *ended), "{replies:?}");
+        }
+    }
+
+    #[test]
+    fn many_recipients_go_in_groups_of_a_hundred() {
+        let replies = [vec![250; 1 + 250], vec![354, 250]].concat();
+        let (written, _, ended) = dialogue("PIPELINING", 250, false, &replies);
+        let counts: Vec<usize> = written.iter().map(|write| write.matches("RCPT").count()).collect();
+        assert_eq!(counts, [100, 100, 50, 0]);
+        assert!(written[2].ends_with("RCPT|DATA") && ended == "Clean");
+        // All of the first group refused, the rest too: no DATA goes out after the last group but the one within it.
+        let (written, _, ended) = dialogue("PIPELINING", 200, false, &[vec![250], vec![550; 200], vec![503]].concat());
+        assert_eq!((written.len(), &*ended), (2, "NeedsReset"));
+    }
+
+    #[test]
+    fn parameters_are_asked_for_only_where_offered_and_needed() {
+        let eight = Needs { eight_bit: true, ..NEEDS };
+        let utf8 = Needs { eight_bit: true, smtputf8: true, ..NEEDS };
+        let rows = [
+            ("HELP", NEEDS, "MAIL FROM:<s@example.com>", "RCPT TO:<r0@example.net>"),
+            ("SIZE 5000, 8BITMIME, SMTPUTF8", NEEDS, "MAIL FROM:<s@example.com> SIZE=1234", "RCPT TO:<r0@example.net>"),
+            ("8bitmime", eight, "MAIL FROM:<s@example.com> BODY=8BITMIME", "RCPT TO:<r0@example.net>"),
+            (
+                "8BITMIME, SMTPUTF8",
+                utf8,
+                "MAIL FROM:<s@example.com> BODY=8BITMIME SMTPUTF8",
+                "RCPT TO:<r0@example.net>",
+            ),
+            (
+                "DSN",
+                NEEDS,
+                "MAIL FROM:<s@example.com> RET=HDRS ENVID=QQ314159",
+                "RCPT TO:<r0@example.net> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;r0@example.net",
+            ),
+        ];
+        for (capabilities, needs, mail, rcpt) in rows {
+            let (offered, envelope) = (offered(capabilities), envelope(1));
+            let letter = Letter { envelope: &envelope, places: &[0], needs };
+            let mut out = Vec::new();
+            letter.mail(&offered, &mut out);
+            letter.rcpt(0, &offered, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{mail}\r\n{rcpt}\r\n"), "{capabilities}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_take_a_message_is_not_given_it() {
+        let eight = Needs { eight_bit: true, ..NEEDS };
+        let utf8 = Needs { smtputf8: true, ..NEEDS };
+        let rows = [
+            ("HELP", NEEDS, Ok(())),
+            ("SIZE", NEEDS, Ok(())),
+            ("SIZE 0", NEEDS, Ok(())),
+            ("SIZE 1234", NEEDS, Ok(())),
+            ("SIZE 1233", NEEDS, Err(Unsendable::TooBig { size: 1234, limit: 1233 })),
+            ("SIZE x", NEEDS, Ok(())),
+            ("8BITMIME", eight, Ok(())),
+            ("SMTPUTF8", eight, Ok(())),
+            ("HELP", eight, Err(Unsendable::Needs8BitMime)),
+            ("8BITMIME", utf8, Err(Unsendable::NeedsSmtputf8)),
+        ];
+        for (capabilities, needs, want) in rows {
+            assert_eq!(check(&offered(capabilities), needs), want, "{capabilities}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_read_from_every_form_in_use() {
+        let all = offered(
+            "pipelining, SIZE 10485760, AUTH=LOGIN, AUTH PLAIN CRAM-MD5, STARTTLS, DSN, LIMITS RCPTMAX=5 MAILMAX=7 X=1",
+        );
+        assert!(all.pipelining && all.starttls && all.dsn && all.auth_plain && all.auth_login);
+        assert!(!all.eight_bit_mime && !all.smtputf8);
+        assert_eq!((all.size, all.recipients_max, all.transactions_max), (Some(Some(10_485_760)), Some(5), Some(7)));
+        let none = offered("LIMITS RCPTMAX=0 MAILMAX=-1, LIMITSX RCPTMAX=3, SIZE 99999999999999999999999");
+        assert_eq!((none.size, none.recipients_max, none.transactions_max), (Some(None), None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_peer_says_the_dialogue_ends_and_no_message_goes_to_nobody(
+            pipelining in any::<bool>(),
+            reset in any::<bool>(),
+            recipients in 1usize..230,
+            replies in proptest::collection::vec(
+                prop_oneof![8 => Just(250u16), 3 => Just(550), 2 => Just(450), 2 => Just(354), 1 => Just(421), 1 => 200u16..600],
+                0..260,
+            ),
+        ) {
+            let capabilities = if pipelining { "PIPELINING" } else { "HELP" };
+            let (written, answers, ended) = dialogue(capabilities, recipients, reset, &replies);
+            let all = written.join("|");
+            prop_assert!(all.matches("DATA").count() <= 1 && all.matches("message").count() <= 1);
+            prop_assert!(written.iter().all(|write| write.matches("RCPT").count() <= RCPT_GROUP_MAX));
+            // DATA ends its group; the message follows a 354 to it, for at least one recipient.
+            prop_assert!(written.iter().all(|write| !write.contains("DATA|")));
+            if all.contains("message") {
+                let taken = answers.split(", ").filter(|answer| answer.starts_with("dot") || *answer == "-").count();
+                prop_assert!(taken > 0);
+            }
+            prop_assert_eq!(ended.contains("uncertain"), ended.starts_with("lost at dot"));
+            prop_assert!(!answers.contains("dot") || all.contains("message"));
+            if !ended.starts_with("lost") && !ended.starts_with("Closing") {
+                prop_assert!(!answers.split(", ").any(|answer| answer == "-"));
+            }
+        }
+    }
 }
