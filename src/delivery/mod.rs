@@ -9,16 +9,20 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::accept::Door;
-use crate::clock::Clock;
 use crate::mail::{Domain, Outcome, QueueId};
 use crate::queue::Queue;
 use crate::time::Timestamp;
-use crate::tls::client::Client;
 
+pub use crate::classify::Feedback;
 pub use crate::dns::Host;
 
+pub use connect::Caller;
 pub use settings::Settings;
 
+mod clear_text;
+mod connect;
+mod private;
+mod session;
 mod settings;
 
 /// The number of a connection, never used twice in one run.
@@ -117,31 +121,14 @@ pub enum Event {
     Eof,
 }
 
-/// What an attempt or a refusal says about a source at a site, beyond its own recipients.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Feedback {
-    /// The peer took mail: concurrency may grow.
-    Good,
-    /// Nothing either way (a 4xx or 5xx about a recipient or a message).
-    Neutral,
-    /// The peer wants less (421, too many connections): concurrency shrinks.
-    Slower,
-    /// The connection broke.
-    Broken,
-}
-
 /// What every connection works with. One for the whole process.
 pub struct Tools {
     /// Leases and bodies.
     pub queue: Queue,
     /// Where attempts are concluded.
     pub door: Door,
-    /// TLS towards peers.
-    pub tls: Client,
-    /// Timeouts and bounds.
-    pub settings: Settings,
-    /// The time.
-    pub clock: Arc<Clock>,
+    /// Timeouts, TLS towards peers, the clock.
+    pub caller: Caller,
 }
 
 /// Makes a connection by its plan and carries out orders on it until it ends. Events go out under the plan's number;

@@ -217,6 +217,7 @@ pub struct Transaction {
     mail_written: bool,
     mail_accepted: bool,
     rcpts_written: usize,
+    rcpts_taken: usize,
     data_written: bool,
     expected: VecDeque<Expected>,
     phase: Phase,
@@ -236,6 +237,7 @@ impl Transaction {
             mail_written: false,
             mail_accepted: false,
             rcpts_written: 0,
+            rcpts_taken: 0,
             data_written: false,
             expected: VecDeque::with_capacity(recipients.min(RCPT_GROUP_MAX) + 3),
             phase: Phase::Commands,
@@ -353,7 +355,10 @@ impl Transaction {
     fn rcpt_reply(&mut self, place: usize, reply: Reply) {
         if let Some(heard @ Heard::Nothing) = self.recipients.get_mut(place) {
             *heard = match reply.is_positive() {
-                true => Heard::Accepted,
+                true => {
+                    self.rcpts_taken += 1;
+                    Heard::Accepted
+                }
                 false => Heard::Answer(Stage::Rcpt, reply),
             };
         }
@@ -430,6 +435,11 @@ impl Transaction {
     /// Recipients that the peer accepted so far and that have no other answer yet.
     pub fn accepted(&self) -> usize {
         self.recipients.iter().filter(|heard| **heard == Heard::Accepted).count()
+    }
+
+    /// How many RCPTs the peer took, whatever it said afterwards.
+    pub fn taken(&self) -> usize {
+        self.rcpts_taken
     }
 
     /// What each recipient was answered, in order; `None` where the dialogue broke first.
