@@ -9,6 +9,8 @@ use std::sync::Arc;
 use crate::mail::{Domain, Outcome, QueueId};
 use crate::time::Timestamp;
 
+pub use crate::classify::Feedback;
+
 /// The number of a connection, never used twice in one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u64);
@@ -113,17 +115,4 @@ pub enum Event {
     Skipped(QueueId),
     /// The peer closed, or we did and the peer's EOF came (or 30 s passed): the slot is free.
     Eof,
-}
-
-/// What an attempt or a refusal says about a source at a site, beyond its own recipients.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Feedback {
-    /// The peer took mail: concurrency may grow.
-    Good,
-    /// Nothing either way (a 4xx or 5xx about a recipient or a message).
-    Neutral,
-    /// The peer wants less (421, too many connections): concurrency shrinks.
-    Slower,
-    /// The connection broke.
-    Broken,
 }
