@@ -19,11 +19,17 @@ pub use crate::dns::Host;
 pub use connect::Caller;
 pub use settings::Settings;
 
+use serve::{Line, closing, serve};
+
+mod attempt;
 mod clear_text;
 mod connect;
+mod letter;
 mod private;
+mod serve;
 mod session;
 mod settings;
+mod transact;
 
 /// The number of a connection, never used twice in one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -138,10 +144,48 @@ pub struct Tools {
 /// Orders that were not begun when the connection ended come back as [`Event::Returned`].
 pub async fn run(
     plan: Plan,
-    orders: mpsc::Receiver<Order>,
+    mut orders: mpsc::Receiver<Order>,
     events: mpsc::Sender<(ConnectionId, Event)>,
     tools: Arc<Tools>,
 ) {
-    let _ = (plan, orders, events, tools);
-    todo!()
+    let line = Line::new(plan.id, events);
+    let mut early = None;
+    let connected = tokio::select! {
+        connected = tools.caller.connect(&plan) => Some(connected),
+        () = closing(&mut orders, &mut early) => None,
+    };
+    match connected {
+        Some(Ok(mut session)) => {
+            line.tell(Event::Connected {
+                host: session.peer.host.clone(),
+                address: session.peer.address,
+                transactions_max: session.offered.transactions_max,
+            })
+            .await;
+            let farewell = serve(&plan, &mut session, early.take(), &mut orders, &line, &tools).await;
+            turn_away(&mut orders, None, &line).await;
+            session.close(farewell, tools.caller.settings().close_timeout).await;
+        }
+        Some(Err(outcome)) => line.tell(Event::Refused { outcome }).await,
+        None => {}
+    }
+    turn_away(&mut orders, early, &line).await;
+    line.tell(Event::Eof).await;
+}
+
+/// Gives back what was ordered and not begun.
+async fn turn_away(orders: &mut mpsc::Receiver<Order>, early: Option<Order>, line: &Line) {
+    orders.close();
+    let mut next = early;
+    loop {
+        match next {
+            Some(Order::Send(id)) => line.tell(Event::Returned(id)).await,
+            Some(Order::Close) => {}
+            None => {}
+        }
+        next = orders.recv().await;
+        if next.is_none() {
+            return;
+        }
+    }
 }

@@ -37,12 +37,23 @@ pub(super) struct Session<T: AsyncRead + AsyncWrite> {
     pub reader: ReplyReader,
     pub offered: Capabilities,
     pub peer: Peer,
-    /// Commands, or an encoded message, on their way out. Kept to save its allocation.
+    /// Commands on their way out. Kept to save the allocation.
     pub out: Vec<u8>,
+    /// An encoded message on its way out.
+    pub message: Vec<u8>,
     /// RSET must come before the next MAIL.
     pub reset_first: bool,
     /// Transactions begun.
     pub transactions: u32,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Farewell {
+    /// We end it.
+    Quit,
+    /// It is broken, or the peer ends it.
+    Gone,
 }
 
 /// How a connection was lost.
@@ -90,6 +101,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
             offered: Capabilities::default(),
             peer,
             out: Vec::new(),
+            message: Vec::new(),
             reset_first: false,
             transactions: 0,
         }
@@ -131,16 +143,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
         }
     }
 
-    /// Ends the connection as RFC 5321 §4.1.1.10 asks: QUIT, then waits for the peer's end, because the slot at the peer
-    /// is free only then.
-    pub async fn close(mut self, wait: Duration) {
+    /// Ends the connection: QUIT unless it is already ending (RFC 5321 §4.1.1.10), then waits for the peer's end, because
+    /// the slot at the peer is free only then.
+    pub async fn close(mut self, farewell: Farewell, wait: Duration) {
         let by = Instant::now() + wait;
-        let stream = &mut self.client.stream;
-        if write(stream, b"QUIT\r\n", by, wait).await.is_err() {
-            return;
+        if farewell == Farewell::Quit {
+            if write(&mut self.client.stream, b"QUIT\r\n", by, wait).await.is_err() {
+                return;
+            }
+            // After its 221 a peer closes; one that waits for us to close sees ours.
+            let _ = self.reply(by).await;
         }
-        // After its 221 a peer closes; one that waits for us to close sees ours.
-        let _ = self.reply(by).await;
         let _ = timeout_at(by, self.client.stream.shutdown()).await;
         let mut rest = [0u8; 512];
         while let Ok(Ok(1..)) = timeout_at(by, self.client.stream.read(&mut rest)).await {}

@@ -410,6 +410,12 @@ impl Transaction {
         self.phase = Phase::Replies;
     }
 
+    /// Takes a refusal that came while the message was still being sent, from a peer that then closed.
+    pub fn take_early(&mut self, reply: &Reply) {
+        self.answer_accepted(Stage::Data, reply);
+        self.over(Ended::Closing);
+    }
+
     /// Whether the peer may have taken the message though it has not said so: an end now is uncertain (RFC 1047).
     pub fn is_uncertain(&self) -> bool {
         self.dot_open
