@@ -41,12 +41,7 @@ pub(super) fn round(progress: &Progress, recipients_max: Option<usize>) -> Round
 
 /// What MAIL must ask for, decided by content.
 pub(super) fn needs(envelope: &Envelope, content: &Content) -> Needs {
-    let smtputf8 = envelope.needs_smtputf8();
-    Needs {
-        size_bytes: content.size() as u64,
-        eight_bit: envelope.body.eight_bit || envelope.body.utf8_headers,
-        smtputf8,
-    }
+    Needs { size_bytes: content.size() as u64, eight_bit: content.eight_bit, smtputf8: envelope.needs_smtputf8() }
 }
 
 /// An attempt ready to be concluded, and what it says about the source.

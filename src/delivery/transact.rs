@@ -29,6 +29,8 @@ pub(super) struct Content {
     pub head: Bytes,
     /// Header block and body as accepted (or converted for this peer).
     pub body: Bytes,
+    /// It has octets above 127.
+    pub eight_bit: bool,
 }
 
 impl Content {
