@@ -1,6 +1,6 @@
 //! Peers that follow a script, for the tests of this room.
 //!
-//! A script has a line for each step: `S: 250 ok` says a line, `S- 25` says it without a line end, `C: MAIL` waits for a
+//! A script has a line for each step: `S: 250 ok` says a line, `S- 25` says it without a line end (`\r` and `\n` mean those), `C: MAIL` waits for a
 //! line that begins so, `C: .` for the end of a message, `hold` reads on in silence until we close. At its end the peer
 //! closes.
 
@@ -72,7 +72,9 @@ pub async fn play<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T, script: &st
     for step in script.lines().map(str::trim).filter(|step| !step.is_empty()) {
         let done = match step.split_at_checked(3) {
             Some(("S: ", line)) => stream.write_all(format!("{line}\r\n").as_bytes()).await.is_ok(),
-            Some(("S- ", text)) => stream.write_all(text.as_bytes()).await.is_ok(),
+            Some(("S- ", text)) => {
+                stream.write_all(text.replace("\\r", "\r").replace("\\n", "\n").as_bytes()).await.is_ok()
+            }
             Some(("C: ", ".")) => hear(stream, &mut heard, &mut at, |line| line == b".\r\n").await,
             Some(("C: ", verb)) => hear(stream, &mut heard, &mut at, |line| line.starts_with(verb.as_bytes())).await,
             _ if step == "hold" => stream.read_to_end(&mut heard).await.is_ok(),
