@@ -13,6 +13,14 @@
 //!                 Apply (the queue's rows)
 //! ```
 
+pub mod disk;
+mod handle;
+mod settings;
+
+pub use disk::{Disk, FileDisk};
+pub use handle::{Fatal, Spool, Ticket};
+pub use settings::{OpenOptions, Settings};
+
 use bytes::Bytes;
 
 use crate::mail::{Envelope, Progress, QueueId};
@@ -175,4 +183,64 @@ pub struct StartReport {
     pub last_id: QueueId,
     /// The latest time in any record.
     pub newest: Timestamp,
+}
+
+/// Why the spool cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds the lock.
+    #[error("another process is using this spool")]
+    Locked,
+    /// Not even the reserve is there: some space must be freed by hand.
+    #[error("the disk under the spool is full and its reserve is used up")]
+    Full,
+    /// The disk said no.
+    #[error("{doing}: {source}")]
+    Disk {
+        /// What was tried.
+        doing: String,
+        /// What came of it.
+        source: std::io::Error,
+    },
+    /// Written by a newer Postrider.
+    #[error("{name} has format version {version}; this Postrider reads up to {known}")]
+    Version {
+        /// The file.
+        name: String,
+        /// Its version.
+        version: u16,
+        /// Ours.
+        known: u16,
+    },
+}
+
+/// What the spool is doing: for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Envelopes without a final state.
+    pub live: u64,
+    /// Bytes of the mail log's segments.
+    pub mail_bytes: u64,
+    /// Bytes of records that hold a live envelope.
+    pub live_bytes: u64,
+    /// Segments of the mail log.
+    pub mail_segments: u64,
+    /// Segments of the state log.
+    pub state_segments: u64,
+    /// Preallocated segments at hand; below the reserve, puts are refused.
+    pub spares: u64,
+    /// Syncs of either log since the start.
+    pub syncs: u64,
+    /// Records written since the start.
+    pub records: u64,
+    /// Envelopes copied forward by the cleaner since the start.
+    pub moved: u64,
+    /// Records copied to `quarantine/` since the start.
+    pub quarantined: u64,
+    /// Puts refused for want of space since the start.
+    pub refused_full: u64,
+    /// Free bytes on the file system, as of the last look (about once a second).
+    pub free_bytes: u64,
+    /// Its size.
+    pub total_bytes: u64,
 }
