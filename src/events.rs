@@ -307,8 +307,7 @@ mod tests {
             (0, Verdict::Delivered(outcome(250, "2.0.0 ok"))),
             (1, Verdict::Failed(outcome(550, "5.1.1 no\r\n such user"))),
         ];
-        let attempt =
-            Attempt { verdicts, due: Timestamp::ZERO, counts: true, uncertain: false, source: "".into() };
+        let attempt = Attempt { verdicts, due: Timestamp::ZERO, counts: true, uncertain: false, source: "".into() };
         after.settle(attempt, Timestamp::from_secs(103), envelope.expires_at);
         let text = lines("info", || {
             events.accepted(std::slice::from_ref(&envelope), Some(([127, 0, 0, 1], 5).into()));

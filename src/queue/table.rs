@@ -9,10 +9,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::names::{NONE, Names};
-use super::row::{self, Flags, NOWHERE, Row, RowNames};
+use super::row::{self, Flags, Row, RowNames};
 use super::{Change, Waiting};
 use crate::mail::{Domain, Envelope, Progress, QueueId, RecipientState, StreamKind};
-use crate::spool::{Position, Sequence};
+use crate::spool::{Place, Position, Sequence};
+use crate::time::Timestamp;
 
 /// Rows are allocated this many at a time: a growing queue never copies what it has.
 const CHUNK_ROWS: usize = 512;
@@ -87,38 +88,26 @@ impl Table {
         self.applied
     }
 
-    /// An envelope was accepted. Applying it again changes nothing but where it stands.
-    pub(super) fn accepted(&mut self, sequence: Sequence, at: Position, envelope: &Envelope) {
+    /// An envelope is at `at`, in this state: as accepted, or as the cleaner copied it. Replaces what is known of it,
+    /// except who holds its lease.
+    pub(super) fn place(&mut self, sequence: Sequence, at: Position, envelope: &Envelope, progress: Option<&Progress>) {
         self.applied = self.applied.max(sequence);
         self.last_id = self.last_id.max(envelope.id);
-        if let Some(row) = self.row_mut(envelope.id) {
-            row.accepted = at;
-            self.mark(envelope.id);
-            return;
+        if progress.is_some_and(Progress::is_final) {
+            // The cleaner moves only what is alive; were it not, this is what its state says.
+            return self.remove(envelope.id);
         }
-        let (sender, sender_domain) = row::sender_checksums(&envelope.reverse_path);
-        let mut flags = Flags::default();
-        flags.set(Flags::MARKETING, envelope.kind == StreamKind::Marketing);
-        let row = Row {
-            id: envelope.id,
-            accepted: at,
-            settled: NOWHERE,
-            due: envelope.accepted_at,
-            expires_secs: row::expiry_secs(envelope.expires_at),
-            domain: envelope.domain().map_or(NONE, |domain| self.domains.intern(domain, || domain.clone())),
-            sender,
-            sender_domain,
-            stream: self.word(&envelope.stream),
-            pool: self.word(&envelope.pool),
-            credential: self.word(&envelope.credential),
-            source: 0,
-            attempts: 0,
-            recipients: u16::try_from(envelope.recipients.len()).unwrap_or(u16::MAX),
-            priority: envelope.priority,
-            flags,
-        };
-        self.insert(row);
-        self.mark(envelope.id);
+        if self.row(envelope.id).is_none() {
+            let row = self.row_of(at, envelope);
+            self.insert(row);
+        }
+        if let Some(row) = self.row_mut(envelope.id) {
+            row.place = Place::home(at);
+        }
+        match progress {
+            Some(progress) => self.update(envelope.id, progress),
+            None => self.mark(envelope.id),
+        }
     }
 
     /// An envelope's new state was written. Returns what the scheduler must hear, if no connection will tell it.
@@ -132,36 +121,24 @@ impl Table {
         progress: &Progress,
     ) -> Option<Change> {
         self.applied = self.applied.max(sequence);
-        let announce = self.row(id)?.flags.has(Flags::ANNOUNCE);
+        let row = self.row_mut(id)?;
+        let announce = row.flags.has(Flags::ANNOUNCE);
         if progress.is_final() {
             self.remove(id);
             return announce.then_some(Change::Gone(id));
         }
-        let source = self.word(&progress.source);
-        let pending = progress.recipients.iter().filter(|r| r.state == RecipientState::Pending).count();
-        let row = self.row_mut(id)?;
-        let released = std::mem::replace(&mut row.source, source);
-        row.settled = at;
-        row.due = progress.due;
-        row.attempts = progress.attempts;
-        row.recipients = u16::try_from(pending).unwrap_or(u16::MAX);
-        row.flags.set(Flags::HELD, progress.held);
-        row.flags.set(Flags::UNCERTAIN, progress.uncertain > 0);
+        row.place.state = at;
         row.flags.set(Flags::LEASED, false);
         row.flags.set(Flags::ANNOUNCE, false);
-        self.words.release(u32::from(released));
-        self.mark(id);
+        self.update(id, progress);
         if announce { self.seen(id).map(|seen| Change::Waiting(seen.waiting)) } else { None }
     }
 
-    /// The cleaner copied an envelope and its state to one record.
-    pub(super) fn moved(&mut self, sequence: Sequence, at: Position, id: QueueId) {
-        self.applied = self.applied.max(sequence);
-        if let Some(row) = self.row_mut(id) {
-            row.accepted = at;
-            row.settled = NOWHERE;
-            self.mark(id);
-        }
+    /// An envelope's record is unreadable and was given up.
+    pub(super) fn lost(&mut self, id: QueueId) -> Option<Change> {
+        self.row(id)?;
+        self.remove(id);
+        Some(Change::Gone(id))
     }
 
     /// Takes the lease, unless there is none to take: `None` if the row is leased, held or gone.
@@ -196,6 +173,15 @@ impl Table {
         let row = self.row_mut(id)?;
         row.flags.set(Flags::LEASED, false);
         self.seen(id).map(|seen| Change::Waiting(seen.waiting))
+    }
+
+    /// Its record could not be read: not before `due`, or held (`None`). In memory only.
+    pub(super) fn put_off(&mut self, id: QueueId, due: Option<Timestamp>) {
+        let Some(row) = self.row_mut(id) else { return };
+        match due {
+            Some(due) => row.due = due,
+            None => row.flags.set(Flags::HELD, true),
+        }
     }
 
     /// A row, spelt out.
@@ -334,6 +320,45 @@ impl Table {
         self.last_id = self.last_id.max(id);
         self.insert(row);
         true
+    }
+
+    /// The row of an envelope that was never tried.
+    fn row_of(&mut self, at: Position, envelope: &Envelope) -> Row {
+        let (sender, sender_domain) = row::sender_checksums(&envelope.reverse_path);
+        let mut flags = Flags::default();
+        flags.set(Flags::MARKETING, envelope.kind == StreamKind::Marketing);
+        Row {
+            id: envelope.id,
+            place: Place::home(at),
+            due: envelope.accepted_at,
+            expires_secs: row::expiry_secs(envelope.expires_at),
+            domain: envelope.domain().map_or(NONE, |domain| self.domains.intern(domain, || domain.clone())),
+            sender,
+            sender_domain,
+            stream: self.word(&envelope.stream),
+            pool: self.word(&envelope.pool),
+            credential: self.word(&envelope.credential),
+            source: 0,
+            attempts: 0,
+            recipients: u16::try_from(envelope.recipients.len()).unwrap_or(u16::MAX),
+            priority: envelope.priority,
+            flags,
+        }
+    }
+
+    /// Takes over what a settle changed.
+    fn update(&mut self, id: QueueId, progress: &Progress) {
+        let source = self.word(&progress.source);
+        let pending = progress.recipients.iter().filter(|r| r.state == RecipientState::Pending).count();
+        let Some(row) = self.row_mut(id) else { return self.words.release(u32::from(source)) };
+        let before = std::mem::replace(&mut row.source, source);
+        row.due = progress.due;
+        row.attempts = progress.attempts;
+        row.recipients = u16::try_from(pending).unwrap_or(u16::MAX);
+        row.flags.set(Flags::HELD, progress.held);
+        row.flags.set(Flags::UNCERTAIN, progress.uncertain > 0);
+        self.words.release(u32::from(before));
+        self.mark(id);
     }
 
     fn insert(&mut self, row: Row) {

@@ -138,7 +138,9 @@ impl FileDisk {
     pub fn new(root: &Path) -> io::Result<FileDisk> {
         use std::os::unix::fs::DirBuilderExt;
         match fs::DirBuilder::new().mode(0o700).create(root) {
-            Ok(()) => sync_path(root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?,
+            Ok(()) => {
+                sync_path(root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }

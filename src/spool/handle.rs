@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use super::{
-    Apply, DurableSeq, OpenError, OpenOptions, Place, Position, PutError, ReadError, Settings, StartReport, StateEntry, Stats,
-    Stored,
+    Apply, DurableSeq, OpenError, OpenOptions, Place, Position, PutError, ReadError, Settings, StartReport, StateEntry,
+    Stats, Stored,
 };
 use crate::mail::{Prepared, Progress, QueueId};
 

@@ -48,26 +48,18 @@ pub enum StoreError {
     Silent(Duration),
 }
 
-/// What the rows must belong to, to be believed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// The spool's own id: an index of another spool is none.
-    pub spool: Vec<u8>,
-    /// The kernel's boot id: what was not synced survives a crash of ours, but not of the machine.
-    pub boot: String,
+/// The kernel's boot id: what was not synced survives a crash of ours, but not of the machine. Empty if there is none,
+/// which fits nothing.
+pub fn boot_id() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().to_owned()
 }
 
-impl Identity {
-    /// For this spool, on this boot.
-    pub fn of_spool(spool: &[u8]) -> Identity {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Identity { spool: spool.to_vec(), boot: boot.trim().to_owned() }
-    }
-}
-
-/// Rows found at the start, and the number of the last record that they hold.
+/// Rows found at the start, and what they belong to.
 #[derive(Debug)]
 pub struct Loaded {
+    /// The spool whose rows they are; of another spool they are worth nothing.
+    pub spool: u128,
     /// Everything up to this record is in the rows, and perhaps some of what came after.
     pub sequence: u64,
     /// Number and value of each, in no order.
@@ -81,12 +73,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the index in `directory` and reads it, if it may be believed; else the caller must [`Store::begin`] anew.
+    /// Opens the index in `directory` and reads it, if it may be believed: after a clean close, or on the same `boot`.
     ///
     /// # Errors
     /// There is none, or it is not to be believed; the text says why.
-    pub fn open(directory: &Path, settings: &Settings, identity: Identity) -> Result<(Store, Loaded), StoreError> {
-        Store::open_with(sled_tree::opener(settings.cache), directory, settings, identity)
+    pub fn open(directory: &Path, settings: &Settings, boot: String) -> Result<(Store, Loaded), StoreError> {
+        Store::open_with(sled_tree::opener(settings.cache), directory, settings, boot)
     }
 
     /// As [`Store::open`], over another tree than sled's: for tests of what a failing one does.
@@ -97,10 +89,10 @@ impl Store {
         opener: Opener,
         directory: &Path,
         settings: &Settings,
-        identity: Identity,
+        boot: String,
     ) -> Result<(Store, Loaded), StoreError> {
         let mut worker = Worker::start(opener, directory, settings)?;
-        let loaded = worker.load(identity)?;
+        let loaded = worker.load(boot)?;
         Ok((Store { worker }, loaded))
     }
 
@@ -108,8 +100,8 @@ impl Store {
     ///
     /// # Errors
     /// It could not be made; try again later.
-    pub fn begin(directory: &Path, settings: &Settings, identity: Identity) -> Result<Store, StoreError> {
-        Store::begin_with(sled_tree::opener(settings.cache), directory, settings, identity)
+    pub fn begin(directory: &Path, settings: &Settings, spool: u128, boot: String) -> Result<Store, StoreError> {
+        Store::begin_with(sled_tree::opener(settings.cache), directory, settings, spool, boot)
     }
 
     /// As [`Store::begin`], over another tree than sled's.
@@ -120,10 +112,11 @@ impl Store {
         opener: Opener,
         directory: &Path,
         settings: &Settings,
-        identity: Identity,
+        spool: u128,
+        boot: String,
     ) -> Result<Store, StoreError> {
         let mut worker = Worker::start(opener, directory, settings)?;
-        worker.begin(identity)?;
+        worker.begin(spool, boot)?;
         Ok(Store { worker })
     }
 
@@ -133,7 +126,9 @@ impl Store {
     /// The store is bad now.
     pub fn write(&mut self, rows: Vec<(u64, Option<Vec<u8>>)>) -> Result<(), StoreError> {
         if rows.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX)) {
-            return Err(self.worker.condemn(StoreError::Failed(format!("a row is longer than {VALUE_BYTES_MAX} bytes"))));
+            return Err(self
+                .worker
+                .condemn(StoreError::Failed(format!("a row is longer than {VALUE_BYTES_MAX} bytes"))));
         }
         self.worker.write(rows)
     }

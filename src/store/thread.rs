@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use super::{Identity, Loaded, Settings, StoreError, VALUE_BYTES_MAX, generation};
+use super::{Loaded, Settings, StoreError, generation};
 
 /// What the store needs of sled. Every call may fail, panic or never return.
 pub trait Tree {
@@ -52,8 +52,8 @@ const CALLS_MAX: usize = 1;
 
 /// What is asked of the thread.
 enum Call {
-    Load(Identity),
-    Begin(Identity),
+    Load { boot: String },
+    Begin { spool: u128, boot: String },
     Write(Vec<(u64, Option<Vec<u8>>)>),
     Checkpoint(u64),
     Close(u64),
@@ -103,13 +103,13 @@ impl Worker {
         Ok(Worker { calls, answers, bad: None, deadline, open_deadline })
     }
 
-    pub(super) fn load(&mut self, identity: Identity) -> Result<Loaded, StoreError> {
-        let loaded = self.ask(Call::Load(identity), self.open_deadline)?;
+    pub(super) fn load(&mut self, boot: String) -> Result<Loaded, StoreError> {
+        let loaded = self.ask(Call::Load { boot }, self.open_deadline)?;
         loaded.ok_or_else(|| self.condemn(StoreError::Failed("there is none".to_owned())))
     }
 
-    pub(super) fn begin(&mut self, identity: Identity) -> Result<(), StoreError> {
-        self.ask(Call::Begin(identity), self.deadline).map(drop)
+    pub(super) fn begin(&mut self, spool: u128, boot: String) -> Result<(), StoreError> {
+        self.ask(Call::Begin { spool, boot }, self.deadline).map(drop)
     }
 
     pub(super) fn write(&mut self, rows: Vec<(u64, Option<Vec<u8>>)>) -> Result<(), StoreError> {
@@ -140,9 +140,7 @@ impl Worker {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(reason)) => Err(self.condemn(StoreError::Failed(reason))),
             Err(RecvTimeoutError::Timeout) => Err(self.condemn(StoreError::Silent(deadline))),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(self.condemn(StoreError::Failed("its thread ended".to_owned())))
-            }
+            Err(RecvTimeoutError::Disconnected) => Err(self.condemn(StoreError::Failed("its thread ended".to_owned()))),
         }
     }
 }
@@ -158,47 +156,47 @@ struct Keeper {
 impl Keeper {
     fn answer(&mut self, call: Call) -> Answer {
         match call {
-            Call::Load(identity) => self.load(identity).map(Some),
-            Call::Begin(identity) => self.begin(identity).map(|()| None),
+            Call::Load { boot } => self.load(boot).map(Some),
+            Call::Begin { spool, boot } => self.begin(spool, boot).map(|()| None),
             Call::Write(rows) => self.write(rows).map(|()| None),
             Call::Checkpoint(sequence) => self.mark(sequence, Stop::None).map(|()| None),
             Call::Close(sequence) => self.mark(sequence, Stop::Clean).map(|()| None),
         }
     }
 
-    fn load(&mut self, identity: Identity) -> Result<Loaded, String> {
+    fn load(&mut self, boot: String) -> Result<Loaded, String> {
         let (directory, _) = generation(&self.directory);
         let directory = directory.ok_or("there is none")?;
         let tree = self.open(&directory)?;
         let bytes = tree.value(MARK_KEY)?.ok_or("it has no mark")?;
         let mut mark = Mark::decode(&bytes).ok_or("its mark cannot be read")?;
-        if mark.identity.spool != identity.spool {
-            return Err("it belongs to another spool".to_owned());
-        }
-        let same_boot = mark.identity.boot == identity.boot && !identity.boot.is_empty();
+        let same_boot = mark.boot == boot && !boot.is_empty();
         if !mark.clean && !same_boot {
             return Err("it was not closed before the machine stopped".to_owned());
         }
         let mut rows = Vec::new();
-        let mut foreign = false;
-        tree.scan(&mut |key, value| match <[u8; 8]>::try_from(key) {
-            Ok(key) if value.len() <= VALUE_BYTES_MAX => rows.push((u64::from_be_bytes(key), value.to_vec())),
-            _ => foreign |= key != MARK_KEY,
+        let mut damaged = false;
+        tree.scan(&mut |key, value| match unsealed(key, value) {
+            Some(row) => rows.push(row),
+            None => damaged |= key != MARK_KEY,
         })?;
-        if foreign || rows.len() as u64 != mark.rows {
+        if damaged {
+            return Err("it holds a row that cannot be read".to_owned());
+        }
+        if rows.len() as u64 != mark.rows {
             return Err(format!("it should hold {} rows and holds {}", mark.rows, rows.len()));
         }
         // From here on it is in use, and the disk must know that before any row changes.
-        (mark.identity, mark.clean) = (identity, false);
-        let sequence = mark.sequence;
+        (mark.boot, mark.clean) = (boot, false);
+        let (spool, sequence) = (mark.spool, mark.sequence);
         tree.insert(MARK_KEY, &mark.encode())?;
         tree.flush()?;
         tree.sync()?;
         self.mark = Some(mark);
-        Ok(Loaded { sequence, rows })
+        Ok(Loaded { spool, sequence, rows })
     }
 
-    fn begin(&mut self, identity: Identity) -> Result<(), String> {
+    fn begin(&mut self, spool: u128, boot: String) -> Result<(), String> {
         let (_, next) = generation(&self.directory);
         for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             if entry.file_name().to_str().is_some_and(|name| name.starts_with("index.")) {
@@ -209,7 +207,7 @@ impl Keeper {
         let directory = self.directory.join(format!("index.{next}"));
         std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
         self.open(&directory)?;
-        self.mark = Some(Mark { identity, sequence: 0, rows: 0, clean: false });
+        self.mark = Some(Mark { spool, boot, sequence: 0, rows: 0, clean: false });
         Ok(())
     }
 
@@ -224,7 +222,7 @@ impl Keeper {
         for (number, value) in rows {
             let key = number.to_be_bytes();
             match value {
-                Some(value) => mark.rows += u64::from(tree.insert(&key, &value)?),
+                Some(value) => mark.rows += u64::from(tree.insert(&key, &sealed(&key, value))?),
                 None => mark.rows -= u64::from(tree.remove(&key)?).min(mark.rows),
             }
         }
@@ -257,10 +255,32 @@ enum Stop {
     Clean,
 }
 
+/// A value as it is kept: with the checksum of its key and itself, since sled finds only some of what a disk does.
+fn sealed(key: &[u8; 8], mut value: Vec<u8>) -> Vec<u8> {
+    let crc = checksum(key, &value);
+    value.extend_from_slice(&crc.to_le_bytes());
+    value
+}
+
+/// What [`sealed`] made, or nothing.
+fn unsealed(key: &[u8], value: &[u8]) -> Option<(u64, Vec<u8>)> {
+    let (content, crc) = value.split_last_chunk::<4>()?;
+    let number = u64::from_be_bytes(key.try_into().ok()?);
+    (checksum(key, content) == u32::from_le_bytes(*crc)).then(|| (number, content.to_vec()))
+}
+
+fn checksum(key: &[u8], content: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(content);
+    hasher.finalize()
+}
+
 /// What the rows are worth.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Mark {
-    identity: Identity,
+    spool: u128,
+    boot: String,
     sequence: u64,
     rows: u64,
     clean: bool,
@@ -271,18 +291,16 @@ const MARK_VERSION: u8 = 1;
 
 impl Mark {
     /// ```text
-    ///   0         1       2..10      10..18
-    ///   | version | clean | sequence | rows | spool id: length u8, bytes | boot id: length u8, bytes | crc32 |
+    ///   0         1       2..18      18..26     26..34
+    ///   | version | clean | spool id | sequence | rows | boot id: the rest | crc32 |
     /// ```
+    /// Numbers are little-endian.
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![MARK_VERSION, u8::from(self.clean)];
+        out.extend_from_slice(&self.spool.to_le_bytes());
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&self.rows.to_le_bytes());
-        for id in [self.identity.spool.as_slice(), self.identity.boot.as_bytes()] {
-            let kept = &id[..id.len().min(usize::from(u8::MAX))];
-            out.push(kept.len() as u8);
-            out.extend_from_slice(kept);
-        }
+        out.extend_from_slice(self.boot.as_bytes());
         let crc = crc32fast::hash(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
@@ -291,19 +309,14 @@ impl Mark {
     fn decode(bytes: &[u8]) -> Option<Mark> {
         let (content, crc) = bytes.split_last_chunk::<4>()?;
         let (head, rest) = content.split_first_chunk::<2>()?;
+        let (spool, rest) = rest.split_first_chunk::<16>()?;
         let (sequence, rest) = rest.split_first_chunk::<8>()?;
-        let (rows, rest) = rest.split_first_chunk::<8>()?;
-        let (length, rest) = rest.split_first()?;
-        let (spool, rest) = rest.split_at_checked(usize::from(*length))?;
-        let (length, rest) = rest.split_first()?;
-        let (boot, rest) = rest.split_at_checked(usize::from(*length))?;
-        let sound = crc32fast::hash(content) == u32::from_le_bytes(*crc)
-            && head[0] == MARK_VERSION
-            && head[1] <= 1
-            && rest.is_empty();
-        let identity = Identity { spool: spool.to_vec(), boot: String::from_utf8(boot.to_vec()).ok()? };
+        let (rows, boot) = rest.split_first_chunk::<8>()?;
+        let sound = crc32fast::hash(content) == u32::from_le_bytes(*crc) && head[0] == MARK_VERSION && head[1] <= 1;
+        let boot = String::from_utf8(boot.to_vec()).ok()?;
         sound.then_some(Mark {
-            identity,
+            spool: u128::from_le_bytes(*spool),
+            boot,
             sequence: u64::from_le_bytes(*sequence),
             rows: u64::from_le_bytes(*rows),
             clean: head[1] == 1,
@@ -317,8 +330,7 @@ mod tests {
 
     #[test]
     fn a_mark_reads_back_and_a_flipped_bit_is_seen() {
-        let identity = Identity { spool: vec![1, 2, 3], boot: "b-1".to_owned() };
-        let mark = Mark { identity, sequence: 9, rows: 7, clean: true };
+        let mark = Mark { spool: 5, boot: "b-1".to_owned(), sequence: 9, rows: 7, clean: true };
         let bytes = mark.encode();
         assert_eq!(Mark::decode(&bytes), Some(mark));
         for place in 0..bytes.len() {
@@ -327,5 +339,14 @@ mod tests {
             assert_eq!(Mark::decode(&flipped), None, "byte {place}");
             assert_eq!(Mark::decode(&bytes[..place]), None);
         }
+    }
+
+    #[test]
+    fn a_value_reads_back_only_under_its_own_key() {
+        let value = sealed(&9u64.to_be_bytes(), vec![1, 2, 3]);
+        assert_eq!(unsealed(&9u64.to_be_bytes(), &value), Some((9, vec![1, 2, 3])));
+        assert_eq!(unsealed(&8u64.to_be_bytes(), &value), None);
+        assert_eq!(unsealed(b"mark", &value), None);
+        assert_eq!(unsealed(&9u64.to_be_bytes(), &value[..3]), None);
     }
 }
