@@ -40,6 +40,9 @@ impl Apply for Applier {
     fn settled(&mut self, sequence: Sequence, at: Position, id: QueueId, progress: Progress) {
         lock(&self.shared.hot).forget(id);
         self.shared.change(|table| table.settled(sequence, at, id, &progress));
+        if progress.is_final() {
+            self.shared.take_wish(id);
+        }
     }
 
     fn moved(&mut self, sequence: Sequence, at: Position, envelope: Envelope, progress: Progress) {
@@ -50,6 +53,7 @@ impl Apply for Applier {
         tracing::error!(queue_id = %id, "an envelope's record is damaged; it was copied to quarantine and given up");
         lock(&self.shared.hot).forget(id);
         self.shared.change(|table| table.lost(id));
+        self.shared.take_wish(id);
     }
 
     fn state(&mut self, entry: StateEntry) {

@@ -105,7 +105,7 @@ impl Drop for Lease {
         } else if let Some(error) = self.fault.get() {
             unread(&mut after, error, now);
         }
-        if let Some(wish) = self.queue.take_wish(id) {
+        if let Some(wish) = self.queue.shared.take_wish(id) {
             grant(&mut after, wish);
         }
         match after == self.progress {

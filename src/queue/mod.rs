@@ -174,6 +174,15 @@ pub(in crate::queue) enum Wish {
     Delete,
 }
 
+impl Wish {
+    fn order(self) -> Order {
+        match self {
+            Wish::Hold => Order::Hold,
+            Wish::Delete => Order::Delete,
+        }
+    }
+}
+
 /// How often a record is looked up again that the cleaner moved meanwhile.
 const LOOKUPS_MAX: usize = 8;
 
@@ -253,6 +262,11 @@ impl Queue {
     /// # Errors
     /// The record cannot be read; the envelope was put off or held, and the reason logged.
     pub async fn lease(&self, id: QueueId) -> Result<Option<Lease>, ReadError> {
+        if let Some(wish) = self.shared.take_wish(id) {
+            // It came between the end of the last attempt and the record of it.
+            self.order(id, wish.order()).await;
+            return Ok(None);
+        }
         let Some(row) = self.shared.table().lease(id) else { return Ok(None) };
         let claim = Claim { queue: self, id, kept: false };
         let hot = lock(&self.shared.hot).entry(id).cloned();
@@ -294,7 +308,7 @@ impl Queue {
         lease::hold_if_damaged(&mut progress, lease.fault());
         let (envelope, _) = lease.end();
         let id = envelope.id;
-        if let Some(wish) = self.take_wish(id).filter(|_| !progress.is_final()) {
+        if let Some(wish) = self.shared.take_wish(id).filter(|_| !progress.is_final()) {
             lease::grant(&mut progress, wish);
             self.shared.table().announce(id);
         }
@@ -309,15 +323,6 @@ impl Queue {
 
     fn now(&self) -> Timestamp {
         self.shared.clock.now()
-    }
-
-    fn take_wish(&self, id: QueueId) -> Option<Wish> {
-        if self.shared.wish_count.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let wish = lock(&self.shared.wishes).remove(&id)?;
-        self.shared.wish_count.fetch_sub(1, Ordering::AcqRel);
-        Some(wish)
     }
 
     /// Ends a lease and leaves the envelope as it was.
@@ -397,6 +402,16 @@ impl Shared {
 
     pub(in crate::queue) fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.table)
+    }
+
+    /// What an operator asked for while the envelope was leased. Asked once.
+    pub(in crate::queue) fn take_wish(&self, id: QueueId) -> Option<Wish> {
+        if self.wish_count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let wish = lock(&self.wishes).remove(&id)?;
+        self.wish_count.fetch_sub(1, Ordering::AcqRel);
+        Some(wish)
     }
 
     /// Changes the table, and tells the sink.

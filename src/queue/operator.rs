@@ -89,6 +89,9 @@ impl Queue {
             return Ordered::Unchanged;
         }
         claim.keep();
+        if let Some(wish) = self.shared.take_wish(id).filter(|_| !after.is_final()) {
+            super::lease::grant(&mut after, wish);
+        }
         match self.settle_unasked(&envelope, &before, after).written().await {
             true => Ordered::Done,
             false => Ordered::Closed,
