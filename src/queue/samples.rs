@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::mail::{BodyFacts, Envelope, Notify, Prepared, QueueId, Recipient, ReversePath, StreamKind};
+use crate::mail::{BodyFacts, Envelope, Notify, QueueId, Recipient, ReversePath, StreamKind};
 use crate::time::Timestamp;
 
 /// When the samples were accepted.
@@ -39,9 +39,4 @@ pub(crate) fn envelope_to(number: u64, recipients: &[&str]) -> Envelope {
         body: BodyFacts { size_bytes: 12, header_bytes: 12, ..BodyFacts::default() },
         recipients: recipients.iter().map(recipient).collect(),
     }
-}
-
-/// A message with these envelopes.
-pub(crate) fn prepared(envelopes: Vec<Envelope>) -> Prepared {
-    Prepared { body: Bytes::from_static(b"Subject: x\r\n\r\nx\r\n"), envelopes }
 }

@@ -413,6 +413,12 @@ impl Table {
         }
     }
 
+    /// What the lists of changes take up.
+    #[cfg(test)]
+    pub(super) fn changes_capacity(&self) -> usize {
+        self.young.capacity() + self.old.capacity() + self.ended.capacity()
+    }
+
     fn word(&mut self, word: &str) -> u16 {
         match word {
             "" => 0,

@@ -65,7 +65,8 @@ type Answer = Result<Option<Loaded>, String>;
 /// The caller's side: asks, waits, and gives up for good at the first trouble. The thread is never joined: it may
 /// hang for ever, and then costs no more than its stack.
 pub(super) struct Worker {
-    calls: SyncSender<Call>,
+    /// `None` only while it is dropped.
+    calls: Option<SyncSender<Call>>,
     answers: Receiver<Answer>,
     bad: Option<StoreError>,
     deadline: Duration,
@@ -100,7 +101,7 @@ impl Worker {
         let thread = std::thread::Builder::new().name("index".to_owned()).spawn(run);
         thread.map_err(|error| StoreError::Failed(format!("no thread for it: {error}")))?;
         let Settings { deadline, open_deadline, .. } = *settings;
-        Ok(Worker { calls, answers, bad: None, deadline, open_deadline })
+        Ok(Worker { calls: Some(calls), answers, bad: None, deadline, open_deadline })
     }
 
     pub(super) fn load(&mut self, boot: String) -> Result<Loaded, StoreError> {
@@ -133,7 +134,7 @@ impl Worker {
         if let Some(bad) = &self.bad {
             return Err(bad.clone());
         }
-        if self.calls.send(call).is_err() {
+        if self.calls.as_ref().is_none_or(|calls| calls.send(call).is_err()) {
             return Err(self.condemn(StoreError::Failed("its thread ended".to_owned())));
         }
         match self.answers.recv_timeout(deadline) {
@@ -141,6 +142,19 @@ impl Worker {
             Ok(Err(reason)) => Err(self.condemn(StoreError::Failed(reason))),
             Err(RecvTimeoutError::Timeout) => Err(self.condemn(StoreError::Silent(deadline))),
             Err(RecvTimeoutError::Disconnected) => Err(self.condemn(StoreError::Failed("its thread ended".to_owned()))),
+        }
+    }
+}
+
+/// How long a drop waits for a healthy tree to let go of its files, so that they can be opened again at once.
+const LET_GO_WITHIN: Duration = Duration::from_secs(1);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.calls = None;
+        if self.bad.is_none() {
+            // The thread's end of the channel goes last, after the tree.
+            let _ = self.answers.recv_timeout(LET_GO_WITHIN);
         }
     }
 }
