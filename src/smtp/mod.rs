@@ -1,12 +1,5 @@
-//! SMTP, pure: octets and facts in, replies and decisions out. The server's side is driven by `submission`, the client's
-//! by `delivery`.
+//! SMTP as pure machines: bytes, facts and limits in, decisions out. No socket, no clock.
 
-pub mod answer;
-pub mod auth;
-pub mod command;
-pub mod data;
-pub mod exercise;
-pub mod line;
-pub mod parameter;
-pub mod path;
-pub mod session;
+pub mod dialog;
+pub mod encode;
+pub mod reply_reader;

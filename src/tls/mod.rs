@@ -1,3 +1,3 @@
-//! TLS: certificates that we show, and what we ask of peers. The only room that names rustls' configs.
+//! TLS: the one wrapper of rustls, towards clients (`server`) and towards peers (`client`).
 
-pub mod server;
+pub mod client;
