@@ -188,6 +188,20 @@ impl Lane {
         }
     }
 
+    /// Moves a flow to where its new oldest envelope puts it, without touching anybody's turn.
+    fn reseat(&mut self, slot: u32, oldest: Timestamp, flows: &mut Slab<Flow>) {
+        let key = flows[slot].key;
+        let found = self.levels.binary_search_by_key(&(key.kind, key.rank), |level| (level.kind, level.rank));
+        let Ok(place) = found else { return };
+        let level = &mut self.levels[place];
+        let found = level.shares.binary_search_by_key(&key.credential, |share| share.credential);
+        let Ok(place) = found else { return };
+        let seats = &mut level.shares[place].flows;
+        heap::remove(seats, &mut ByOldest(flows), slot);
+        flows[slot].oldest = oldest;
+        heap::push(seats, &mut ByOldest(flows), slot);
+    }
+
     /// The flow whose turn it is, deficit round robin between credentials: each visit adds to a credential's deficit,
     /// and one with a positive deficit is served. [`Lane::pay`] takes the cost.
     pub fn choose(&mut self, kind: StreamKind) -> Option<u32> {
@@ -251,11 +265,13 @@ fn settle_oldest(flow: u32, rows: &Rows, flows: &mut Slab<Flow>, lanes: &mut Sla
         flows[flow].oldest = oldest;
         return;
     }
-    lanes[lane].remove(flow, flows);
-    flows[flow].oldest = oldest;
     match flows[flow].ready.is_empty() {
-        true => flows[flow].lane = NONE,
-        false => lanes[lane].add(flow, flows),
+        true => {
+            lanes[lane].remove(flow, flows);
+            flows[flow].oldest = oldest;
+            flows[flow].lane = NONE;
+        }
+        false => lanes[lane].reseat(flow, oldest, flows),
     }
 }
 

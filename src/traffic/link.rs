@@ -125,9 +125,14 @@ impl Engine {
 
     /// The peer refuses or broke this connection: what that says about the source, and no further use of it.
     fn trouble(&mut self, number: u32, out: &mut Vec<Order>) {
+        self.close(number, out);
+        self.blame(number);
+    }
+
+    /// What a closed connection's end says about its source at the site.
+    fn blame(&mut self, number: u32) {
         let (now, jitter) = (self.now, self.jitter);
         let Some(link) = self.links.get(&number).copied() else { return };
-        self.close(number, out);
         let path = self.sites[link.site].path_mut(link.source);
         path.refused(now, jitter, path.open - path.closing);
         self.arm_site(link.site);
@@ -135,9 +140,16 @@ impl Engine {
 
     /// Tells a connection to close, if it was not told yet.
     pub(super) fn close(&mut self, number: u32, out: &mut Vec<Order>) {
-        let Some(link) = self.links.get(&number).copied() else { return };
+        if self.shut(number) {
+            out.push(Order::Close(ConnectionHandle(number)));
+        }
+    }
+
+    /// Takes a connection out of use. False: it was already.
+    fn shut(&mut self, number: u32) -> bool {
+        let Some(link) = self.links.get(&number).copied() else { return false };
         match link.doing {
-            Doing::Closing => return,
+            Doing::Closing => return false,
             Doing::Dialing => self.end_dial(number),
             Doing::Idle(since) => self.unidle(number, since),
             // Its envelope comes back by Settled, Returned or Eof.
@@ -146,7 +158,7 @@ impl Engine {
         self.sites[link.site].path_mut(link.source).closing += 1;
         self.closing += 1;
         self.change_link(number, |link| link.doing = Doing::Closing);
-        out.push(Order::Close(ConnectionHandle(number)));
+        true
     }
 
     pub(super) fn unidle(&mut self, number: u32, since: Timestamp) {
@@ -239,7 +251,8 @@ impl Engine {
 
     pub(super) fn returned(&mut self, connection: ConnectionHandle, id: QueueId, out: &mut Vec<Order>) {
         let Some(slot) = self.flying(connection, id) else { return };
-        self.lost(connection.0, out);
+        self.close(connection.0, out);
+        self.blame_if_fresh(connection.0);
         let source = self.flows[self.rows[slot].flow].key.source;
         let due = self.rows[slot].due;
         self.land(slot, due, source, out);
@@ -247,11 +260,10 @@ impl Engine {
 
     /// The peer closed a connection under us. After a transaction that is any peer's right when it was idle; before the
     /// first it is a refusal, and must not be tried again and again.
-    fn lost(&mut self, number: u32, out: &mut Vec<Order>) {
+    fn blame_if_fresh(&mut self, number: u32) {
         self.release_kind(number);
-        match self.links.get(&number).map(|link| link.done) {
-            Some(0) => self.trouble(number, out),
-            Some(_) | None => self.close(number, out),
+        if self.links.get(&number).is_some_and(|link| link.done == 0) {
+            self.blame(number);
         }
     }
 
@@ -260,10 +272,10 @@ impl Engine {
         let Some(link) = self.link(connection) else { return };
         // One that was told to close while busy may still have its envelope.
         let left = self.left_on(number);
+        self.shut(number);
         match link.doing {
-            Doing::Dialing => self.refused(connection, out),
-            Doing::Busy => self.lost(number, out),
-            Doing::Idle(_) | Doing::Closing => self.close(number, out),
+            Doing::Dialing | Doing::Busy => self.blame_if_fresh(number),
+            Doing::Idle(_) | Doing::Closing => {}
         }
         self.release_kind(number);
         self.links.remove(&number);
@@ -280,6 +292,9 @@ impl Engine {
             let source = self.flows[self.rows[slot].flow].key.source;
             let due = if link.mail_written { self.now.after(UNCERTAIN) } else { self.rows[slot].due };
             self.land(slot, due, source, out);
+        }
+        if link.doing == Doing::Dialing {
+            self.want_both(link.lane, out);
         }
         self.targets[link.target].links -= 1;
         self.forget_target_if_unused(link.target, out);

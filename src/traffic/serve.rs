@@ -168,7 +168,7 @@ impl Engine {
 
     /// A slot of a site may be free: the lanes in its line dial, transactional ones first but for one time in ten.
     pub(super) fn feed(&mut self, site: u32, out: &mut Vec<Order>) {
-        let marketing_first = self.sites[site].dials + 1 >= MARKETING_ONE_IN;
+        let marketing_first = self.sites[site].dials >= MARKETING_ONE_IN - 1;
         let order = if marketing_first { [1, 0] } else { [0, 1] };
         for place in order {
             let mut tries = self.sites[site].hungry[place].len().min(TRIES);
@@ -248,7 +248,7 @@ impl Engine {
         let full = site.path(link.source).open >= site.allowed(link.source);
         if full && (others(0) || others(1)) {
             let transactional_here = own.lanes.iter().any(|lane| self.lanes[*lane].waiting[0] > 0);
-            let outranked = others(0) && !transactional_here && site.since_marketing + 1 < MARKETING_ONE_IN;
+            let outranked = others(0) && !transactional_here && site.since_marketing < MARKETING_ONE_IN - 1;
             return outranked || link.done >= ROTATE_AFTER;
         }
         let total = self.rules.total_connections.max(1);
@@ -304,7 +304,7 @@ impl Engine {
         let site = &self.sites[link.site];
         let marketing = || best(StreamKind::Marketing).filter(|_| !site.is_reserved(link.source, self.now));
         match best(StreamKind::Transactional) {
-            Some(transactional) if site.since_marketing + 1 >= MARKETING_ONE_IN => {
+            Some(transactional) if site.since_marketing >= MARKETING_ONE_IN - 1 => {
                 marketing().or(Some(transactional))
             }
             Some(transactional) => Some(transactional),

@@ -308,7 +308,9 @@ impl World {
             Order::WakeAt(at) => self.wake = at,
             Order::Forget(handle) => {
                 if let Handle::Domain(domain) = handle {
-                    let used = self.waiting.values().any(|known| known.put.domain == domain);
+                    // A walk over everything, so only in small worlds.
+                    let small = self.waiting.len() < 1000;
+                    let used = small && self.waiting.values().any(|known| known.put.domain == domain);
                     assert!(!used, "forgot a domain with mail");
                 }
             }
