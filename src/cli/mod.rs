@@ -1,1 +1,6 @@
-//! To be written.
+//! The command line.
+
+pub mod client;
+mod moment;
+pub mod queue;
+pub mod why;
