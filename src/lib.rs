@@ -17,6 +17,7 @@ pub mod traffic;
 pub mod clock;
 pub mod credential;
 pub mod dns;
+pub mod keygen;
 pub mod signer;
 pub mod spool;
 pub mod store;

@@ -88,12 +88,9 @@ impl Listener {
 pub struct Credential {
     /// The user's name at AUTH.
     pub name: String,
-    /// argon2id in PHC form, from `postrider credential hash`. Absent: only keys.
+    /// argon2id in PHC form, from `postrider credential hash`. Absent: only API keys, which do not stand in the config.
     #[serde(default)]
     pub password_hash: Option<String>,
-    /// API keys as `postrider credential key new` prints them for this list; each carries its own id.
-    #[serde(default)]
-    pub keys: Vec<String>,
     /// The stream of what it sends.
     #[serde(default = "Credential::default_stream")]
     pub stream: String,

@@ -117,7 +117,7 @@ impl Places {
         if written.starts_with('[') && self.tables.contains(path) {
             return String::new();
         }
-        let max = if path.contains("hash") || path.contains("keys") { 14 } else { SHOWN_CHARS_MAX };
+        let max = if path.contains("hash") { 14 } else { SHOWN_CHARS_MAX };
         let flat: String = written.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         match flat.char_indices().nth(max) {
             Some((cut, _)) => format!("{}…", &flat[..cut]),

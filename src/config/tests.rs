@@ -217,24 +217,20 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
             "p.toml:4: credential.password_hash = \"secret\": an argon2id hash that begins \"$argon2id$v=19$\" is expected",
         ),
         (
-            "[[credential]]\nname = \"a\"\nfrom_domains = [\"example.com\"]",
-            "p.toml:2: credential.password_hash: `postrider credential hash` makes one; or give `keys`",
-        ),
-        (
-            "[[credential]]\nname = \"APIKEY\"\nkeys = [\"k\"]\nfrom_domains = [\"example.com\"]",
+            "[[credential]]\nname = \"APIKEY\"\nfrom_domains = [\"example.com\"]",
             "p.toml:3: credential.name = \"APIKEY\": `apikey` is the user name that goes with every key; choose another",
         ),
         (
-            "[[credential]]\nname = \"a\"\nkeys = [\"k\"]\nfrom_domains = [\"exa mple\"]",
-            "p.toml:5: credential.from_domains = \"exa mple\": a domain such as \"example.com\", or \"=example.com\" without",
+            "[[credential]]\nname = \"a\"\nfrom_domains = [\"exa mple\"]",
+            "p.toml:4: credential.from_domains = \"exa mple\": a domain such as \"example.com\", or \"=example.com\" without",
         ),
         (
-            "[[credential]]\nname = \"a\"\nkeys = [\"k\"]\nfrom_domains = []",
-            "p.toml:5: credential.from_domains = []: at least one domain is needed, or nothing could be sent",
+            "[[credential]]\nname = \"a\"\nfrom_domains = []",
+            "p.toml:4: credential.from_domains = []: at least one domain is needed, or nothing could be sent",
         ),
         (
-            "[[credential]]\nname = \"shop\"\nkeys = [\"k\"]\nfrom_domains = [\"example.com\"]",
-            "p.toml:7: credential.name = \"shop\": \"shop\" stands in line 3 already",
+            "[[credential]]\nname = \"shop\"\nfrom_domains = [\"example.com\"]",
+            "p.toml:6: credential.name = \"shop\": \"shop\" stands in line 3 already",
         ),
         (
             "[[sending_domain]]\nname = \"a.example\"\nbounce_domain = \"b.example\"",

@@ -158,9 +158,6 @@ fn credentials(config: &Config, judge: &mut Judge<'_>) {
         if credential.name.eq_ignore_ascii_case("apikey") {
             judge.refuse(path("name"), "`apikey` is the user name that goes with every key; choose another name");
         }
-        if credential.password_hash.is_none() && credential.keys.is_empty() {
-            judge.refuse(path("password_hash"), "`postrider credential hash` makes one; or give `keys`");
-        }
         if credential.password_hash.as_deref().is_some_and(|hash| !is_argon2id(hash)) {
             let right =
                 "an argon2id hash that begins \"$argon2id$v=19$\" is expected; `postrider credential hash` makes one";
