@@ -133,6 +133,9 @@ pub struct Attempt {
     pub uncertain: bool,
     /// The source to stay with, if any.
     pub source: Box<str>,
+    /// The peer offered DSN and was given NOTIFY: success is its to report. Without, a delivered recipient with
+    /// NOTIFY=SUCCESS is reported as relayed by us (RFC 3461 §5.2.2).
+    pub dsn_passed_on: bool,
 }
 
 impl Progress {
@@ -205,7 +208,14 @@ mod tests {
     }
 
     fn attempt(verdicts: Vec<(usize, Verdict)>) -> Attempt {
-        Attempt { verdicts, due: Timestamp::from_secs(9), counts: true, uncertain: false, source: "".into() }
+        Attempt {
+            verdicts,
+            due: Timestamp::from_secs(9),
+            counts: true,
+            uncertain: false,
+            source: "".into(),
+            dsn_passed_on: true,
+        }
     }
 
     #[test]

@@ -1,1 +1,5 @@
-//! To be written.
+//! SMTP as pure machines: bytes, facts and limits in, decisions out. No socket, no clock.
+
+pub mod dialog;
+pub mod encode;
+pub mod reply_reader;
