@@ -34,6 +34,7 @@ const ROOMS: &[Room] = &[
         &["argon2", "base64", "getrandom", "hmac", "serde", "serde_json", "sha2", "subtle", "tokio", "tracing"],
     ),
     room("dns", 3, &["fastrand", "hickory_resolver", "tokio", "tracing"]),
+    room("keygen", 3, &["base64", "getrandom", "rcgen"]),
     room(
         "signer",
         3,

@@ -74,7 +74,7 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
         Some(hostname) => hostname.clone(),
         None => format!("relay.{domain}").parse().context("the domain is too long for a name below it")?,
     };
-    let password = keygen::password().context("the system gives no randomness")?;
+    let password = keygen::password().map_err(no_randomness)?;
     Ok(Plan {
         address: address.or_else(own_public_address).map(located),
         password_hash: hash(&password)?,
@@ -92,10 +92,14 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
 /// argon2id with the parameters that OWASP gives for a server.
 fn hash(password: &str) -> anyhow::Result<String> {
     let mut salt = [0; 16];
-    getrandom::fill(&mut salt).context("the system gives no randomness")?;
+    getrandom::fill(&mut salt).map_err(no_randomness)?;
     let salt = SaltString::encode_b64(&salt).map_err(|error| anyhow::anyhow!("{error}"))?;
     let hash = argon2::Argon2::default().hash_password(password.as_bytes(), &salt);
     Ok(hash.map_err(|error| anyhow::anyhow!("{error}"))?.to_string())
+}
+
+fn no_randomness(error: getrandom::Error) -> anyhow::Error {
+    anyhow::anyhow!("the system gives no randomness: {error}")
 }
 
 /// The address that the kernel would send from, if the world can answer to it. A connected UDP socket sends nothing.

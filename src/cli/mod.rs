@@ -48,7 +48,8 @@ struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong command line, 69 no daemon runs, 78 the config has errors.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong command line, 69 no daemon runs, 78 the config has errors.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -183,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_config_and_json_may_stand_before_or_after_the_command() {
-        for line in [["postrider", "-c", "x.toml", "--json", "serve"], ["postrider", "serve", "--json", "-c", "x.toml"]] {
+        for line in [["postrider", "-c", "x.toml", "--json", "serve"], ["postrider", "serve", "--json", "-c", "x.toml"]]
+        {
             let arguments = Arguments::try_parse_from(line).map_err(|error| error.to_string()).unwrap();
             assert_eq!((arguments.config.to_str(), arguments.json), (Some("x.toml"), true));
         }

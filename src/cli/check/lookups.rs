@@ -19,12 +19,8 @@ pub trait Lookups {
     /// MX, best first.
     fn exchanges(&self, name: &str) -> impl Future<Output = Result<Vec<String>, Trouble>>;
     /// The first line that an SMTP server says to a connection from `source`.
-    fn greeting(
-        &self,
-        source: IpAddr,
-        peer: SocketAddr,
-        by: Duration,
-    ) -> impl Future<Output = Result<String, Trouble>>;
+    fn greeting(&self, source: IpAddr, peer: SocketAddr, by: Duration)
+    -> impl Future<Output = Result<String, Trouble>>;
 }
 
 /// The world as a table.

@@ -29,8 +29,7 @@ impl World {
     pub fn new(dns: &config::Dns) -> anyhow::Result<World> {
         let nameservers = Some(dns.nameservers.clone()).filter(|servers| !servers.is_empty());
         // Both families, whatever the sources have: a name that leads to two addresses is looked at whole.
-        let settings =
-            Settings { nameservers, timeout: dns.timeout, families: Families::Both, ..Settings::default() };
+        let settings = Settings { nameservers, timeout: dns.timeout, families: Families::Both, ..Settings::default() };
         Ok(World { dns: Dns::new(settings).context("[dns]")? })
     }
 }
