@@ -111,7 +111,8 @@ fn a_group_is_found_by_its_whole_name() {
 #[test]
 fn only_addresses_that_the_world_can_answer_to_are_public() {
     for (address, want) in [
-        ("203.0.113.10", true),
+        ("9.9.9.9", true),
+        ("192.0.2.1", false),
         ("10.0.0.1", false),
         ("100.64.0.1", false),
         ("100.128.0.1", true),
