@@ -125,14 +125,23 @@ fn shortened(message: &[u8], before: BodyFacts, message_id: Box<str>) -> Stamped
 /// Copies all fields but those that must not travel, in as few pieces as there are. Says whether a signature is among
 /// them.
 fn copy_fields(message: &[u8], header: &HeaderBlock, out: &mut Vec<u8>) -> bool {
-    let mut signed = false;
+    let signed = header.of(Kind::DkimSignature).next().is_some();
     let mut from = 0;
     for field in &header.fields {
-        signed |= field.kind == Kind::DkimSignature;
         // RFC 5322 §3.6.3: Bcc is for the sender's eyes. RFC 5321 §4.4: Return-Path is the last host's to write.
-        if matches!(field.kind, Kind::Bcc | Kind::ResentBcc | Kind::ReturnPath) {
-            out.extend_from_slice(message.get(from..field.start).unwrap_or_default());
-            from = field.end;
+        let is_dropped = matches!(field.kind, Kind::Bcc | Kind::ResentBcc | Kind::ReturnPath);
+        // RFC 5322 §4.5 lets white space stand before the colon, must not be generated, and verifiers of signatures
+        // differ about whose field it is then.
+        let colon = field.start + field.name.len();
+        let is_spaced = !signed && message.get(colon) != Some(&b':');
+        if !is_dropped && !is_spaced {
+            continue;
+        }
+        out.extend_from_slice(message.get(from..field.start).unwrap_or_default());
+        from = field.end;
+        if !is_dropped {
+            out.extend_from_slice(field.name);
+            from = colon + message.get(colon..).and_then(|rest| memchr::memchr(b':', rest)).unwrap_or(0);
         }
     }
     out.extend_from_slice(message.get(from..header.end).unwrap_or_default());
@@ -245,6 +254,7 @@ mod tests {
                 "To: x\r\n\r\nno field\r\nFrom: evil@x.example\r\n",
             ),
             ("To: x", Missing::Left, "To: x\r\n\r\n"),
+            ("To\t : x\r\nBcc : z\r\nCc:y\r\n\r\n", Missing::Left, "To: x\r\nCc:y\r\n\r\n"),
             ("", Missing::Left, "\r\n"),
         ];
         for (message, missing, want) in rows {

@@ -377,7 +377,7 @@ pub(super) mod tests {
              Action: failed\r\nStatus: 5.1.1\r\nRemote-MTA: dns; mx.dest.example\r\n\
              Diagnostic-Code: smtp; 550 5.1.1 No such user\r\n",
             "Final-Recipient: rfc822; late@dest.example\r\nAction: failed\r\nStatus: 4.4.7\r\n\
-             Diagnostic-Code: X-Postrider; connect to mx.dest.example: Connection timed\r\n out\r\n",
+             Diagnostic-Code: X-Postrider; connect to mx.dest.example: Connection timed out\r\n",
             "Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 7bit\r\n\r\nFrom: sender@example.com\r\n",
         ] {
             assert!(text.contains(want), "{want}\nis not in\n{text}");
