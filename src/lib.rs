@@ -14,10 +14,10 @@ pub mod smtp;
 // Floor 2: reason.
 pub mod traffic;
 // Floor 3: materials.
+pub mod certificate;
 pub mod clock;
 pub mod credential;
 pub mod dns;
-pub mod keygen;
 pub mod signer;
 pub mod spool;
 pub mod store;

@@ -27,6 +27,7 @@ const ROOMS: &[Room] = &[
     room("retry", 1, &[]),
     room("smtp", 1, &["base64", "smtp_proto"]),
     room("traffic", 2, &[]),
+    room("certificate", 3, &["rcgen"]),
     room("clock", 3, &[]),
     room(
         "credential",
@@ -34,7 +35,6 @@ const ROOMS: &[Room] = &[
         &["argon2", "base64", "getrandom", "hmac", "serde", "serde_json", "sha2", "subtle", "tokio", "tracing"],
     ),
     room("dns", 3, &["fastrand", "hickory_resolver", "tokio", "tracing"]),
-    room("keygen", 3, &["base64", "getrandom", "rcgen"]),
     room(
         "signer",
         3,

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::{Context, Exit, Paint};
 use crate::config::{Config, Source, credential_path};
-use crate::keygen::DkimPublic;
-use network::{Key, Seen};
+use crate::signer::{Record, SigningKey};
+use network::Seen;
 
 /// What `check` is told.
 #[derive(clap::Args)]
@@ -115,18 +115,14 @@ fn show(findings: &[Finding], json: bool) -> anyhow::Result<()> {
 }
 
 /// The public halves of the config's keys. A file that is no key is a finding.
-fn keys(config: &Config, findings: &mut Vec<Finding>) -> Vec<Key> {
+fn keys(config: &Config, findings: &mut Vec<Finding>) -> Vec<Record> {
     let mut keys = Vec::new();
     for sending in &config.sending_domains {
         for dkim in &sending.dkim {
             let name = format!("{}._domainkey.{}", dkim.selector, sending.name);
-            let pem = std::fs::read_to_string(credential_path(&dkim.key)).map_err(|error| error.to_string());
-            match pem.and_then(|pem| DkimPublic::of_private(&pem).map_err(|error| error.to_string())) {
-                Ok(public) => keys.push(Key { name, public }),
-                Err(why) => {
-                    let text = format!("{}: {why}", dkim.key.display());
-                    findings.push(Finding::bad(format!("DKIM {name}"), text, ""));
-                }
+            match SigningKey::load(dkim.selector.as_str(), &credential_path(&dkim.key)) {
+                Ok(key) => keys.push(key.record(&sending.name)),
+                Err(error) => findings.push(Finding::bad(format!("DKIM {name}"), error.to_string(), "")),
             }
         }
     }

@@ -15,15 +15,21 @@ use argon2::password_hash::{PasswordHasher, SaltString};
 
 use super::{Context, Exit};
 use crate::config;
-use crate::keygen::{self, Algorithm, Certificate, DkimPair};
+use crate::certificate::Certificate;
 use crate::mail::Domain;
-use text::{Address, NewFile, Plan};
+use crate::signer::{self, Algorithm};
+use text::{Address, DkimKey, NewFile, Plan};
 
 /// The service's group, which may read the keys.
 const GROUP: &str = "postrider";
 /// Keys and config: the owner writes, the group reads.
 const FILE_MODE: u32 = 0o640;
 const DIRECTORY_MODE: u32 = 0o750;
+
+/// The selectors of the two keys: by algorithm and number, so that the next ones have names too.
+const RSA_SELECTOR: &str = "r1";
+/// As [`RSA_SELECTOR`].
+const ED25519_SELECTOR: &str = "e1";
 
 /// What `init` is told.
 #[derive(clap::Args)]
@@ -79,14 +85,21 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
         address: address.or_else(own_public_address).map(located),
         password_hash: hash(&password)?,
         password,
-        rsa: DkimPair::generate(Algorithm::Rsa)?,
-        ed25519: DkimPair::generate(Algorithm::Ed25519)?,
+        dkim: [
+            new_key(Algorithm::Rsa, RSA_SELECTOR, domain)?,
+            new_key(Algorithm::Ed25519, ED25519_SELECTOR, domain)?,
+        ],
         certificate: Certificate::self_signed(&[hostname.as_str()])?,
         domain: domain.clone(),
         directory: std::path::absolute(dir).context("--dir")?,
         data_dir: std::path::absolute(data_dir).context("--data-dir")?,
         hostname,
     })
+}
+
+fn new_key(algorithm: Algorithm, selector: &'static str, domain: &Domain) -> anyhow::Result<DkimKey> {
+    let new = signer::generate(algorithm, selector)?;
+    Ok(DkimKey { selector, record: new.key.record(domain), pem: new.pem })
 }
 
 /// argon2id with the parameters that OWASP gives for a server.

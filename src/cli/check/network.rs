@@ -13,20 +13,14 @@ use super::spf::{self, Spf};
 use super::{Finding, Weight};
 use crate::cli::records::{Record, reverse_name};
 use crate::config::{Config, Source};
-use crate::keygen::DkimPublic;
+use crate::signer;
 
 /// Domains whose MX answers on port 25, from different networks: one that answers is enough.
 const WELL_KNOWN: [&str; 3] = ["gmail.com", "outlook.com", "yahoo.com"];
+/// Length of an Ed25519 public key.
+const ED25519_OCTETS: usize = 32;
 /// How long one of them may take.
 const GREETING_WAIT: Duration = Duration::from_secs(5);
-
-/// A DKIM key of the config, and its public half.
-pub struct Key {
-    /// `r1._domainkey.example.com`.
-    pub name: String,
-    /// From the private key's file.
-    pub public: DkimPublic,
-}
 
 /// A source as the world sees it.
 pub struct Seen<'a> {
@@ -39,7 +33,7 @@ pub struct Seen<'a> {
 }
 
 /// Everything, in the order in which it should be put right.
-pub async fn findings(config: &Config, sources: &[Seen<'_>], keys: &[Key], lookups: &impl Lookups) -> Vec<Finding> {
+pub async fn findings(config: &Config, sources: &[Seen<'_>], keys: &[signer::Record], lookups: &impl Lookups) -> Vec<Finding> {
     let mut findings = Vec::new();
     let resolver = resolver(lookups).await;
     let answers = resolver.weight == Weight::Good;
@@ -144,20 +138,17 @@ async fn spf_of(domain: &str, source: &str, address: IpAddr, lookups: &impl Look
     }
 }
 
-async fn published(key: &Key, lookups: &impl Lookups) -> Finding {
+async fn published(key: &signer::Record, lookups: &impl Lookups) -> Finding {
     let subject = format!("DKIM {}", key.name);
-    let fix = Record::txt(&*key.name, key.public.record(), "").zone_line();
+    let fix = Record::txt(&*key.name, &*key.value, "").zone_line();
     let texts = match lookups.texts(&key.name).await {
         Ok(texts) => texts,
         Err(trouble) => return unanswered(subject, "TXT", &key.name, &trouble),
     };
-    let public = |text: &String| {
-        let tag = text.split(';').find_map(|tag| tag.trim().strip_prefix("p=").map(str::to_owned))?;
-        let joined: String = tag.chars().filter(|c| !c.is_whitespace()).collect();
-        STANDARD.decode(joined).ok()
-    };
-    let published: Vec<Vec<u8>> = texts.iter().filter_map(public).collect();
-    let equal = |bytes: &Vec<u8>| *bytes == key.public.key || *bytes == key.public.bare;
+    let ours = public_key(&key.value).unwrap_or_default();
+    let published: Vec<Vec<u8>> = texts.iter().filter_map(|text| public_key(text)).collect();
+    // Some publish RSAPublicKey, the end of SubjectPublicKeyInfo, alone; verifiers take both.
+    let equal = |bytes: &Vec<u8>| *bytes == ours || (bytes.len() > ED25519_OCTETS && ours.ends_with(bytes));
     match published.as_slice() {
         [] => Finding::bad(subject, "the public key is not published: every signature fails", fix),
         [one] if one.is_empty() => Finding::bad(subject, "the published key is revoked (an empty p=)", fix),
@@ -165,6 +156,13 @@ async fn published(key: &Key, lookups: &impl Lookups) -> Finding {
         [_] => Finding::bad(subject, "the published key is not that of the private key: every signature fails", fix),
         _ => Finding::bad(subject, "there are several records at this name; verifiers take any of them", fix),
     }
+}
+
+/// The `p=` tag of a DKIM record; empty if the key is revoked (RFC 6376 §3.6.1).
+fn public_key(record: &str) -> Option<Vec<u8>> {
+    let tag = record.split(';').find_map(|tag| tag.trim().strip_prefix("p="))?;
+    let joined: String = tag.chars().filter(|c| !c.is_whitespace()).collect();
+    STANDARD.decode(joined).ok()
 }
 
 async fn dmarc(domain: &str, lookups: &impl Lookups) -> Finding {
@@ -230,16 +228,20 @@ mod tests {
 
     use super::super::lookups::table::{Table, row};
     use super::*;
-    use crate::keygen::Algorithm;
 
     const CONFIG: &str = "hostname = \"relay.example.com\"\n\
         [source.default]\naddress = \"192.0.2.1\"\n\
         [[credential]]\nname = \"a\"\nfrom_domains = [\"example.com\"]\n\
         [[sending_domain]]\nname = \"example.com\"\n";
 
-    fn key() -> Key {
-        let public = DkimPublic { algorithm: Algorithm::Rsa, key: vec![1, 2, 3], bare: vec![2, 3] };
-        Key { name: "r1._domainkey.example.com".to_owned(), public }
+    fn key() -> signer::Record {
+        let value = format!("v=DKIM1; k=rsa; p={}", STANDARD.encode([7; 64]));
+        signer::Record { name: "r1._domainkey.example.com".to_owned(), value }
+    }
+
+    /// The same key published in other ways.
+    fn published(world: &mut Table, public: &str) {
+        world.texts.insert(key().name, vec![format!("v=DKIM1; p={public}")]);
     }
 
     /// A world in which all is well.
@@ -248,7 +250,7 @@ mod tests {
         let mut text = |name: &str, value: &str| table.texts.insert(name.to_owned(), vec![value.to_owned()]);
         text("example.com", "v=spf1 ip4:192.0.2.1 ~all");
         text("_dmarc.example.com", "v=DMARC1; p=none");
-        text("r1._domainkey.example.com", "v=DKIM1; k=rsa; p=AQ ID");
+        text(&key().name, &key().value.replace("BwcH", "Bw cH"));
         table.addresses.insert("relay.example.com".to_owned(), row(&["192.0.2.1"]));
         table.pointers.insert("192.0.2.1".parse().unwrap(), row(&["Relay.example.com."]));
         for domain in WELL_KNOWN {
@@ -327,19 +329,19 @@ mod tests {
                 |t| drop(t.texts.remove("r1._domainkey.example.com")),
                 "DKIM r1._domainkey.example.com",
                 "the public key is not published",
-                "r1._domainkey.example.com. 3600 IN TXT \"v=DKIM1; k=rsa; p=AQID\"",
+                "r1._domainkey.example.com. 3600 IN TXT \"v=DKIM1; k=rsa; p=BwcH",
             ),
             (
-                |t| drop(t.texts.insert("r1._domainkey.example.com".to_owned(), vec!["v=DKIM1; p=AQIF".to_owned()])),
+                |t| published(t, &STANDARD.encode([8; 64])),
                 "DKIM r1._domainkey.example.com",
                 "the published key is not that of the private key",
-                "p=AQID",
+                "p=BwcH",
             ),
             (
-                |t| drop(t.texts.insert("r1._domainkey.example.com".to_owned(), vec!["v=DKIM1; p=".to_owned()])),
+                |t| published(t, ""),
                 "DKIM r1._domainkey.example.com",
                 "the published key is revoked",
-                "p=AQID",
+                "p=BwcH",
             ),
             (
                 |t| drop(t.texts.remove("_dmarc.example.com")),
@@ -367,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_published_in_its_bare_form_is_ours_too() {
         let mut world = world();
-        world.texts.insert("r1._domainkey.example.com".to_owned(), vec!["p=AgM=".to_owned()]);
+        published(&mut world, &STANDARD.encode([7; 40]));
         assert!(told(&world, CONFIG).await.iter().all(|finding| finding.weight == Weight::Good));
     }
 

@@ -4,13 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::config::Config;
-use crate::keygen::DkimPublic;
 
 /// Keys of fixed bytes, so that what is printed can be compared.
-fn pair(algorithm: Algorithm, octet: u8, length: usize) -> DkimPair {
-    let key = vec![octet; length];
-    let private_pem = "-----BEGIN PRIVATE KEY-----\n".to_owned();
-    DkimPair { public: DkimPublic { algorithm, bare: key.clone(), key }, private_pem }
+fn key(selector: &'static str, algorithm: Algorithm, public: &str) -> DkimKey {
+    let value = format!("v=DKIM1; k={}; p={public}", algorithm.name());
+    let record = signer::Record { name: format!("{selector}._domainkey.example.com"), value };
+    DkimKey { selector, pem: String::new(), record }
 }
 
 fn fixed(address: Option<Address>) -> Plan {
@@ -22,8 +21,7 @@ fn fixed(address: Option<Address>) -> Plan {
         address,
         password: "correcthorsebatterystaple".to_owned(),
         password_hash: "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g".to_owned(),
-        rsa: pair(Algorithm::Rsa, 0xAA, 294),
-        ed25519: pair(Algorithm::Ed25519, 0xBB, 32),
+        dkim: [key("r1", Algorithm::Rsa, &"qq".repeat(196)), key("e1", Algorithm::Ed25519, "u7u7u7s=")],
         certificate: Certificate { chain_pem: String::new(), key_pem: String::new() },
     }
 }
@@ -77,7 +75,7 @@ fn init_writes_a_config_that_loads_keeps_its_keys_private_and_never_overwrites()
         for dkim in &sending.dkim {
             let mode = dkim.key.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o640, "{}", dkim.key.display());
-            DkimPublic::of_private(&std::fs::read_to_string(&dkim.key).unwrap()).unwrap();
+            signer::SigningKey::load(dkim.selector.as_str(), &dkim.key).unwrap();
         }
     }
     let before = std::fs::read(base.path().join("etc/postrider.toml")).unwrap();

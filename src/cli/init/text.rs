@@ -6,13 +6,10 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::cli::records::{Record, both_forms};
-use crate::keygen::{Certificate, DkimPair};
+use crate::certificate::Certificate;
 use crate::mail::Domain;
+use crate::signer;
 
-/// The selectors of the two keys: by algorithm and number, so that the next ones have names too.
-pub const RSA_SELECTOR: &str = "r1";
-/// As [`RSA_SELECTOR`].
-pub const ED25519_SELECTOR: &str = "e1";
 /// The first credential's name.
 pub const CREDENTIAL: &str = "app";
 
@@ -32,10 +29,8 @@ pub struct Plan {
     pub password: String,
     /// Its hash.
     pub password_hash: String,
-    /// DKIM.
-    pub rsa: DkimPair,
-    /// DKIM.
-    pub ed25519: DkimPair,
+    /// RSA, and Ed25519.
+    pub dkim: [DkimKey; 2],
     /// For the time until a trusted one is there.
     pub certificate: Certificate,
 }
@@ -58,6 +53,16 @@ impl Address {
     }
 }
 
+/// A new DKIM key.
+pub struct DkimKey {
+    /// Names it in DNS.
+    pub selector: &'static str,
+    /// The private half.
+    pub pem: String,
+    /// The public half.
+    pub record: signer::Record,
+}
+
 /// A file to write.
 pub struct NewFile {
     /// Below the config's directory.
@@ -70,24 +75,28 @@ impl Plan {
     /// The files, in the order in which they are written.
     pub fn files(&self) -> Vec<NewFile> {
         let file = |path: String, text: &str| NewFile { path: self.directory.join(path), text: text.to_owned() };
+        let [rsa, ed25519] = &self.dkim;
         vec![
-            file(self.key_path(RSA_SELECTOR), &self.rsa.private_pem),
-            file(self.key_path(ED25519_SELECTOR), &self.ed25519.private_pem),
+            file(self.key_path(rsa), &rsa.pem),
+            file(self.key_path(ed25519), &ed25519.pem),
             file("tls/fullchain.pem".to_owned(), &self.certificate.chain_pem),
             file("tls/privkey.pem".to_owned(), &self.certificate.key_pem),
             file("postrider.toml".to_owned(), &self.config()),
         ]
     }
 
-    fn key_path(&self, selector: &str) -> String {
-        format!("dkim/{}.{selector}.pem", self.domain)
+    fn key_path(&self, key: &DkimKey) -> String {
+        format!("dkim/{}.{}.pem", self.domain, key.selector)
     }
 
     /// The config, with what was asked for and with nothing that is a default anyway.
     pub fn config(&self) -> String {
         let Plan { domain, hostname, password_hash, .. } = self;
         let data_dir = toml::Value::from(self.data_dir.to_string_lossy().into_owned());
-        let (rsa, ed25519) = (self.key_path(RSA_SELECTOR), self.key_path(ED25519_SELECTOR));
+        let keys = self.dkim.iter().map(|key| {
+            format!("    {{ selector = \"{}\", key = \"{}\" }},\n", key.selector, self.key_path(key))
+        });
+        let keys: String = keys.collect();
         let source = match self.address {
             Some(Address::Local(address)) => format!("\n[source.default]\naddress = \"{address}\"\n"),
             Some(Address::BehindNat(address)) => {
@@ -129,9 +138,7 @@ from_domains = ["{domain}"]
 [[sending_domain]]
 name = "{domain}"
 dkim = [
-    {{ selector = "{RSA_SELECTOR}", key = "{rsa}" }},
-    {{ selector = "{ED25519_SELECTOR}", key = "{ed25519}" }},
-]
+{keys}]
 "#
         )
     }
@@ -146,9 +153,8 @@ dkim = [
             None => format!("a:{hostname}"),
         };
         let bounce = format!("bounce.{domain}");
-        let dkim = |selector: &str, pair: &DkimPair, purpose| {
-            Record::txt(format!("{selector}._domainkey.{domain}"), pair.public.record(), purpose)
-        };
+        let dkim = |key: &DkimKey, purpose| Record::txt(&*key.record.name, &*key.record.value, purpose);
+        let [rsa, ed25519] = &self.dkim;
         let mut records = Vec::new();
         if let Some(address) = address {
             let host = hostname.as_str();
@@ -166,8 +172,8 @@ dkim = [
                 "SPF: who may send for the domain; if a record is there, add the middle part to it",
             ),
             Record::txt(hostname.as_str(), "v=spf1 a -all", "SPF of the EHLO name, for bounces"),
-            dkim(RSA_SELECTOR, &self.rsa, "DKIM, RSA: what everybody verifies"),
-            dkim(ED25519_SELECTOR, &self.ed25519, "DKIM, Ed25519: for those who verify it"),
+            dkim(rsa, "DKIM, RSA: what everybody verifies"),
+            dkim(ed25519, "DKIM, Ed25519: for those who verify it"),
             Record::txt(
                 format!("_dmarc.{domain}"),
                 format!("v=DMARC1; p=none; rua=mailto:postmaster@{domain}"),
