@@ -11,10 +11,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use argon2::password_hash::{PasswordHasher, SaltString};
 
 use super::{Context, Exit};
 use crate::config;
+use crate::credential;
 use crate::certificate::Certificate;
 use crate::mail::Domain;
 use crate::signer::{self, Algorithm};
@@ -80,10 +80,10 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
         Some(hostname) => hostname.clone(),
         None => format!("relay.{domain}").parse().context("the domain is too long for a name below it")?,
     };
-    let password = keygen::password().map_err(no_randomness)?;
+    let password = credential::random_password()?;
     Ok(Plan {
         address: address.or_else(own_public_address).map(located),
-        password_hash: hash(&password)?,
+        password_hash: credential::hash(&password)?,
         password,
         dkim: [
             new_key(Algorithm::Rsa, RSA_SELECTOR, domain)?,
@@ -100,19 +100,6 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
 fn new_key(algorithm: Algorithm, selector: &'static str, domain: &Domain) -> anyhow::Result<DkimKey> {
     let new = signer::generate(algorithm, selector)?;
     Ok(DkimKey { selector, record: new.key.record(domain), pem: new.pem })
-}
-
-/// argon2id with the parameters that OWASP gives for a server.
-fn hash(password: &str) -> anyhow::Result<String> {
-    let mut salt = [0; 16];
-    getrandom::fill(&mut salt).map_err(no_randomness)?;
-    let salt = SaltString::encode_b64(&salt).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let hash = argon2::Argon2::default().hash_password(password.as_bytes(), &salt);
-    Ok(hash.map_err(|error| anyhow::anyhow!("{error}"))?.to_string())
-}
-
-fn no_randomness(error: getrandom::Error) -> anyhow::Error {
-    anyhow::anyhow!("the system gives no randomness: {error}")
 }
 
 /// The address that the kernel would send from, if the world can answer to it. A connected UDP socket sends nothing.
