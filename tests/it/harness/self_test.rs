@@ -128,16 +128,21 @@ fn a_flip_changes_one_bit_of_one_file() {
 #[test]
 fn a_small_disk_is_really_full_and_really_has_room_again() {
     let Some(disk) = SmallDisk::mount(4) else { return };
-    let write = || {
+    let write = |name: &str| {
         let [command, namespace, end] = disk.launcher();
         let mut command = std::process::Command::new(command);
         command.args([&namespace, &end, "dd", "if=/dev/zero", "bs=1000", "count=1"]);
-        command.arg(format!("of={}", disk.inside().display())).output().expect("dd").status.success()
+        command
+            .arg(format!("of={}", disk.inside().with_file_name(name).display()))
+            .output()
+            .expect("dd")
+            .status
+            .success()
     };
-    assert!(write());
+    assert!(write("before"));
     disk.fill();
-    std::fs::remove_file(disk.inside()).expect_err("it is not visible from here");
-    assert!(!write() || !write(), "not one more file of 1,000 bytes");
+    assert!(!disk.inside().with_file_name("before").exists(), "it is not visible from here");
+    assert!(!write("full"), "not one more file of 1,000 bytes");
     disk.make_room();
-    assert!(write());
+    assert!(write("after"));
 }
