@@ -324,7 +324,7 @@ postlog unix-dgram n - n - 1 postlogd
             "myhostname": name,
             "queue_directory": self.queue,
             "data_directory": data,
-            "inet_interfaces": host,
+            "inet_interfaces": "all",  # Where it listens stands in master.cf; only interfaces have names here.
             "inet_protocols": "ipv4",
             "mynetworks": "127.0.0.0/8",
             "mydestination": "",
