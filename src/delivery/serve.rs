@@ -81,7 +81,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                 let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
                 let event = Event::Settled { id, due, feedback: found.feedback };
                 finish(unwritten.as_mut()).await;
-                unwritten.set(Some(line.settled(tools.door.conclude(lease, found.attempt, now), event)));
+                unwritten.set(Some(line.settled(tools.door.conclude(lease, found.attempt, now).await, event)));
                 if !found.reusable {
                     break Farewell::Gone;
                 }

@@ -18,8 +18,8 @@ use super::disk::Disk;
 use super::log::Segments;
 use super::writer::{Broken, PutFailure, PutRequest, SettleRequest, StateRequest, Work, Writer};
 use super::{
-    Apply, DurableSeq, OpenError, OpenOptions, Place, Position, PutError, ReadError, Settings, StartReport, StateEntry,
-    Stats, Stored,
+    Apply, Compacted, DurableSeq, OpenError, OpenOptions, Place, Position, PutError, ReadError, Settings, StartReport,
+    StateEntry, Stats, Stored, read, state,
 };
 use crate::mail::{Prepared, Progress, QueueId};
 
