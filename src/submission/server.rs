@@ -230,8 +230,8 @@ impl<G: Gate> Accepting<G> {
         let post = self.post.load_full();
         let settings = &post.settings;
         let per_client = match post.listener.trusts(client.ip()) {
-            true => usize::MAX,
-            false => settings.connections_per_client_max,
+            true => None,
+            false => Some(settings.connections_per_client_max),
         };
         let entered = self.shared.admission.enter(client.ip(), per_client, settings.connections_max);
         let (ticket, drain) = match entered {
