@@ -3,7 +3,6 @@
 mod control;
 mod kit;
 mod lifecycle;
-mod memory;
 mod operators;
 mod restart;
 mod store;

