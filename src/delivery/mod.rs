@@ -6,25 +6,36 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
+use crate::accept::Door;
 use crate::mail::{Domain, Outcome, QueueId};
+use crate::queue::Queue;
 use crate::time::Timestamp;
+
+pub use crate::classify::Feedback;
+pub use crate::dns::Host;
+
+pub use connect::Caller;
+pub use settings::Settings;
+
+use serve::{Line, closing, serve};
+
+mod attempt;
+mod clear_text;
+mod connect;
+mod letter;
+mod private;
+mod serve;
+mod session;
+mod settings;
+#[cfg(test)]
+mod testing;
+mod transact;
 
 /// The number of a connection, never used twice in one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u64);
-
-/// A host to try, as DNS or a `[[route]]` gave it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Host {
-    /// The name for TLS and logs; for an address literal in a route, its text.
-    pub name: Arc<str>,
-    /// Preference (MX); equal ones are shuffled by `dns`.
-    pub preference: u16,
-    /// Its addresses, private ones included (refused at connect unless `allow_private`).
-    pub addresses: Vec<IpAddr>,
-    /// TCP port.
-    pub port: u16,
-}
 
 /// How TLS is used towards a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -111,19 +122,72 @@ pub enum Event {
     },
     /// It could not be leased (gone, held, unreadable): nothing was sent.
     Skipped(QueueId),
+    /// The connection was gone before the peer answered anything about it (an idle peer closed): nothing was attempted
+    /// or written, and it can go over another connection at once.
+    Returned(QueueId),
     /// The peer closed, or we did and the peer's EOF came (or 30 s passed): the slot is free.
     Eof,
 }
 
-/// What an attempt or a refusal says about a source at a site, beyond its own recipients.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Feedback {
-    /// The peer took mail: concurrency may grow.
-    Good,
-    /// Nothing either way (a 4xx or 5xx about a recipient or a message).
-    Neutral,
-    /// The peer wants less (421, too many connections): concurrency shrinks.
-    Slower,
-    /// The connection broke.
-    Broken,
+/// What every connection works with. One for the whole process.
+pub struct Tools {
+    /// Leases and bodies.
+    pub queue: Queue,
+    /// Where attempts are concluded.
+    pub door: Door,
+    /// Timeouts, TLS towards peers, the clock.
+    pub caller: Caller,
+}
+
+/// Makes a connection by its plan and carries out orders on it until it ends. Events go out under the plan's number;
+/// the last is [`Event::Eof`], always, unless the receiver is gone. A closed `orders` is [`Order::Close`].
+///
+/// An order may be sent ahead (before the last `Settled`): the next transaction's commands then overlap the settle.
+/// Orders that were not begun when the connection ended come back as [`Event::Returned`].
+pub async fn run(
+    plan: Plan,
+    mut orders: mpsc::Receiver<Order>,
+    events: mpsc::Sender<(ConnectionId, Event)>,
+    tools: Arc<Tools>,
+) {
+    let line = Line::new(plan.id, events);
+    let mut early = None;
+    let connected = tokio::select! {
+        connected = tools.caller.connect(&plan) => Some(connected),
+        () = closing(&mut orders, &mut early) => None,
+    };
+    match connected {
+        Some(Ok(mut session)) => {
+            line.tell(Event::Connected {
+                host: session.peer.host.clone(),
+                address: session.peer.address,
+                transactions_max: session.offered.transactions_max,
+            })
+            .await;
+            let farewell = serve(&plan, &mut session, early.take(), &mut orders, &line, &tools).await;
+            turn_away(&mut orders, None, &line).await;
+            session.close(farewell, tools.caller.settings().close_timeout).await;
+        }
+        Some(Err(outcome)) => line.tell(Event::Refused { outcome }).await,
+        None => {}
+    }
+    turn_away(&mut orders, early, &line).await;
+    line.tell(Event::Eof).await;
+}
+
+/// Gives back what was ordered and not begun.
+async fn turn_away(orders: &mut mpsc::Receiver<Order>, early: Option<Order>, line: &Line) {
+    orders.close();
+    let mut next = early;
+    loop {
+        match next {
+            Some(Order::Send(id)) => line.tell(Event::Returned(id)).await,
+            Some(Order::Close) => {}
+            None => {}
+        }
+        next = orders.recv().await;
+        if next.is_none() {
+            return;
+        }
+    }
 }

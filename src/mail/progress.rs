@@ -205,7 +205,14 @@ mod tests {
     }
 
     fn attempt(verdicts: Vec<(usize, Verdict)>) -> Attempt {
-        Attempt { verdicts, due: Timestamp::from_secs(9), counts: true, uncertain: false, source: "".into() }
+        Attempt {
+            verdicts,
+            due: Timestamp::from_secs(9),
+            counts: true,
+            uncertain: false,
+            source: "".into(),
+            dsn_passed_on: true,
+        }
     }
 
     #[test]

@@ -1,1 +1,11 @@
-//! To be written.
+//! Delivery status notifications: when one is due, and what it says. RFC 3461, 3464, 6522, 6533.
+//!
+//! Pure. Called by `accept`, which reads the body, gives the report a queue id and has it written with the settle.
+//! Reports are written by hand, byte by byte, because the programs that read bounces look for exactly this shape.
+
+mod due;
+mod text;
+mod write;
+
+pub use due::{Action, Event, PeerReports, due};
+pub use write::{Original, Report, write};

@@ -1,0 +1,226 @@
+//! The one way in: checks, stamps, tags and splits a message, and puts it into the queue. Our own DSNs take the same door.
+//!
+//! Called by `submission` and `http` (accept), `delivery` (conclude) and `scheduler` (expire). It never connects to
+//! anything, and never decides when mail goes.
+
+mod conclude;
+mod prepare;
+mod settings;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use crate::mail::{Address, Attempt, Notify, Progress, QueueId, Return, ReversePath};
+use crate::queue::{Lease, Queue, Settling};
+pub use crate::report::PeerReports;
+use crate::spool::{DurableSeq, PutError};
+use crate::time::Timestamp;
+
+use conclude::{End, Told};
+pub use settings::{DEFAULT_STREAM, Rights, SenderDomain, Settings, Stream};
+
+/// Where a submission came from: for its Received header, its stream and its rights.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The client's address; `None` for HTTP over the unix socket and for ourselves.
+    pub client: Option<SocketAddr>,
+    /// What it said in EHLO, a safe argument.
+    pub hello: Box<str>,
+    /// The Received keyword: ESMTP, ESMTPS, ESMTPA, ESMTPSA (RFC 3848), UTF8SMTPSA (RFC 6531) …
+    pub protocol: &'static str,
+    /// `TLSv1.3 with cipher TLS_AES_256_GCM_SHA384`, if under TLS.
+    pub tls: Option<Box<str>>,
+    /// The credential that authenticated; `None` for a trusted network.
+    pub credential: Option<Box<str>>,
+    /// The stream that the listener names, if any.
+    pub listener_stream: Option<Box<str>>,
+    /// `received = "hide-client"`: the Received header names neither client nor EHLO name.
+    pub hide_client: bool,
+    /// RFC 6409 §8: a submission, whose missing headers are added; a relayed message gets none but Received.
+    pub fix_headers: bool,
+}
+
+/// A message as a client handed it in.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Who from.
+    pub origin: Origin,
+    /// MAIL FROM.
+    pub reverse_path: ReversePath,
+    /// RFC 3461.
+    pub ret: Option<Return>,
+    /// RFC 3461, xtext as it came.
+    pub envid: Option<Box<str>>,
+    /// RCPT TO, in order; duplicates are removed at the door.
+    pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
+    /// The message after dot-unstuffing: every line ended by CRLF; no bare CR or LF, no NUL (the SMTP session saw to that).
+    pub message: Bytes,
+    /// When its last byte came.
+    pub received_at: Timestamp,
+}
+
+/// Why a message is refused: exactly what the client is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code} {status} {text}")]
+pub struct Refusal {
+    /// SMTP code.
+    pub code: u16,
+    /// Enhanced status, `5.7.1`.
+    pub status: &'static str,
+    /// One sentence that says what would be right.
+    pub text: String,
+}
+
+/// A message that is now ours.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// What the client reads after "queued as".
+    pub id: QueueId,
+    /// Proof that it may be told so.
+    pub durable: DurableSeq,
+}
+
+/// The door's handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Door {
+    queue: Queue,
+    settings: Arc<ArcSwap<Settings>>,
+}
+
+impl Door {
+    /// A door into this queue.
+    pub fn new(queue: Queue, settings: Settings) -> Door {
+        Door { queue, settings: Arc::new(ArcSwap::from_pointee(settings)) }
+    }
+
+    /// Replaces the settings. What is being accepted at this moment ends under the old ones.
+    pub fn reload(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Who is meant by `RCPT TO:<postmaster>` (RFC 5321 §4.1.1.3), if the config says.
+    pub fn postmaster(&self) -> Option<Address> {
+        self.settings.load().postmaster.clone()
+    }
+
+    /// Whether a credential (or a trusted network, `None`) may use this envelope sender: asked at MAIL FROM, so that the
+    /// client learns it before it sends the body.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    pub fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
+        prepare::check_sender(&self.settings.load(), credential, path)
+    }
+
+    /// Takes a message over: after this returns Ok it is on the disk and ours.
+    ///
+    /// # Errors
+    /// The refusal to answer; nothing was kept.
+    ///
+    /// # Cancel safety
+    /// Dropped while waiting, the message may or may not have been kept; no 250 was answered, so the client sends it
+    /// again.
+    pub async fn accept(&self, submission: Submission) -> Result<Receipt, Refusal> {
+        let now = submission.received_at;
+        let admitted = prepare::prepare(&self.settings.load(), submission, &mut || self.queue.next_id(now))?;
+        // `prepare` makes one envelope at least.
+        let Some(first) = admitted.prepared.envelopes.first() else { return Err(Refusal::closed()) };
+        let id = first.id;
+        if let Some(warning) = admitted.warning {
+            warn!(queue_id = %id, credential = %first.credential, "{warning}");
+        }
+        match self.queue.put(admitted.prepared).await {
+            Ok(durable) => Ok(Receipt { id, durable }),
+            Err(PutError::Full) => Err(Refusal::full()),
+            Err(PutError::Closed) => Err(Refusal::closed()),
+        }
+    }
+
+    /// Ends an attempt: settles the envelope, and writes what its sender must hear (a DSN) in the same record. Success that
+    /// was to be reported is reported as "relayed": right for a peer without DSN, see [`Door::conclude_with`].
+    ///
+    /// # Cancel safety
+    /// Waits only where a report is due, for the body. Dropped there, the lease is dropped, with what that means.
+    pub async fn conclude(&self, lease: Lease, attempt: Attempt, now: Timestamp) -> Settling {
+        self.conclude_with(lease, attempt, PeerReports::No, now).await
+    }
+
+    /// As [`Door::conclude`], for a peer that may have taken over to report success: it offered DSN, and was sent the NOTIFY
+    /// parameters (RFC 3461 §5.2.1).
+    ///
+    /// # Cancel safety
+    /// As [`Door::conclude`].
+    pub async fn conclude_with(&self, lease: Lease, attempt: Attempt, peer: PeerReports, now: Timestamp) -> Settling {
+        let after = conclude::after_attempt(lease.envelope(), lease.progress(), attempt, now);
+        self.settle(lease, after, peer, now).await
+    }
+
+    /// Ends an envelope whose longest age has passed; its sender is told.
+    ///
+    /// # Cancel safety
+    /// As [`Door::conclude`].
+    pub async fn expire(&self, lease: Lease, now: Timestamp) -> Settling {
+        self.end(lease, End::Expired, now).await
+    }
+
+    /// Returns an envelope to its sender by an operator's order.
+    ///
+    /// # Cancel safety
+    /// As [`Door::conclude`].
+    pub async fn bounce(&self, lease: Lease, now: Timestamp) -> Settling {
+        self.end(lease, End::Bounced, now).await
+    }
+
+    /// Removes an envelope by an operator's order; nobody is told.
+    pub async fn delete(&self, lease: Lease, now: Timestamp) -> Settling {
+        self.end(lease, End::Deleted, now).await
+    }
+
+    async fn end(&self, lease: Lease, end: End, now: Timestamp) -> Settling {
+        let after = conclude::after_end(lease.progress(), end, now);
+        self.settle(lease, after, PeerReports::No, now).await
+    }
+
+    async fn settle(&self, lease: Lease, mut after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
+        let settings = self.settings.load_full();
+        let events = conclude::events(&settings, lease.envelope(), lease.progress(), &mut after, peer, now);
+        if events.is_empty() {
+            return self.queue.settle(lease, after, None);
+        }
+        let envelope = Arc::clone(lease.envelope());
+        // A bounce without the message is better than none.
+        let body = self.queue.body(&lease).await.ok();
+        let told = Told { envelope: &envelope, progress: &after, events: &events, body: body.as_deref() };
+        let dsn = conclude::dsn(&settings, &told, self.queue.next_id(now), random(), now);
+        if let Some(id) = dsn.as_ref().and_then(|dsn| dsn.envelopes.first()).map(|envelope| envelope.id) {
+            info!(queue_id = %envelope.id, report = %id, recipients = events.len(), "the sender is told");
+        }
+        self.queue.settle(lease, after, dsn)
+    }
+}
+
+/// Keeps a boundary from being guessed by whoever wrote the message that a report returns.
+fn random() -> u64 {
+    let mut octets = [0; 8];
+    match getrandom::fill(&mut octets) {
+        Ok(()) => u64::from_be_bytes(octets),
+        Err(_) => fastrand::u64(..),
+    }
+}
+
+impl Refusal {
+    /// 452: no room now.
+    fn full() -> Refusal {
+        let text = "Insufficient system storage; try again later".to_owned();
+        Refusal { code: 452, status: "4.3.1", text }
+    }
+
+    /// 451: the daemon stops, or cannot write.
+    fn closed() -> Refusal {
+        Refusal { code: 451, status: "4.3.0", text: "Error: queue file write error; try again later".to_owned() }
+    }
+}

@@ -1,0 +1,240 @@
+//! From a submission to a message that can be kept: pure, so that every rule of the door is tested without one.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+
+use crate::mail::{Address, Domain, Envelope, Notify, Prepared, QueueId, Recipient, ReversePath};
+use crate::message::{Field, HeaderBlock, Kind, Missing, Trace, Warning, mailboxes, scan, stamp};
+
+use super::settings::{Rights, Settings, Stream};
+use super::{Origin, Refusal, Submission};
+
+/// A prepared message, and what should be logged about it.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    pub prepared: Prepared,
+    pub warning: Option<Warning>,
+}
+
+/// One forward path as the client gave it: address, NOTIFY, ORCPT.
+type Wanted = (Address, Notify, Option<Box<str>>);
+
+/// Checks, stamps, tags and splits. `next_id` gives a new queue id at each call.
+pub(super) fn prepare(
+    settings: &Settings,
+    submission: Submission,
+    next_id: &mut dyn FnMut() -> QueueId,
+) -> Result<Admitted, Refusal> {
+    let origin = &submission.origin;
+    check_sender(settings, origin.credential.as_deref(), &submission.reverse_path)?;
+    let header =
+        scan(&submission.message, settings.header_limits()).map_err(|error| refuse(552, "5.3.4", error.to_string()))?;
+    check_loop(settings, &header)?;
+    let author_domain = match &origin.credential {
+        Some(name) => Some(check_authors(rights(settings, name)?, name, &header)?),
+        None => first_author(&header),
+    };
+    let (stream_name, stream) = choose_stream(settings, origin)?;
+    let recipients = distinct(settings, submission.recipients);
+    let id = next_id();
+    let hidden = origin.hide_client;
+    let trace = Trace {
+        hello: Some(&*origin.hello).filter(|hello| !hidden && !hello.is_empty()),
+        client: origin.client.map(|client| client.ip()).filter(|_| !hidden),
+        tls: origin.tls.as_deref(),
+        by: &settings.hostname,
+        protocol: origin.protocol,
+        id,
+        recipient: match recipients.as_slice() {
+            [only] => Some(&only.address),
+            _ => None,
+        },
+        at: submission.received_at,
+    };
+    let stamped = stamp(&submission.message, &header, &trace, missing(origin, &submission.reverse_path));
+    let template = Envelope {
+        id,
+        submission: id,
+        accepted_at: submission.received_at,
+        expires_at: submission.received_at.after(stream.max_age),
+        stream: stream_name.into(),
+        kind: stream.kind,
+        priority: stream.priority,
+        credential: origin.credential.clone().unwrap_or_default(),
+        pool: stream.pool.clone(),
+        reverse_path: submission.reverse_path,
+        ret: submission.ret,
+        envid: submission.envid,
+        author_domain,
+        message_id: stamped.message_id,
+        added_headers: Bytes::new(),
+        body: stamped.facts,
+        recipients: Vec::new(),
+    };
+    let envelopes = split(template, recipients, settings.envelope_recipients_max, next_id);
+    if envelopes.is_empty() {
+        return Err(refuse(554, "5.5.1", "Error: no valid recipients".to_owned()));
+    }
+    Ok(Admitted { prepared: Prepared { body: stamped.message.into(), envelopes }, warning: stamped.warning })
+}
+
+fn refuse(code: u16, status: &'static str, text: String) -> Refusal {
+    Refusal { code, status, text }
+}
+
+fn rights<'a>(settings: &'a Settings, credential: &str) -> Result<&'a Rights, Refusal> {
+    // A reload may have removed it since it authenticated.
+    let gone = || refuse(550, "5.7.1", format!("the credential {credential:?} exists no more"));
+    settings.credentials.get(credential).ok_or_else(gone)
+}
+
+/// Whether this envelope sender may be used. `None` is a trusted network, which may use any.
+pub(super) fn check_sender(settings: &Settings, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
+    let (Some(name), Some(address)) = (credential, path.address()) else { return Ok(()) };
+    check_right(rights(settings, name)?, name, address.domain(), "the envelope sender")
+}
+
+fn check_right(rights: &Rights, credential: &str, domain: &Domain, place: &str) -> Result<(), Refusal> {
+    match rights.covers(domain) {
+        true => Ok(()),
+        false => Err(refuse(
+            550,
+            "5.7.1",
+            format!(
+                "the credential {credential:?} may not send as {domain} ({place}); add the domain to its from_domains"
+            ),
+        )),
+    }
+}
+
+/// RFC 5321 §6.3.
+fn check_loop(settings: &Settings, header: &HeaderBlock) -> Result<(), Refusal> {
+    let hops = header.of(Kind::Received).count();
+    match hops > settings.received_max {
+        true => Err(refuse(554, "5.4.6", format!("Error: too many hops: the message passed {hops} hosts"))),
+        false => Ok(()),
+    }
+}
+
+/// Every mailbox that a reader could take for the author or sender must be the credential's, and no field may stand
+/// twice that readers show once. Returns the author's domain.
+fn check_authors(rights: &Rights, credential: &str, header: &HeaderBlock) -> Result<Domain, Refusal> {
+    let once = [
+        (Kind::From, "From"),
+        (Kind::Sender, "Sender"),
+        (Kind::Subject, "Subject"),
+        (Kind::Date, "Date"),
+        (Kind::MessageId, "Message-ID"),
+    ];
+    for (kind, name) in once {
+        if header.of(kind).count() > 1 {
+            return Err(refuse(550, "5.6.0", format!("the message has more than one {name} field (RFC 5322 3.6)")));
+        }
+    }
+    let Some(from) = header.of(Kind::From).next() else {
+        let text = "the message has no From field; add one, and an empty line after the header";
+        return Err(refuse(550, "5.6.0", text.to_owned()));
+    };
+    let authors = owned_mailboxes(rights, credential, from, "From")?;
+    if let Some(sender) = header.of(Kind::Sender).next() {
+        owned_mailboxes(rights, credential, sender, "Sender")?;
+    }
+    let no_author = || refuse(550, "5.6.0", "the From field holds no mail address".to_owned());
+    author_domain(&authors).ok_or_else(no_author)
+}
+
+fn owned_mailboxes(rights: &Rights, credential: &str, field: &Field, name: &str) -> Result<Vec<Address>, Refusal> {
+    let found = mailboxes(field.value).map_err(|error| refuse(550, "5.6.0", format!("the {name} field {error}")))?;
+    for mailbox in &found {
+        check_right(rights, credential, mailbox.domain(), &format!("in the {name} field"))?;
+    }
+    Ok(found)
+}
+
+/// RFC 9989 aligns with the one author. Of several, the last is the address proper: what hides in names is found first.
+fn author_domain(authors: &[Address]) -> Option<Domain> {
+    authors.last().map(|mailbox| mailbox.domain().clone())
+}
+
+/// Whose key signs mail of a trusted network: nothing is refused there.
+fn first_author(header: &HeaderBlock) -> Option<Domain> {
+    let field = header.of(Kind::From).next()?;
+    author_domain(&mailboxes(field.value).ok()?)
+}
+
+/// RFC 6409 §8 for submissions. A trusted host on our own machine gets what Postfix gives its own host's mail, From
+/// included; one elsewhere relays, and its mail is left as it is (RFC 5321 §6.4).
+fn missing<'a>(origin: &Origin, path: &'a ReversePath) -> Missing<'a> {
+    let is_local = origin.client.is_none_or(|client| client.ip().to_canonical().is_loopback());
+    match &origin.credential {
+        Some(_) => Missing::Added { author: None },
+        None if origin.fix_headers || is_local => Missing::Added { author: path.address() },
+        None => Missing::Left,
+    }
+}
+
+/// By credential, then by listener, then the default.
+fn choose_stream<'a>(settings: &'a Settings, origin: &'a Origin) -> Result<(&'a str, &'a Stream), Refusal> {
+    let of_credential = origin.credential.as_deref().and_then(|name| settings.credentials.get(name)?.stream.as_deref());
+    let name = of_credential.or(origin.listener_stream.as_deref()).unwrap_or(&settings.default_stream);
+    match settings.streams.get(name) {
+        Some(stream) => Ok((name, stream)),
+        // The config is checked for this; a reload in between is not worth losing mail for.
+        None => Err(refuse(451, "4.3.5", format!("there is no stream {name:?}; try again later"))),
+    }
+}
+
+/// Each recipient once, in order; mail to our own postmaster and abuse goes to the postmaster.
+fn distinct(settings: &Settings, wanted: Vec<Wanted>) -> Vec<Recipient> {
+    let several = wanted.len() > 1;
+    let mut seen = HashSet::new();
+    let mut recipients = Vec::with_capacity(wanted.len());
+    for (address, notify, original) in wanted {
+        let address = match &settings.postmaster {
+            Some(postmaster) if is_role(&address, &settings.hostname) => postmaster.clone(),
+            _ => address,
+        };
+        if !several || seen.insert(address.clone()) {
+            recipients.push(Recipient { address, notify, original });
+        }
+    }
+    recipients
+}
+
+fn is_role(address: &Address, hostname: &Domain) -> bool {
+    let local = address.local();
+    address.domain() == hostname && (local.eq_ignore_ascii_case("postmaster") || local.eq_ignore_ascii_case("abuse"))
+}
+
+/// One envelope for each recipient domain, and for each `recipients_max` of one.
+fn split(
+    template: Envelope,
+    recipients: Vec<Recipient>,
+    recipients_max: usize,
+    next_id: &mut dyn FnMut() -> QueueId,
+) -> Vec<Envelope> {
+    let mut groups: Vec<Vec<Recipient>> = Vec::new();
+    let mut open: HashMap<Domain, usize> = HashMap::new();
+    for recipient in recipients {
+        let place = open.get(recipient.address.domain()).copied();
+        match place.and_then(|place| groups.get_mut(place)).filter(|group| group.len() < recipients_max.max(1)) {
+            Some(group) => group.push(recipient),
+            None => {
+                open.insert(recipient.address.domain().clone(), groups.len());
+                groups.push(vec![recipient]);
+            }
+        }
+    }
+    let mut envelopes = Vec::with_capacity(groups.len());
+    let mut groups = groups.into_iter();
+    let Some(first) = groups.next() else { return envelopes };
+    for recipients in groups {
+        envelopes.push(Envelope { id: next_id(), recipients, ..template.clone() });
+    }
+    envelopes.insert(0, Envelope { recipients: first, ..template });
+    envelopes
+}
+
+#[cfg(test)]
+mod tests;

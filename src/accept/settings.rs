@@ -1,0 +1,159 @@
+//! What the door must know of the config.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::mail::{Address, Domain, DomainError, StreamKind};
+use crate::message::HeaderLimits;
+use crate::size::ByteSize;
+
+/// The name of the stream that always exists.
+pub const DEFAULT_STREAM: &str = "transactional";
+
+/// The door's part of the config. Replaced as a whole at a reload.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name: in Received, Message-ID and DSNs. No default.
+    pub hostname: Domain,
+    /// Who gets mail to postmaster and abuse at our own name (RFC 5321 §4.5.1). Default: nobody, and such mail goes
+    /// where DNS says.
+    pub postmaster: Option<Address>,
+    /// By name. Default: [`DEFAULT_STREAM`] alone.
+    pub streams: HashMap<Box<str>, Stream>,
+    /// By name. Default: none.
+    pub credentials: HashMap<Box<str>, Rights>,
+    /// For mail whose credential and listener name no stream. Default: `transactional`.
+    pub default_stream: Box<str>,
+    /// For our own DSNs. Default: `transactional`.
+    pub dsn_stream: Box<str>,
+    /// Largest header block. Unit: bytes. Default: 256 KiB (Postfix has 100 KiB, and drops the rest).
+    pub header_size_max: ByteSize,
+    /// Most fields in a header block. Default: 2,000.
+    pub header_fields_max: usize,
+    /// Most Received fields before a message is taken to go in circles. Default: 50, as Postfix has; RFC 5321 §6.3
+    /// asks for "at least 100" where nothing is known, but a submission that passed 50 hosts is no submission.
+    pub received_max: usize,
+    /// Most recipients in one transaction of ours. Default: 100, which every peer must take (RFC 5321 §4.5.3.1.8).
+    pub envelope_recipients_max: usize,
+    /// When a sender who asked for it (NOTIFY=DELAY) hears of a delay. Unit: seconds. Default: 4 hours.
+    pub delay_report_after: Duration,
+    /// Largest message that a bounce returns whole; of larger ones the header alone. Unit: bytes. Default: 50,000.
+    pub returned_size_max: ByteSize,
+}
+
+impl Settings {
+    /// The defaults for a host of this name.
+    pub fn new(hostname: Domain) -> Settings {
+        let streams = HashMap::from([(Box::from(DEFAULT_STREAM), Stream::default())]);
+        Settings {
+            hostname,
+            postmaster: None,
+            streams,
+            credentials: HashMap::new(),
+            default_stream: DEFAULT_STREAM.into(),
+            dsn_stream: DEFAULT_STREAM.into(),
+            header_size_max: ByteSize::kib(256),
+            header_fields_max: 2000,
+            received_max: 50,
+            envelope_recipients_max: 100,
+            delay_report_after: Duration::from_secs(4 * 3600),
+            returned_size_max: ByteSize(50_000),
+        }
+    }
+
+    pub(super) fn header_limits(&self) -> HeaderLimits {
+        HeaderLimits { bytes_max: self.header_size_max.as_usize(), fields_max: self.header_fields_max }
+    }
+}
+
+/// `[stream.NAME]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stream {
+    /// `transactional` or `marketing`. Default: transactional.
+    pub kind: StreamKind,
+    /// The pool whose sources carry it. Default: `default`.
+    pub pool: Box<str>,
+    /// After this a message is given up. Unit: seconds. Default: 5 days (RFC 5321 §4.5.4.1: 4 to 5 days).
+    pub max_age: Duration,
+    /// Order within the kind. Range: 0 to 100. Default: 50.
+    pub priority: u8,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Stream {
+            kind: StreamKind::Transactional,
+            pool: "default".into(),
+            max_age: Duration::from_secs(5 * 86_400),
+            priority: 50,
+        }
+    }
+}
+
+/// What a `[[credential]]` may do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rights {
+    /// Its stream. Default: the listener's, else the default stream.
+    pub stream: Option<Box<str>>,
+    /// Whom it may send as: in MAIL FROM, From and Sender. Default: nobody.
+    pub from_domains: Vec<SenderDomain>,
+}
+
+/// A domain that a credential may use as a sender.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SenderDomain {
+    /// `example.com`: this and every name below it.
+    Within(Domain),
+    /// `=example.com`: this name alone.
+    Exactly(Domain),
+}
+
+impl SenderDomain {
+    fn covers(&self, domain: &Domain) -> bool {
+        match self {
+            SenderDomain::Within(parent) => domain.is_within(parent),
+            SenderDomain::Exactly(name) => domain == name,
+        }
+    }
+}
+
+impl FromStr for SenderDomain {
+    type Err = DomainError;
+
+    fn from_str(text: &str) -> Result<Self, DomainError> {
+        match text.strip_prefix('=') {
+            Some(name) => Ok(SenderDomain::Exactly(name.parse()?)),
+            None => Ok(SenderDomain::Within(text.parse()?)),
+        }
+    }
+}
+
+impl Rights {
+    /// Whether mail may be sent in the name of this domain.
+    pub fn covers(&self, domain: &Domain) -> bool {
+        self.from_domains.iter().any(|allowed| allowed.covers(domain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_domain_covers_what_is_below_it_unless_it_is_exact() {
+        let rows = [
+            ("example.com", "example.com", true),
+            ("example.com", "a.b.example.com", true),
+            ("example.com", "badexample.com", false),
+            ("example.com", "com", false),
+            ("=example.com", "example.com", true),
+            ("=example.com", "a.example.com", false),
+        ];
+        for (allowed, domain, want) in rows {
+            let rights = Rights { stream: None, from_domains: vec![allowed.parse().unwrap()] };
+            assert_eq!(rights.covers(&domain.parse().unwrap()), want, "{allowed} {domain}");
+        }
+        assert!("=".parse::<SenderDomain>().is_err());
+    }
+}

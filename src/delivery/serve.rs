@@ -1,0 +1,191 @@
+//! The life of a connection: connect, orders, end.
+
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use crate::queue::{Lease, Settling};
+use crate::smtp::dialog::{self, Letter};
+
+use super::attempt::{Circumstances, Found, due_after, needs, round};
+use super::letter;
+use super::session::{Farewell, Session};
+use super::{ConnectionId, Event, Order, Plan, Tools};
+
+/// The way to the scheduler.
+pub(super) struct Line {
+    id: ConnectionId,
+    events: mpsc::Sender<(ConnectionId, Event)>,
+}
+
+impl Line {
+    pub fn new(id: ConnectionId, events: mpsc::Sender<(ConnectionId, Event)>) -> Line {
+        Line { id, events }
+    }
+
+    pub async fn tell(&self, event: Event) {
+        // A scheduler that is gone needs to know nothing.
+        let _ = self.events.send((self.id, event)).await;
+    }
+
+    async fn settled(&self, settling: Settling, event: Event) {
+        settling.written().await;
+        self.tell(event).await;
+    }
+}
+
+/// What became of an order.
+enum Done {
+    /// Nothing was written about the envelope.
+    Told(Event, Option<Farewell>),
+    /// To be concluded.
+    Attempted(Lease, Found),
+}
+
+/// Carries out orders until one of the two ends the connection.
+pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
+    plan: &Plan,
+    session: &mut Session<T>,
+    mut first: Option<Order>,
+    orders: &mut mpsc::Receiver<Order>,
+    line: &Line,
+    tools: &Tools,
+) -> Farewell {
+    // The settle of the last attempt, on its way to the disk while the next transaction's commands are on theirs.
+    let mut unwritten = pin!(None);
+    let farewell = loop {
+        let order = match first.take() {
+            Some(order) => Some(order),
+            None => tokio::select! {
+                biased;
+                () = finish(unwritten.as_mut()), if unwritten.is_some() => continue,
+                () = session.unsolicited() => break Farewell::Gone,
+                order = orders.recv() => order,
+            },
+        };
+        let id = match order {
+            Some(Order::Send(id)) => id,
+            Some(Order::Close) | None => break Farewell::Quit,
+        };
+        match attempt(plan, session, id, line, tools, unwritten.as_mut()).await {
+            Done::Told(event, farewell) => {
+                line.tell(event).await;
+                if let Some(farewell) = farewell {
+                    break farewell;
+                }
+            }
+            Done::Attempted(lease, found) => {
+                let now = tools.caller.clock().now();
+                let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
+                let event = Event::Settled { id, due, feedback: found.feedback };
+                finish(unwritten.as_mut()).await;
+                unwritten.set(Some(line.settled(tools.door.conclude(lease, found.attempt, now).await, event)));
+                if !found.reusable {
+                    break Farewell::Gone;
+                }
+            }
+        }
+    };
+    finish(unwritten.as_mut()).await;
+    farewell
+}
+
+/// Waits for the last settle, if there is one.
+async fn finish<F: Future<Output = ()>>(mut unwritten: Pin<&mut Option<F>>) {
+    if let Some(settle) = unwritten.as_mut().as_pin_mut() {
+        settle.await;
+    }
+    unwritten.set(None);
+}
+
+async fn attempt<T, F>(
+    plan: &Plan,
+    session: &mut Session<T>,
+    id: crate::mail::QueueId,
+    line: &Line,
+    tools: &Tools,
+    unwritten: Pin<&mut Option<F>>,
+) -> Done
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = ()>,
+{
+    let mut lease = match tools.queue.lease(id).await {
+        Ok(Some(lease)) => lease,
+        Ok(None) => return Done::Told(Event::Skipped(id), None),
+        Err(error) => {
+            tracing::warn!(queue_id = %id, %error, "an envelope could not be read; it waits for an operator");
+            return Done::Told(Event::Skipped(id), None);
+        }
+    };
+    let envelope = lease.envelope().clone();
+    let settings = tools.caller.settings();
+    let round = round(lease.progress(), session.offered.recipients_max);
+    if round.places.is_empty() {
+        return Done::Told(Event::Skipped(id), None);
+    }
+    let content = match letter::compose(tools, &lease, &session.offered).await {
+        Ok(content) => content,
+        Err(letter::Unsent::Unreadable(error)) => {
+            tracing::warn!(queue_id = %id, %error, "a body could not be read; its envelope waits for an operator");
+            return Done::Told(Event::Skipped(id), None);
+        }
+        Err(letter::Unsent::Refused(unsendable)) => {
+            let found = circumstances(plan, session, &lease, tools).unsent(
+                &round.places,
+                unsendable.status(),
+                &unsendable.to_string(),
+            );
+            return Done::Attempted(lease, found);
+        }
+    };
+    let needs = needs(&envelope, &content);
+    if let Err(unsendable) = dialog::check(&session.offered, needs) {
+        let found = circumstances(plan, session, &lease, tools).unsent(
+            &round.places,
+            unsendable.status(),
+            &unsendable.to_string(),
+        );
+        return Done::Attempted(lease, found);
+    }
+    let letter = Letter { envelope: &envelope, places: &round.places, needs };
+    let first = session.transactions == 0;
+    let mail_written = line.tell(Event::MailWritten(id));
+    let dot = || lease.final_dot_sent();
+    let exchange = session.transact(&letter, &content, settings, mail_written, finish(unwritten), dot).await;
+    match circumstances(plan, session, &lease, tools).exchanged(&round, exchange, first) {
+        Some(found) => Done::Attempted(lease, found),
+        None => Done::Told(Event::Returned(id), Some(Farewell::Gone)),
+    }
+}
+
+fn circumstances<'a, T: AsyncRead + AsyncWrite>(
+    plan: &'a Plan,
+    session: &'a Session<T>,
+    lease: &'a Lease,
+    tools: &'a Tools,
+) -> Circumstances<'a> {
+    Circumstances {
+        envelope: lease.envelope(),
+        progress: lease.progress(),
+        peer: &session.peer,
+        source: &plan.source.name,
+        dsn: session.offered.dsn,
+        schedule: tools.caller.settings().retry,
+        now: tools.caller.clock().now(),
+        jitter: fastrand::f64(),
+    }
+}
+
+/// Waits for an order to close while the connection is being made; one to send is kept.
+pub(super) async fn closing(orders: &mut mpsc::Receiver<Order>, kept: &mut Option<Order>) {
+    if kept.is_none() {
+        match orders.recv().await {
+            Some(order @ Order::Send(_)) => *kept = Some(order),
+            Some(Order::Close) | None => return,
+        }
+    }
+    pending().await
+}

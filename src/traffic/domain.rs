@@ -1,0 +1,224 @@
+//! The engine's part for recipient domains: whose hosts are known, asked for, or not to be had.
+
+use std::time::Duration;
+
+use super::lane;
+use super::slab::NONE;
+use super::words::{DomainHandle, Handle, Limits, Order, SiteHandle, TargetHandle, Unresolved};
+use super::{Alarm, Engine};
+use crate::time::Timestamp;
+
+/// Waits between look-ups that failed, doubled up to the longest.
+const WAIT_MIN: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(1800);
+
+/// What is known of a domain's hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hosts {
+    /// Nothing.
+    Unknown,
+    /// These.
+    Known(u32),
+    /// The look-up failed; again then.
+    Failing(Timestamp),
+    /// There are none: what waits fails.
+    Never,
+}
+
+#[derive(Debug)]
+pub(super) struct Domain {
+    pub hosts: Hosts,
+    /// A look-up is in line or on its way.
+    pub asked: bool,
+    /// It stands in the line of domains whose mail fails.
+    pub in_failing: bool,
+    failures: u8,
+    alarm: Timestamp,
+    pub flows: Vec<u32>,
+}
+
+impl Engine {
+    pub(super) fn domain_gains(&mut self, domain: DomainHandle, flow: u32) {
+        if self.domains.get(domain.0).is_none() {
+            let new = Domain {
+                hosts: Hosts::Unknown,
+                asked: false,
+                in_failing: false,
+                failures: 0,
+                alarm: Timestamp::NEVER,
+                flows: Vec::new(),
+            };
+            self.domains.insert_at(domain.0, new);
+        }
+        let flows = &mut self.domains[domain.0].flows;
+        if flows.is_empty() {
+            flows.reserve_exact(1);
+        }
+        flows.push(flow);
+    }
+
+    pub(super) fn domain_loses(&mut self, domain: DomainHandle, flow: u32, out: &mut Vec<Order>) {
+        let Some(known) = self.domains.get_mut(domain.0) else { return };
+        if let Some(place) = known.flows.iter().position(|other| *other == flow) {
+            known.flows.swap_remove(place);
+        }
+        // What its look-up said is kept until that is too old: the next message may come in a moment.
+        if known.flows.is_empty() && known.alarm == Timestamp::NEVER && !known.asked {
+            self.forget_domain(domain.0, out);
+        }
+    }
+
+    fn forget_domain(&mut self, domain: u32, out: &mut Vec<Order>) {
+        let Some(known) = self.domains.take_at(domain) else { return };
+        self.arm(known.alarm, Timestamp::NEVER, Alarm::Domain(domain));
+        if let Hosts::Known(target) = known.hosts {
+            self.release_target(target, out);
+        }
+        out.push(Order::Forget(Handle::Domain(DomainHandle(domain))));
+    }
+
+    /// The domain's target, or the first step to know it.
+    pub(super) fn target_of(&mut self, domain: u32, out: &mut Vec<Order>) -> Option<u32> {
+        match self.domains.get(domain)?.hosts {
+            Hosts::Known(target) => return Some(target),
+            Hosts::Unknown => {
+                self.ask(domain);
+                self.resolve_more(out);
+            }
+            Hosts::Failing(_) => {}
+            Hosts::Never => self.fail_soon(domain),
+        }
+        None
+    }
+
+    pub(super) fn ask(&mut self, domain: u32) {
+        if let Some(known) = self.domains.get_mut(domain).filter(|known| !known.asked) {
+            known.asked = true;
+            self.to_resolve.push_back(domain);
+        }
+    }
+
+    pub(super) fn resolve_more(&mut self, out: &mut Vec<Order>) {
+        while self.resolving < self.rules.lookups.max(1) {
+            let Some(domain) = self.to_resolve.pop_front() else { return };
+            self.resolving += 1;
+            out.push(Order::Resolve(DomainHandle(domain)));
+        }
+    }
+
+    /// An answer came: true, if it was asked for.
+    fn answered(&mut self, domain: u32) -> bool {
+        let Some(known) = self.domains.get_mut(domain).filter(|known| known.asked) else { return false };
+        known.asked = false;
+        self.resolving = self.resolving.saturating_sub(1);
+        true
+    }
+
+    fn arm_domain(&mut self, domain: u32, at: Timestamp) {
+        let was = std::mem::replace(&mut self.domains[domain].alarm, at);
+        self.arm(was, at, Alarm::Domain(domain));
+    }
+
+    pub(super) fn resolved(
+        &mut self,
+        domain: DomainHandle,
+        target: TargetHandle,
+        site: SiteHandle,
+        limits: Limits,
+        until: Timestamp,
+        out: &mut Vec<Order>,
+    ) {
+        let domain = domain.0;
+        if !self.answered(domain) {
+            return;
+        }
+        self.site_is(target.0, site, limits);
+        self.targets[target.0].domains += 1;
+        let was = std::mem::replace(&mut self.domains[domain].hosts, Hosts::Known(target.0));
+        self.domains[domain].failures = 0;
+        self.arm_domain(domain, until.max(self.now.after(Duration::from_secs(1))));
+        if was != Hosts::Known(target.0) {
+            for place in 0..self.domains[domain].flows.len() {
+                let flow = self.domains[domain].flows[place];
+                lane::detach(flow, &mut self.flows, &mut self.lanes);
+                self.attach_flow(flow, out);
+            }
+        }
+        if let Hosts::Known(old) = was {
+            self.release_target(old, out);
+        }
+        self.feed(self.targets[target.0].site, out);
+    }
+
+    pub(super) fn unresolved(&mut self, domain: DomainHandle, why: Unresolved, out: &mut Vec<Order>) {
+        let domain = domain.0;
+        if !self.answered(domain) {
+            return;
+        }
+        match why {
+            Unresolved::Later(until) => {
+                let known = &mut self.domains[domain];
+                let wait = WAIT_MIN * (1u32 << known.failures.min(10));
+                known.failures = known.failures.saturating_add(1);
+                let again = until.max(self.now.after(wait.min(WAIT_MAX)));
+                // Hosts that were right an hour ago are better than none.
+                if !matches!(known.hosts, Hosts::Known(_)) {
+                    known.hosts = Hosts::Failing(again);
+                }
+                self.arm_domain(domain, again);
+            }
+            Unresolved::Never(until) => {
+                self.leave_target(domain, Hosts::Never, out);
+                self.arm_domain(domain, until.max(self.now.after(WAIT_MIN)));
+                self.fail_soon(domain);
+            }
+        }
+    }
+
+    fn leave_target(&mut self, domain: u32, hosts: Hosts, out: &mut Vec<Order>) {
+        let was = std::mem::replace(&mut self.domains[domain].hosts, hosts);
+        let Hosts::Known(target) = was else { return };
+        for place in 0..self.domains[domain].flows.len() {
+            lane::detach(self.domains[domain].flows[place], &mut self.flows, &mut self.lanes);
+        }
+        self.release_target(target, out);
+    }
+
+    fn fail_soon(&mut self, domain: u32) {
+        let Some(known) = self.domains.get_mut(domain).filter(|known| !known.in_failing) else { return };
+        known.in_failing = true;
+        self.failing.push_back(domain);
+    }
+
+    /// The next ready row of a domain whose mail fails.
+    pub(super) fn next_failing(&mut self, domain: u32) -> Option<u32> {
+        let known = self.domains.get(domain).filter(|known| known.hosts == Hosts::Never)?;
+        known.flows.iter().find_map(|flow| self.flows[*flow].ready.first().copied())
+    }
+
+    /// What was known is too old.
+    pub(super) fn domain_alarm(&mut self, domain: u32, out: &mut Vec<Order>) {
+        let Some(known) = self.domains.get_mut(domain) else { return };
+        known.alarm = Timestamp::NEVER;
+        if known.asked {
+            return;
+        }
+        if known.flows.is_empty() {
+            return self.forget_domain(domain, out);
+        }
+        let flows = &self.domains[domain].flows;
+        if flows.iter().any(|flow| !self.flows[*flow].ready.is_empty()) {
+            // Mail goes on to the hosts that are known until the answer is here.
+            if self.domains[domain].hosts == Hosts::Never {
+                self.domains[domain].hosts = Hosts::Unknown;
+            }
+            return self.ask(domain);
+        }
+        self.leave_target(domain, Hosts::Unknown, out);
+    }
+
+    /// Whether a flow stands where it can be served.
+    pub(super) fn is_attached(&self, flow: u32) -> bool {
+        self.flows[flow].lane != NONE
+    }
+}

@@ -1,0 +1,310 @@
+//! The engine's part for targets and sites: what is shared, what is known of each source there, and when it is forgotten.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::lane::{FlowKey, Lane, Via};
+use super::path::Path;
+use super::slab::NONE;
+use super::words::{Handle, Limits, Order, SiteHandle, SourceHandle, TargetHandle};
+use super::{Alarm, Engine};
+use crate::time::Timestamp;
+
+/// How long after its last transactional message a site keeps marketing from taking its last slot.
+pub const RESERVE_FOR: Duration = Duration::from_secs(600);
+/// How long an unused site is remembered: its windows, and that it took mail. One that refused us: a day.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
+pub(super) struct Target {
+    pub site: u32,
+    /// Domains whose hosts these are.
+    pub domains: u32,
+    /// Connections.
+    pub links: u32,
+    pub lanes: Vec<u32>,
+    /// Idle connections, and their sources.
+    pub idle: Vec<(SourceHandle, u32)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Site {
+    pub limits: Limits,
+    targets: u32,
+    pub open: u32,
+    paths: Vec<(SourceHandle, Path)>,
+    /// Lanes that want connections, by kind.
+    pub hungry: [VecDeque<u32>; 2],
+    /// It took a message.
+    pub proven: bool,
+    /// It stands in the line of the starved.
+    pub starved: bool,
+    /// Transactional grants since the last to marketing.
+    pub since_marketing: u8,
+    /// Transactional dials since the last for marketing.
+    pub dials: u8,
+    transactional_at: Timestamp,
+    used_at: Timestamp,
+    alarm: Timestamp,
+}
+
+impl Site {
+    fn new(limits: Limits, now: Timestamp) -> Site {
+        Site {
+            limits,
+            targets: 0,
+            open: 0,
+            paths: Vec::new(),
+            hungry: [VecDeque::new(), VecDeque::new()],
+            proven: false,
+            starved: false,
+            since_marketing: 0,
+            dials: 0,
+            transactional_at: Timestamp::ZERO,
+            used_at: now,
+            alarm: Timestamp::NEVER,
+        }
+    }
+
+    pub fn path(&self, source: SourceHandle) -> Path {
+        self.paths.iter().find(|(other, _)| *other == source).map_or_else(Path::default, |(_, path)| *path)
+    }
+
+    /// The state of a source here, made if it is still the default one.
+    pub fn path_mut(&mut self, source: SourceHandle) -> &mut Path {
+        let place = match self.paths.iter().position(|(other, _)| *other == source) {
+            Some(place) => place,
+            None => {
+                self.paths.reserve_exact(1);
+                self.paths.push((source, Path::default()));
+                self.paths.len() - 1
+            }
+        };
+        &mut self.paths[place].1
+    }
+
+    pub fn allowed(&self, source: SourceHandle) -> u16 {
+        self.path(source).allowed(self.limits.connections)
+    }
+
+    /// Whether marketing would take the last slot that transactional mail may need in a moment.
+    pub fn is_reserved(&self, source: SourceHandle, now: Timestamp) -> bool {
+        let allowed = self.allowed(source);
+        let recent = self.transactional_at != Timestamp::ZERO && now.since(self.transactional_at) < RESERVE_FOR;
+        recent && allowed >= 2 && self.path(source).marketing + 1 >= allowed
+    }
+
+    fn next_end_of_throttle(&self, now: Timestamp) -> Option<Timestamp> {
+        self.paths.iter().filter_map(|(_, path)| path.throttled(now)).min()
+    }
+}
+
+/// A source at a site, as listings show it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathView {
+    /// The source.
+    pub source: SourceHandle,
+    /// Connections from dial to EOF.
+    pub open: u16,
+    /// Allowed now by feedback.
+    pub allowed: u16,
+    /// Refused until then.
+    pub throttled: Option<Timestamp>,
+}
+
+/// A site, as listings show it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SiteView {
+    /// Which.
+    pub site: SiteHandle,
+    /// One of its targets, for its hosts.
+    pub target: Option<TargetHandle>,
+    /// Its limits.
+    pub limits: Limits,
+    /// Envelopes that are due and wait: transactional, marketing.
+    pub waiting: [u32; 2],
+    /// Whether it took a message since it is known.
+    pub proven: bool,
+    /// Sources whose state differs from the default.
+    pub paths: Vec<PathView>,
+}
+
+impl Engine {
+    /// All sites that are known, for a listing.
+    pub fn sites(&self) -> Vec<SiteView> {
+        let slots = self.sites.slots() as usize;
+        let (mut waiting, mut target_of) = (vec![[0u32; 2]; slots], vec![None; slots]);
+        for (slot, target) in self.targets.iter() {
+            target_of[target.site as usize] = Some(TargetHandle(slot));
+            for lane in &target.lanes {
+                for kind in 0..2 {
+                    waiting[target.site as usize][kind] += self.lanes[*lane].waiting[kind];
+                }
+            }
+        }
+        let view = |(slot, site): (u32, &Site)| SiteView {
+            site: SiteHandle(slot),
+            target: target_of[slot as usize],
+            limits: site.limits,
+            waiting: waiting[slot as usize],
+            proven: site.proven,
+            paths: site.paths.iter().map(|(source, path)| self.path_view(site, *source, path)).collect(),
+        };
+        self.sites.iter().map(view).collect()
+    }
+
+    fn path_view(&self, site: &Site, source: SourceHandle, path: &Path) -> PathView {
+        let allowed = path.allowed(site.limits.connections);
+        PathView { source, open: path.open, allowed, throttled: path.throttled(self.now) }
+    }
+
+    /// A look-up says that a target belongs to a site. One that moves to another takes its lanes along.
+    pub(super) fn site_is(&mut self, target: u32, site: SiteHandle, limits: Limits) {
+        let limits = Limits { connections: limits.connections.max(1), ..limits };
+        if self.sites.get(site.0).is_none() {
+            self.sites.insert_at(site.0, Site::new(limits, self.now));
+        }
+        self.sites[site.0].limits = limits;
+        self.sites[site.0].used_at = self.now;
+        match self.targets.get(target).map(|known| known.site) {
+            None => {
+                let new = Target { site: site.0, domains: 0, links: 0, lanes: Vec::new(), idle: Vec::new() };
+                self.targets.insert_at(target, new);
+                self.sites[site.0].targets += 1;
+            }
+            Some(old) if old != site.0 => {
+                // Connections stay charged where they were dialed until their EOF.
+                self.targets[target].site = site.0;
+                self.sites[site.0].targets += 1;
+                self.sites[old].targets -= 1;
+                for place in 0..self.targets[target].lanes.len() {
+                    let lane = self.targets[target].lanes[place];
+                    self.unqueue(lane, old);
+                    self.queue_if_hungry(lane);
+                }
+                self.arm_site(old);
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn release_target(&mut self, target: u32, out: &mut Vec<Order>) {
+        self.targets[target].domains -= 1;
+        self.forget_target_if_unused(target, out);
+    }
+
+    pub(super) fn forget_target_if_unused(&mut self, target: u32, out: &mut Vec<Order>) {
+        let Some(known) = self.targets.get(target).filter(|known| known.domains == 0 && known.links == 0) else {
+            return;
+        };
+        let site = known.site;
+        for place in 0..self.targets[target].lanes.len() {
+            let lane = self.targets[target].lanes[place];
+            self.lanes[lane].target = NONE;
+            // One that stands in line is forgotten when its turn comes.
+            if self.lanes[lane].is_orphan() {
+                self.lanes.take(lane);
+            }
+        }
+        self.targets.take_at(target);
+        self.sites[site].targets -= 1;
+        self.sites[site].used_at = self.now;
+        self.arm_site(site);
+        out.push(Order::Forget(Handle::Target(TargetHandle(target))));
+    }
+
+    fn unqueue(&mut self, lane: u32, site: u32) {
+        for kind in 0..2 {
+            if std::mem::take(&mut self.lanes[lane].queued[kind]) {
+                self.sites[site].hungry[kind].retain(|other| *other != lane);
+            }
+        }
+    }
+
+    pub(super) fn saw_transactional(&mut self, domain: u32) {
+        let Some(super::domain::Hosts::Known(target)) = self.domains.get(domain).map(|known| known.hosts) else {
+            return;
+        };
+        let site = self.targets[target].site;
+        self.sites[site].transactional_at = self.now;
+    }
+
+    pub(super) fn granted_transactional(&mut self, site: u32) {
+        self.sites[site].transactional_at = self.now;
+    }
+
+    /// Whose sources carry a flow: those of its pool, or the one that its last 4xx came over, while that is usable.
+    pub(super) fn via(&self, key: &FlowKey) -> Via {
+        match key.source {
+            Some(source) if self.sources(Via::Pool(key.pool)).contains(&source) && !self.suspended.contains(&source) => {
+                Via::Source(source)
+            }
+            Some(_) | None => Via::Pool(key.pool),
+        }
+    }
+
+    pub(super) fn sources(&self, via: Via) -> Sources {
+        match via {
+            Via::Pool(pool) => Sources::Pool(self.rules.pools.clone(), usize::from(pool.0)),
+            Via::Source(source) => Sources::One([source]),
+        }
+    }
+
+    pub(super) fn lane_for(&mut self, target: u32, via: Via) -> u32 {
+        let found = self.targets[target].lanes.iter().find(|lane| self.lanes[**lane].via == via);
+        if let Some(lane) = found {
+            return *lane;
+        }
+        let lane = self.lanes.insert(Lane::new(target, via));
+        self.targets[target].lanes.reserve_exact(1);
+        self.targets[target].lanes.push(lane);
+        lane
+    }
+
+    /// Sets the one alarm of a site: the end of a throttle, or the time to forget it.
+    pub(super) fn arm_site(&mut self, slot: u32) {
+        let now = self.now;
+        let site = &mut self.sites[slot];
+        let forget = (site.targets == 0 && site.open == 0).then(|| site.used_at.max(now).after(REMEMBERED));
+        let at = site.next_end_of_throttle(now).or(forget).unwrap_or(Timestamp::NEVER);
+        let was = std::mem::replace(&mut site.alarm, at);
+        self.arm(was, at, Alarm::Site(slot));
+    }
+
+    pub(super) fn site_alarm(&mut self, slot: u32, out: &mut Vec<Order>) {
+        let now = self.now;
+        let Some(site) = self.sites.get_mut(slot) else { return };
+        site.alarm = Timestamp::NEVER;
+        site.paths.retain(|(_, path)| !path.is_forgettable(now));
+        let unused = site.targets == 0 && site.open == 0 && now.since(site.used_at) >= REMEMBERED;
+        if unused && site.paths.is_empty() && !site.starved {
+            let lines = self.sites.take_at(slot).map(|site| site.hungry).unwrap_or_default();
+            for lane in lines.into_iter().flatten() {
+                self.lanes.take(lane);
+            }
+            out.push(Order::Forget(Handle::Site(SiteHandle(slot))));
+            return;
+        }
+        self.arm_site(slot);
+        self.feed(slot, out);
+    }
+}
+
+/// The sources of a lane, cheap to hold while the engine changes.
+pub(super) enum Sources {
+    Pool(std::sync::Arc<[Box<[SourceHandle]>]>, usize),
+    One([SourceHandle; 1]),
+}
+
+impl std::ops::Deref for Sources {
+    type Target = [SourceHandle];
+    fn deref(&self) -> &[SourceHandle] {
+        match self {
+            Sources::Pool(pools, pool) => pools.get(*pool).map_or(&[], |sources| sources),
+            Sources::One(source) => source,
+        }
+    }
+}
+
+/// No lane: a connection that was not dialed for one that still exists.
+pub(super) const NO_LANE: u32 = NONE;

@@ -1,0 +1,103 @@
+//! Why an envelope waits: the engine's answer, from what it would decide now.
+
+use super::Engine;
+use super::domain::Hosts;
+use super::lane::{Via, place_of};
+use super::slab::State;
+use super::words::{ConnectionHandle, Constraint, Now, SiteHandle, SourceHandle};
+use crate::mail::{QueueId, StreamKind};
+
+impl Engine {
+    /// What keeps an envelope from going now, the binding constraint first. Empty: it is unknown.
+    pub fn why(&self, now: Now, id: QueueId) -> Vec<Constraint> {
+        let Some(slot) = self.rows.find(id) else { return Vec::new() };
+        let row = &self.rows[slot];
+        match row.state {
+            State::Free => Vec::new(),
+            State::Held => vec![Constraint::Held],
+            State::Flying => vec![Constraint::Attempted(ConnectionHandle(row.place))],
+            State::Ending | State::Dying => vec![Constraint::Ending],
+            State::Later => {
+                // What else would stand in its way is worth knowing: a throttle may outlast it.
+                let mut all = vec![Constraint::NotDue(row.due)];
+                all.extend(self.why_flow(now, row.flow).into_iter().filter(|c| !is_queueing(c)));
+                all
+            }
+            State::Ready => self.why_flow(now, row.flow),
+        }
+    }
+
+    fn why_flow(&self, now: Now, flow: u32) -> Vec<Constraint> {
+        let key = self.flows[flow].key;
+        let Some(domain) = self.domains.get(key.domain.0) else { return Vec::new() };
+        let target = match domain.hosts {
+            Hosts::Unknown => return vec![Constraint::Resolving(key.domain)],
+            Hosts::Failing(_) if domain.asked => return vec![Constraint::Resolving(key.domain)],
+            Hosts::Failing(until) => return vec![Constraint::Unresolved(key.domain, until)],
+            Hosts::Never => return vec![Constraint::Ending],
+            Hosts::Known(target) => target,
+        };
+        let site = self.targets[target].site;
+        let via = self.via(&key);
+        let lane = self.targets[target].lanes.iter().find(|lane| self.lanes[**lane].via == via).copied();
+        let mut all: Vec<Constraint> =
+            self.sources(via).iter().filter_map(|source| self.why_source(now, *source, site, key.kind)).collect();
+        if self.sources(via).is_empty() {
+            let Via::Pool(pool) = via else { return all };
+            return vec![Constraint::NoSource(pool)];
+        }
+        // A source that is free makes the others' constraints not binding.
+        let some_source_is_free = all.len() < self.sources(via).len();
+        if some_source_is_free {
+            all.clear();
+            let dialing = lane.is_some_and(|lane| self.lanes[lane].dialing != [0, 0]);
+            if dialing {
+                all.push(Constraint::Dialing(SiteHandle(site)));
+            } else if self.sites[site].starved {
+                all.push(Constraint::TotalConnections(self.rules.total_connections));
+            }
+        }
+        if let Some(lane) = lane.filter(|_| self.is_attached(flow)) {
+            all.push(Constraint::InLine(SiteHandle(site), self.lanes[lane].waiting[place_of(key.kind)]));
+        }
+        all
+    }
+
+    fn why_source(&self, now: Now, source: SourceHandle, site: u32, kind: StreamKind) -> Option<Constraint> {
+        let known = &self.sites[site];
+        let path = known.path(source);
+        let (handle, allowed) = (SiteHandle(site), known.allowed(source));
+        if self.suspended.contains(&source) {
+            return Some(Constraint::Suspended(source));
+        }
+        if let Some(until) = path.throttled(now) {
+            return Some(Constraint::Throttled(source, handle, until));
+        }
+        if path.open >= allowed {
+            let (open, limit) = (path.open, known.limits.connections);
+            return Some(Constraint::Connections { source, site: handle, open, allowed, limit });
+        }
+        let reserved = kind == StreamKind::Marketing && known.is_reserved(source, now);
+        reserved.then_some(Constraint::Reserved(source, handle))
+    }
+}
+
+/// Whether a constraint is about others before it, which says nothing about one that is not due.
+fn is_queueing(constraint: &Constraint) -> bool {
+    match constraint {
+        Constraint::Connections { .. }
+        | Constraint::Reserved(..)
+        | Constraint::TotalConnections(_)
+        | Constraint::Dialing(_)
+        | Constraint::InLine(..)
+        | Constraint::Resolving(_) => true,
+        Constraint::Held
+        | Constraint::Attempted(_)
+        | Constraint::Ending
+        | Constraint::NotDue(_)
+        | Constraint::Unresolved(..)
+        | Constraint::NoSource(_)
+        | Constraint::Suspended(_)
+        | Constraint::Throttled(..) => false,
+    }
+}

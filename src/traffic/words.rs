@@ -1,0 +1,276 @@
+//! What the engine is told, what it orders, and the handles in which both speak.
+//!
+//! The caller keeps the names: a handle is a small number that it gave to a name (a domain, a site …) and may give to
+//! another once the engine said [`Order::Forget`]. `scheduler` is that caller.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::classify::Feedback;
+use crate::mail::{QueueId, StreamKind};
+use crate::time::Timestamp;
+
+/// The time by which the engine decides; the caller's, and never earlier than the one before.
+pub type Now = Timestamp;
+
+/// A recipient domain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DomainHandle(pub u32);
+/// One set of hosts, with one way of talking to them (TLS policy, login): what a connection may be reused within.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TargetHandle(pub u32);
+/// Hosts that share limits: one target, or many by a `[[site]]` rule.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SiteHandle(pub u32);
+/// A source: its place in [`Rules`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SourceHandle(pub u16);
+/// A pool: its place in [`Rules::pools`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PoolHandle(pub u16);
+/// A stream.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StreamHandle(pub u16);
+/// A credential.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CredentialHandle(pub u32);
+/// A connection, numbered by the engine and not used twice in one run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnectionHandle(pub u32);
+
+/// What the operator decided, for all sites.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// Connections at once in all. Default 1,000. Sites that never took a message hold at most a quarter of them.
+    pub total_connections: u32,
+    /// How long an idle connection is kept for the next message. Default 4 seconds: long enough for the next of a
+    /// series, shorter than any peer's patience.
+    pub idle: Duration,
+    /// DNS look-ups at once. Default 64.
+    pub lookups: u32,
+    /// The sources of each pool, by [`PoolHandle`].
+    pub pools: Arc<[Box<[SourceHandle]>]>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        let pools: Vec<Box<[SourceHandle]>> = vec![Box::new([SourceHandle(0)])];
+        Rules { total_connections: 1000, idle: Duration::from_secs(4), lookups: 64, pools: pools.into() }
+    }
+}
+
+/// Limits of a site, each for one source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Connections at once, counted until the peer's EOF. Default 20. 0 is read as 1.
+    pub connections: u16,
+    /// Deliveries on one connection. Default: as many as the peer takes.
+    pub deliveries: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { connections: 20, deliveries: None }
+    }
+}
+
+/// An envelope that waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Put {
+    /// Its name.
+    pub id: QueueId,
+    /// Where it goes.
+    pub domain: DomainHandle,
+    /// On whose behalf.
+    pub credential: CredentialHandle,
+    /// Its stream.
+    pub stream: StreamHandle,
+    /// Whose sources carry it.
+    pub pool: PoolHandle,
+    /// Stay with this source, if it is one of the pool's (greylisting).
+    pub source: Option<SourceHandle>,
+    /// The stream's kind.
+    pub kind: StreamKind,
+    /// 0 to 100; higher goes first.
+    pub priority: u8,
+    /// What it costs in the credential's turn.
+    pub recipients: u16,
+    /// Not before this.
+    pub due: Timestamp,
+    /// Never after this, see [`super::Engine`].
+    pub expires_at: Timestamp,
+    /// Not at all.
+    pub held: bool,
+}
+
+/// Why a domain has no hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unresolved {
+    /// Ask again, not before this.
+    Later(Timestamp),
+    /// It takes no mail (null MX, no such domain): what waits fails. Believed until then.
+    Never(Timestamp),
+}
+
+/// What an operator wants of sources.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operator {
+    /// No new connections and no further messages over this source.
+    SuspendSource(SourceHandle),
+    /// Undoes it.
+    ResumeSource(SourceHandle),
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Fact {
+    /// An envelope waits, or what was said of it before changed.
+    Put(Put),
+    /// An envelope has its final state by another's hand.
+    Gone(QueueId),
+    /// A domain's hosts are these.
+    Resolved {
+        /// Which.
+        domain: DomainHandle,
+        /// Its hosts.
+        target: TargetHandle,
+        /// Whose limits they share.
+        site: SiteHandle,
+        /// Those limits.
+        limits: Limits,
+        /// Ask again after this.
+        until: Timestamp,
+    },
+    /// A domain's hosts are not to be had.
+    Unresolved(DomainHandle, Unresolved),
+    /// A peer is ready for transactions.
+    Connected {
+        /// Which.
+        connection: ConnectionHandle,
+        /// The most that it said to take (RFC 9422 MAILMAX).
+        deliveries_max: Option<u32>,
+    },
+    /// No host took us; `Eof` follows.
+    Refused(ConnectionHandle),
+    /// MAIL FROM is on the wire.
+    MailWritten(ConnectionHandle, QueueId),
+    /// An attempt ended.
+    Settled {
+        /// Over which connection.
+        connection: ConnectionHandle,
+        /// Whose.
+        id: QueueId,
+        /// When it is due again; `None`: it has its final state.
+        due: Option<Timestamp>,
+        /// What this says about the source at the site.
+        feedback: Feedback,
+    },
+    /// An envelope could not be leased.
+    Skipped(ConnectionHandle, QueueId),
+    /// A connection was gone before anything of this envelope was said.
+    Returned(ConnectionHandle, QueueId),
+    /// The slot is free.
+    Eof(ConnectionHandle),
+    /// An [`Order::Expire`] or [`Order::Fail`] was carried out, or could not be and is to be ordered again later.
+    Ended(QueueId, Ending),
+    /// New rules. Limits of sites come with the look-ups that this causes.
+    Reload(Rules),
+    /// An operator's order.
+    Operator(Operator),
+    /// Time passed.
+    Tick,
+}
+
+/// What became of an order to end an envelope.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It has its final state.
+    Done,
+    /// It could not be leased or written.
+    Again,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Find a domain's hosts, and say `Resolved` or `Unresolved`.
+    Resolve(DomainHandle),
+    /// Connect, and say `Connected` or `Refused`, and in the end `Eof`.
+    Dial {
+        /// Its number from now on.
+        connection: ConnectionHandle,
+        /// From where.
+        source: SourceHandle,
+        /// Where to.
+        target: TargetHandle,
+        /// The domain whose mail it is first made for; for logs.
+        domain: DomainHandle,
+    },
+    /// Attempt this envelope, and say `Settled`, `Skipped` or `Returned`.
+    Send(ConnectionHandle, QueueId),
+    /// QUIT, and say `Eof` when the peer closed.
+    Close(ConnectionHandle),
+    /// Its longest age passed: end it, and say `Ended`.
+    Expire(QueueId, DomainHandle),
+    /// Its domain takes no mail: fail it, and say `Ended`.
+    Fail(QueueId, DomainHandle),
+    /// Say `Tick` at this time, unless another fact comes after it first.
+    WakeAt(Timestamp),
+    /// A handle is free to mean something else.
+    Forget(Handle),
+}
+
+/// A handle that the engine no longer holds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Handle {
+    /// A domain.
+    Domain(DomainHandle),
+    /// A target.
+    Target(TargetHandle),
+    /// A site.
+    Site(SiteHandle),
+}
+
+/// One reason why an envelope does not go now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Constraint {
+    /// An operator or a damaged body stopped it.
+    Held,
+    /// It is being attempted over this connection.
+    Attempted(ConnectionHandle),
+    /// It is being expired or failed.
+    Ending,
+    /// It was deferred, or is not to go before this.
+    NotDue(Timestamp),
+    /// The hosts of its domain are being looked up.
+    Resolving(DomainHandle),
+    /// They could not be; the next look-up is then.
+    Unresolved(DomainHandle, Timestamp),
+    /// Its pool has no source.
+    NoSource(PoolHandle),
+    /// This source is suspended.
+    Suspended(SourceHandle),
+    /// The site refused this source; it is tried again then.
+    Throttled(SourceHandle, SiteHandle, Timestamp),
+    /// All connections that this source may have at the site are in use.
+    Connections {
+        /// The source.
+        source: SourceHandle,
+        /// The site.
+        site: SiteHandle,
+        /// In use, those on their way to EOF included.
+        open: u16,
+        /// Allowed now, by feedback.
+        allowed: u16,
+        /// The configured limit.
+        limit: u16,
+    },
+    /// The last slot is kept for transactional mail.
+    Reserved(SourceHandle, SiteHandle),
+    /// All connections of the whole relay, or a quarter of them for sites that took nothing yet, are in use.
+    TotalConnections(u32),
+    /// A connection for it is being made.
+    Dialing(SiteHandle),
+    /// It is in line: so many are ready for the same hosts and pool, itself included.
+    InLine(SiteHandle, u32),
+}
