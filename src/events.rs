@@ -1,1 +1,366 @@
-//! To be written.
+//! What happened to mail: one log line a fact, and counters. Called by `accept`, `delivery` and `http`; it observes
+//! and never decides.
+//!
+//! Every line has the target `postrider::mail`, level `info`, and `queue_id` as its first field, so that
+//! `RUST_LOG=warn,postrider::mail=info` is a mail log and nothing else. Fields that a stranger chose (addresses,
+//! replies, names) hold no control characters: their types saw to that.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tracing::{Level, enabled, info};
+
+use crate::mail::{Envelope, Outcome, Progress, QueueId, RecipientState};
+use crate::time::Timestamp;
+
+/// The target of the mail log's lines.
+const TARGET: &str = "postrider::mail";
+
+/// The one who writes it down. Cheap to clone; all clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Events {
+    counters: Arc<Counters>,
+}
+
+/// What became of a recipient in one attempt, or by a decision without one: the word in the mail log.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Fate {
+    /// The peer took responsibility.
+    Delivered,
+    /// Again later.
+    Deferred,
+    /// The answer to the final dot was lost; again later.
+    Uncertain,
+    /// Never again: the peer or a rule said so.
+    Failed,
+    /// Never again: too old.
+    Expired,
+    /// Never again: it is on the suppression list.
+    Suppressed,
+    /// An operator removed it.
+    Deleted,
+}
+
+impl Fate {
+    /// Every fate.
+    pub const ALL: [Fate; 7] = [
+        Fate::Delivered,
+        Fate::Deferred,
+        Fate::Uncertain,
+        Fate::Failed,
+        Fate::Expired,
+        Fate::Suppressed,
+        Fate::Deleted,
+    ];
+
+    /// The word in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fate::Delivered => "delivered",
+            Fate::Deferred => "deferred",
+            Fate::Uncertain => "uncertain",
+            Fate::Failed => "failed",
+            Fate::Expired => "expired",
+            Fate::Suppressed => "suppressed",
+            Fate::Deleted => "deleted",
+        }
+    }
+
+    /// From a recipient's state after a settle.
+    pub fn of_state(state: RecipientState, uncertain: bool) -> Fate {
+        match state {
+            RecipientState::Pending if uncertain => Fate::Uncertain,
+            RecipientState::Pending => Fate::Deferred,
+            RecipientState::Delivered => Fate::Delivered,
+            RecipientState::Failed => Fate::Failed,
+            RecipientState::Expired => Fate::Expired,
+            RecipientState::Suppressed => Fate::Suppressed,
+            RecipientState::Deleted => Fate::Deleted,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    messages_accepted: AtomicU64,
+    recipients_accepted: AtomicU64,
+    fates: [AtomicU64; Fate::ALL.len()],
+    quarantined: AtomicU64,
+    removed: AtomicU64,
+}
+
+/// How often each thing happened since the start. Unit: recipients, unless it says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Snapshot {
+    /// Messages (submissions and our own DSNs) that were made durable.
+    pub messages_accepted: u64,
+    /// Their recipients.
+    pub recipients_accepted: u64,
+    /// Taken by a peer.
+    pub delivered: u64,
+    /// Attempts that ended in "again later". Many: look at `why` of one of them.
+    pub deferred: u64,
+    /// Attempts whose final answer was lost: each may be a duplicate. Many: a peer or a network drops connections.
+    pub uncertain: u64,
+    /// Refused for good.
+    pub failed: u64,
+    /// Too old to be tried again.
+    pub expired: u64,
+    /// Not tried, because they are on the suppression list.
+    pub suppressed: u64,
+    /// Removed by an operator.
+    pub deleted: u64,
+    /// Unreadable records that were set aside. Any: look at the disk.
+    pub quarantined: u64,
+    /// Envelopes that reached their final state.
+    pub removed: u64,
+}
+
+impl Events {
+    /// A message is durable, with these envelopes; `client` is where it came from.
+    pub fn accepted(&self, envelopes: &[Envelope], client: Option<SocketAddr>) {
+        let recipients: usize = envelopes.iter().map(|envelope| envelope.recipients.len()).sum();
+        self.counters.messages_accepted.fetch_add(1, Ordering::Relaxed);
+        self.counters.recipients_accepted.fetch_add(recipients as u64, Ordering::Relaxed);
+        if !enabled!(target: TARGET, Level::INFO) {
+            return;
+        }
+        for envelope in envelopes {
+            info!(
+                target: TARGET,
+                queue_id = %envelope.id,
+                submission = %envelope.submission,
+                from = %format_args!("<{}>", envelope.reverse_path),
+                recipients = envelope.recipients.len(),
+                size_bytes = envelope.body.size_bytes,
+                client = client.map(tracing::field::display),
+                credential = &*envelope.credential,
+                stream = &*envelope.stream,
+                message_id = &*envelope.message_id,
+                "accepted"
+            );
+        }
+    }
+
+    /// What an attempt, or a decision without one, means for the recipient at `place`.
+    ///
+    /// `attempt` counts from 1. Writes the whole of it in one line: fate, DSN status, who said what, after how long.
+    pub fn outcome(
+        &self,
+        envelope: &Envelope,
+        place: usize,
+        attempt: u16,
+        fate: Fate,
+        outcome: Option<&Outcome>,
+        now: Timestamp,
+    ) {
+        self.counters.fates[fate as usize].fetch_add(1, Ordering::Relaxed);
+        if !enabled!(target: TARGET, Level::INFO) {
+            return;
+        }
+        let Some(recipient) = envelope.recipients.get(place) else { return };
+        let delay = now.since(envelope.accepted_at);
+        info!(
+            target: TARGET,
+            queue_id = %envelope.id,
+            recipient = %recipient.address,
+            host = outcome.map(|o| &*o.host).filter(|host| !host.is_empty()),
+            address = outcome.and_then(|o| o.address).map(tracing::field::display),
+            attempt,
+            stage = outcome.map(|o| o.stage.name()),
+            status = outcome.map(|o| tracing::field::display(o.cause.status())),
+            reply = outcome.map(|o| tracing::field::display(&o.cause)),
+            delay = %Seconds(delay),
+            "{}", fate.name()
+        );
+    }
+
+    /// Every recipient that `after` changed against `before`: what `outcome` says of each.
+    pub fn outcomes(&self, envelope: &Envelope, before: &Progress, after: &Progress, now: Timestamp) {
+        let uncertain = after.uncertain > before.uncertain;
+        for (place, (was, is)) in before.recipients.iter().zip(&after.recipients).enumerate() {
+            if was.state.is_final() || was == is {
+                continue;
+            }
+            let fate = Fate::of_state(is.state, uncertain);
+            self.outcome(envelope, place, after.attempts, fate, is.last.as_ref(), now);
+        }
+        if after.is_final() && !before.is_final() {
+            self.removed(envelope.id);
+        }
+    }
+
+    /// An envelope has its final state, and leaves the queue.
+    pub fn removed(&self, id: QueueId) {
+        self.counters.removed.fetch_add(1, Ordering::Relaxed);
+        info!(target: TARGET, queue_id = %id, "removed");
+    }
+
+    /// An unreadable record was set aside.
+    pub fn quarantined(&self, records: u64) {
+        self.counters.quarantined.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// The counters as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        let fate = |fate: Fate| self.counters.fates[fate as usize].load(Ordering::Relaxed);
+        Snapshot {
+            messages_accepted: self.counters.messages_accepted.load(Ordering::Relaxed),
+            recipients_accepted: self.counters.recipients_accepted.load(Ordering::Relaxed),
+            delivered: fate(Fate::Delivered),
+            deferred: fate(Fate::Deferred),
+            uncertain: fate(Fate::Uncertain),
+            failed: fate(Fate::Failed),
+            expired: fate(Fate::Expired),
+            suppressed: fate(Fate::Suppressed),
+            deleted: fate(Fate::Deleted),
+            quarantined: self.counters.quarantined.load(Ordering::Relaxed),
+            removed: self.counters.removed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Seconds with two digits, as log analysers of mail expect a delay.
+struct Seconds(Duration);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.2}", self.0.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::mail::{Attempt, BodyFacts, Cause, Notify, Recipient, Reply, ReversePath, Stage, StreamKind, Verdict};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn envelope() -> Envelope {
+        let recipient =
+            |text: &str| Recipient { address: text.parse().unwrap(), notify: Notify::Default, original: None };
+        Envelope {
+            id: QueueId::from_u64(7),
+            submission: QueueId::from_u64(7),
+            accepted_at: Timestamp::from_secs(100),
+            expires_at: Timestamp::from_secs(1000),
+            stream: "otp".into(),
+            kind: StreamKind::Transactional,
+            priority: 50,
+            credential: "shop".into(),
+            pool: "p".into(),
+            reverse_path: ReversePath::Null,
+            ret: None,
+            envid: None,
+            author_domain: None,
+            message_id: "m@x.example".into(),
+            added_headers: bytes::Bytes::new(),
+            body: BodyFacts { size_bytes: 5120, ..BodyFacts::default() },
+            recipients: vec![recipient("a@y.example"), recipient("b@y.example")],
+        }
+    }
+
+    /// The lines that `facts` writes, as JSON, with the level on or off.
+    fn lines(level: &str, facts: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, facts);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_message_leaves_one_line_a_fact_with_all_that_is_known() {
+        let events = Events::default();
+        let envelope = envelope();
+        let before = Progress::new(2, Timestamp::ZERO);
+        let mut after = before.clone();
+        let outcome = |code, text| Outcome {
+            at: Timestamp::from_secs(103),
+            stage: Stage::Rcpt,
+            host: "mx.y.example".into(),
+            address: Some([192, 0, 2, 1].into()),
+            cause: Cause::Reply(Reply::new(code, text)),
+        };
+        let verdicts = vec![
+            (0, Verdict::Delivered(outcome(250, "2.0.0 ok"))),
+            (1, Verdict::Failed(outcome(550, "5.1.1 no\r\n such user"))),
+        ];
+        let attempt = Attempt { verdicts, due: Timestamp::ZERO, counts: true, uncertain: false, source: "".into() };
+        after.settle(attempt, Timestamp::from_secs(103), envelope.expires_at);
+        let text = lines("info", || {
+            events.accepted(std::slice::from_ref(&envelope), Some(([127, 0, 0, 1], 5).into()));
+            events.outcomes(&envelope, &before, &after, Timestamp::from_millis(103_450));
+        });
+        let read: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(read.len(), 4, "{text}");
+        let field = |line: usize, name: &str| read[line]["fields"][name].to_string().replace('"', "");
+        let id = envelope.id.to_string();
+        let want = [
+            (0, "message", "accepted"),
+            (0, "queue_id", id.as_str()),
+            (0, "from", "<>"),
+            (0, "recipients", "2"),
+            (0, "client", "127.0.0.1:5"),
+            (1, "message", "delivered"),
+            (1, "recipient", "a@y.example"),
+            (1, "delay", "3.45"),
+            (1, "attempt", "1"),
+            (2, "message", "failed"),
+            (2, "status", "5.1.1"),
+            (2, "reply", "550 5.1.1 no?? such user"),
+            (2, "host", "mx.y.example"),
+            (3, "message", "removed"),
+            (3, "queue_id", id.as_str()),
+        ];
+        for (line, name, value) in want {
+            assert_eq!(field(line, name), value, "line {line}, {name}");
+        }
+        let want = Snapshot {
+            messages_accepted: 1,
+            recipients_accepted: 2,
+            delivered: 1,
+            failed: 1,
+            removed: 1,
+            ..Snapshot::default()
+        };
+        assert_eq!(events.snapshot(), want);
+    }
+
+    #[test]
+    fn with_the_level_off_facts_are_counted_and_not_written() {
+        let events = Events::default();
+        let envelope = envelope();
+        let text = lines("warn", || {
+            events.accepted(std::slice::from_ref(&envelope), None);
+            for fate in Fate::ALL {
+                events.outcome(&envelope, 0, 1, fate, None, Timestamp::ZERO);
+            }
+        });
+        assert_eq!(text, "");
+        let counted = events.snapshot();
+        assert_eq!((counted.delivered, counted.deferred, counted.uncertain), (1, 1, 1));
+        assert_eq!((counted.failed, counted.expired, counted.suppressed, counted.deleted), (1, 1, 1, 1));
+    }
+}

@@ -1,5 +1,6 @@
 //! From a lease to an attempt: what is sent to whom, and what the peer's answers mean for each recipient.
 
+use crate::accept::PeerReports;
 use crate::classify::{Feedback, Meaning, Observation, VerdictKind, classify};
 use crate::mail::{Attempt, Cause, EnhancedStatus, Envelope, Outcome, Progress, RecipientState, Reply, Stage, Verdict};
 use crate::retry;
@@ -48,6 +49,8 @@ pub(super) fn needs(envelope: &Envelope, content: &Content) -> Needs {
 #[derive(Debug)]
 pub(super) struct Found {
     pub attempt: Attempt,
+    /// With DSN the peer was given NOTIFY, and success is its to report; without, we report it as relayed (RFC 3461 §5.2).
+    pub reports: PeerReports,
     pub feedback: Feedback,
     /// The connection can carry another transaction.
     pub reusable: bool,
@@ -182,9 +185,9 @@ impl Circumstances<'_> {
             counts: tally.counts && !tally.others_wait,
             uncertain: tally.uncertain,
             source: if tally.stay { self.source.into() } else { "".into() },
-            dsn_passed_on: self.dsn,
         };
-        Found { attempt, feedback: tally.feedback, reusable }
+        let reports = if self.dsn { PeerReports::Yes } else { PeerReports::No };
+        Found { attempt, reports, feedback: tally.feedback, reusable }
     }
 }
 

@@ -280,7 +280,11 @@ impl Caller {
         client.timeout = self.settings.auth_timeout;
         let failed = |error: mail_send::Error| match error {
             mail_send::Error::AuthenticationFailed(reply) | mail_send::Error::UnexpectedReply(reply) => {
-                Failed::reply(Stage::Auth, Reply::new(reply.code, &reply.message))
+                let text = match reply.esc {
+                    [0, ..] => reply.message,
+                    [class, subject, detail] => format!("{class}.{subject}.{detail} {}", reply.message),
+                };
+                Failed::reply(Stage::Auth, Reply::new(reply.code, &text))
             }
             error => Failed::local(Stage::Auth, EnhancedStatus::new(4, 7, 0), &format!("AUTH failed: {error}")),
         };
@@ -357,3 +361,6 @@ fn has_family(source: IpAddr, address: IpAddr) -> bool {
         IpAddr::V6(source) => address.is_ipv6() || (source.is_unspecified() && address != Ipv4Addr::UNSPECIFIED),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,8 @@ mod private;
 mod serve;
 mod session;
 mod settings;
+#[cfg(test)]
+mod testing;
 mod transact;
 
 /// The number of a connection, never used twice in one run.

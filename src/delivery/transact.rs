@@ -248,3 +248,6 @@ impl Times<'_> {
         (Instant::now() + wait).min(self.by)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,147 @@
-//! To be written.
+//! The daemon's API: JSON over HTTP on a unix socket in the data directory. The command line is its client.
+//!
+//! Whoever can open the socket is an operator: the file's mode is the only password. Every listing is paged and every
+//! body bounded. It decides nothing: it asks the queue, and asks the engine (through a closure) why mail waits.
+
+mod queue;
+pub mod shapes;
+mod spool;
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::events::Events;
+use crate::mail::QueueId;
+use crate::queue::Queue;
+
+/// The socket's name in the data directory.
+pub const SOCKET_NAME: &str = "control.sock";
+/// Largest request body: a page of ids, with room to spare.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+/// Longest path of a unix socket on Linux (unix(7)), without its final NUL.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Where the API is offered, and to whom.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The socket.
+    pub socket: PathBuf,
+    /// Permission bits of the socket.
+    ///
+    /// Unit: octal mode. Default 0600: root and the service's user. 0660 lets the service's group in.
+    pub mode: u32,
+}
+
+impl Settings {
+    /// The socket of this data directory.
+    pub fn in_dir(data_dir: &Path) -> Settings {
+        Settings { socket: data_dir.join(SOCKET_NAME), mode: 0o600 }
+    }
+}
+
+/// Why an envelope waits: a JSON array of [`shapes::Constraint`], the binding one first. The engine's answer.
+pub type Explain = Arc<dyn Fn(QueueId) -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
+
+/// What the API can ask.
+#[derive(Clone)]
+pub struct Api {
+    /// The queue.
+    pub queue: Queue,
+    /// The counters.
+    pub events: Events,
+    /// Why an envelope waits.
+    pub why: Explain,
+}
+
+/// Offers the API until `stop`; answers what was asked by then.
+///
+/// # Errors
+/// The socket cannot be made.
+pub async fn serve(settings: Settings, api: Api, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    let listener = bind(&settings).await?;
+    let served = axum::serve(listener, router(api)).with_graceful_shutdown(stop).await;
+    let _ = std::fs::remove_file(&settings.socket);
+    served
+}
+
+/// A socket under its final name only once its mode is right; it takes the place of one that a crash left behind.
+async fn bind(settings: &Settings) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let Settings { socket, mode } = settings;
+    let temporary = socket.with_extension("new");
+    if temporary.as_os_str().len() > SOCKET_PATH_MAX {
+        let text = format!("{}: a socket's path has at most {SOCKET_PATH_MAX} bytes", socket.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    if UnixStream::connect(socket).await.is_ok() {
+        let text = format!("{}: another daemon answers there", socket.display());
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    }
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(*mode))?;
+    std::fs::rename(&temporary, socket)?;
+    Ok(listener)
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/health", get(health))
+        .route("/v1/counters", get(counters))
+        .route("/v1/queue", get(queue::list))
+        .route("/v1/queue/{id}", get(queue::show))
+        .route("/v1/queue/orders/{order}", post(queue::order))
+        .route("/v1/why/{id}", get(why))
+        .route("/v1/spool", get(spool::stats))
+        .route("/v1/spool/backup", post(spool::backup))
+        .route("/metrics", get(spool::metrics))
+        .fallback(|| async { Refused(StatusCode::NOT_FOUND, "there is no such path".to_owned()) })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+}
+
+/// An answer that is none: `{"error": "…"}`.
+struct Refused(StatusCode, String);
+
+impl Refused {
+    fn unknown(id: QueueId) -> Refused {
+        Refused(StatusCode::NOT_FOUND, format!("{id} is not in the queue: it has its final state, or never existed"))
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+fn parse_id(text: &str) -> Result<QueueId, Refused> {
+    text.parse().map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("{text:?}: {error}")))
+}
+
+async fn health(State(api): State<Api>) -> Json<Value> {
+    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "waiting": api.queue.len() }))
+}
+
+async fn counters(State(api): State<Api>) -> Json<Value> {
+    let counters = serde_json::to_value(api.events.snapshot()).unwrap_or_default();
+    Json(json!({ "waiting": api.queue.len(), "since_start": counters }))
+}
+
+async fn why(State(api): State<Api>, UrlPath(id): UrlPath<String>) -> Result<Json<Value>, Refused> {
+    let id = parse_id(&id)?;
+    let listed = api.queue.show(id).await.ok_or_else(|| Refused::unknown(id))?;
+    let constraints = (api.why)(id).await;
+    Ok(Json(json!({ "envelope": shapes::Envelope::of(&listed), "constraints": constraints })))
+}

@@ -133,9 +133,6 @@ pub struct Attempt {
     pub uncertain: bool,
     /// The source to stay with, if any.
     pub source: Box<str>,
-    /// The peer offered DSN and was given NOTIFY: success is its to report. Without, a delivered recipient with
-    /// NOTIFY=SUCCESS is reported as relayed by us (RFC 3461 §5.2.2).
-    pub dsn_passed_on: bool,
 }
 
 impl Progress {

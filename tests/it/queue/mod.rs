@@ -1,1 +1,3 @@
 //! Scenarios of queue.
+
+mod store;

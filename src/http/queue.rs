@@ -1,0 +1,102 @@
+//! Listings of the queue, and operators' orders.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::shapes::{Envelope, Listing, OrderAnswer, OrderRequest, OrderResult, Select};
+use super::{Api, Refused, parse_id};
+use crate::mail::QueueId;
+use crate::queue::{Filter, LISTING_MAX, Order};
+
+/// Envelopes of a page, unless the request says otherwise.
+const PAGE_ROWS: usize = 100;
+/// Orders carried out at once: their records share a sync.
+const ORDERS_MAX: usize = 64;
+
+/// `GET /v1/queue`: a page of the queue.
+pub(super) async fn list(
+    State(api): State<Api>,
+    select: Result<Query<Select>, QueryRejection>,
+) -> Result<Json<Listing>, Refused> {
+    let Query(select) = select.map_err(|error| refused(error.body_text()))?;
+    let (filter, after, limit) = understood(&select)?;
+    let page = api.queue.list(filter, after, limit).await;
+    Ok(Json(Listing {
+        total: api.queue.len(),
+        envelopes: page.rows.iter().map(Envelope::of).collect(),
+        next: page.next.map(|id| id.to_string()),
+    }))
+}
+
+/// `GET /v1/queue/{id}`: one envelope.
+pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Refused> {
+    let id = parse_id(&id)?;
+    let listed = api.queue.show(id).await.ok_or_else(|| Refused::unknown(id))?;
+    Ok(Json(json!(Envelope::of(&listed))))
+}
+
+/// `POST /v1/queue/orders/{order}`: carries out an order on the named envelopes, or on a page of the selected ones.
+pub(super) async fn order(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    request: Result<Json<OrderRequest>, JsonRejection>,
+) -> Result<Json<OrderAnswer>, Refused> {
+    let order = Order::ALL.into_iter().find(|order| order.name() == name);
+    let order = order.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no order {name:?}")))?;
+    let Json(request) = request.map_err(|error| refused(error.body_text()))?;
+    let (ids, next) = match (&request.ids[..], &request.select) {
+        ([], Some(select)) => {
+            let (filter, after, limit) = understood(select)?;
+            let page = api.queue.ids(filter, after, limit).await;
+            (page.rows, page.next)
+        }
+        ([], None) => return Err(refused("neither `ids` nor `select` says which envelopes".to_owned())),
+        (_, Some(_)) => return Err(refused("either `ids` or `select`, not both".to_owned())),
+        (ids, None) if ids.len() > LISTING_MAX => {
+            return Err(refused(format!("{} ids; at most {LISTING_MAX} are taken at once", ids.len())));
+        }
+        (ids, None) => (ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?, None),
+    };
+    tracing::info!(order = order.name(), envelopes = ids.len(), "an operator's order");
+    let results = carry_out(&api, order, &ids).await;
+    Ok(Json(OrderAnswer { results, next: next.map(|id| id.to_string()) }))
+}
+
+/// Carries out an order on each, some at once; the results are in the order of the ids.
+async fn carry_out(api: &Api, order: Order, ids: &[QueueId]) -> Vec<OrderResult> {
+    let mut results = Vec::with_capacity(ids.len());
+    let mut running = JoinSet::new();
+    let mut waiting = ids.iter().copied().enumerate();
+    loop {
+        while running.len() < ORDERS_MAX {
+            let Some((place, id)) = waiting.next() else { break };
+            let queue = api.queue.clone();
+            running.spawn(async move { (place, id, queue.order(id, order).await) });
+        }
+        match running.join_next().await {
+            Some(Ok((place, id, ordered))) => results.push((place, OrderResult::of(id.to_string(), &ordered))),
+            Some(Err(error)) => tracing::error!(%error, "an operator's order was cut short"),
+            None => break,
+        }
+    }
+    results.sort_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn understood(select: &Select) -> Result<(Filter, QueueId, usize), Refused> {
+    let filter = select.filter().map_err(refused)?;
+    let after = select.after.as_deref().map_or(Ok(QueueId::MIN), parse_id)?;
+    let limit = select.limit.unwrap_or(PAGE_ROWS);
+    if !(1..=LISTING_MAX).contains(&limit) {
+        return Err(refused(format!("limit {limit}: 1 to {LISTING_MAX} is expected")));
+    }
+    Ok((filter, after, limit))
+}
+
+fn refused(text: String) -> Refused {
+    Refused(StatusCode::BAD_REQUEST, text)
+}

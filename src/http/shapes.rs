@@ -1,0 +1,317 @@
+//! What goes over the control socket, field by field: written by the daemon, read by the command line and by scripts.
+//! A field is added, never renamed. Times are RFC 3339, sizes bytes, durations seconds.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::mail::{Domain, RecipientProgress, ReversePath};
+use crate::queue::{Filter, Listed, Ordered, Sender, State};
+
+/// A waiting envelope.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Envelope {
+    /// Queue id.
+    pub id: String,
+    /// What the client was told: the queue id of the submission's first envelope.
+    pub submission: String,
+    /// `active`, `held`, `deferred` or `ready`.
+    pub state: String,
+    /// The answer to a final dot was lost at least once.
+    pub uncertain: bool,
+    /// When it was accepted.
+    pub accepted_at: String,
+    /// Not before this.
+    pub due: String,
+    /// After this it expires.
+    pub expires_at: String,
+    /// Attempts that counted.
+    pub attempts: u16,
+    /// Order within the kind.
+    pub priority: u8,
+    /// Stream.
+    pub stream: String,
+    /// Its kind.
+    pub kind: String,
+    /// Pool.
+    pub pool: String,
+    /// Credential; empty for trusted networks and our own bounces.
+    pub credential: String,
+    /// The source it stays with, if any.
+    pub source: String,
+    /// Recipient domain.
+    pub domain: String,
+    /// Envelope sender; empty: the null one.
+    pub sender: String,
+    /// Without angle brackets.
+    pub message_id: String,
+    /// Size of the message.
+    pub size_bytes: u64,
+    /// All of them, those with a final state too.
+    pub recipients: Vec<Recipient>,
+    /// Why the details could not be read from the spool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
+}
+
+/// One recipient of an envelope.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recipient {
+    /// The address.
+    pub address: String,
+    /// `pending`, `delivered`, `failed`, `expired`, `suppressed` or `deleted`.
+    pub state: String,
+    /// What was found out last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastOutcome>,
+}
+
+/// What was found out about a recipient, and from whom.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastOutcome {
+    /// When.
+    pub at: String,
+    /// How far the dialogue was: `connect`, `rcpt`, `dot` …
+    pub stage: String,
+    /// The peer; empty if none was reached.
+    pub host: String,
+    /// Its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Enhanced status.
+    pub status: String,
+    /// The peer's words, or ours.
+    pub text: String,
+}
+
+impl Envelope {
+    /// As the queue has it.
+    pub fn of(listed: &Listed) -> Envelope {
+        let waiting = &listed.waiting;
+        let mut shape = Envelope {
+            id: waiting.id.to_string(),
+            state: listed.state.name().to_owned(),
+            uncertain: listed.uncertain,
+            accepted_at: waiting.id.made_at().rfc3339(),
+            due: waiting.due.rfc3339(),
+            expires_at: waiting.expires_at.rfc3339(),
+            attempts: waiting.attempts,
+            priority: waiting.priority,
+            stream: waiting.stream.to_string(),
+            kind: waiting.kind.name().to_owned(),
+            pool: waiting.pool.to_string(),
+            credential: waiting.credential.to_string(),
+            source: waiting.source.to_string(),
+            domain: waiting.domain.to_string(),
+            ..Envelope::default()
+        };
+        match &listed.stored {
+            Ok(stored) => {
+                let envelope = &stored.envelope;
+                shape.submission = envelope.submission.to_string();
+                shape.accepted_at = envelope.accepted_at.rfc3339();
+                shape.expires_at = envelope.expires_at.rfc3339();
+                shape.sender = envelope.reverse_path.to_string();
+                shape.message_id = envelope.message_id.to_string();
+                shape.size_bytes = envelope.body.size_bytes;
+                let states = stored.progress.recipients.iter();
+                let recipients = envelope.recipients.iter().zip(states);
+                shape.recipients = recipients.map(|(who, is)| Recipient::of(&who.address.to_string(), is)).collect();
+            }
+            Err(error) => shape.unreadable = Some(error.to_string()),
+        }
+        shape
+    }
+}
+
+impl Recipient {
+    fn of(address: &str, progress: &RecipientProgress) -> Recipient {
+        let last = progress.last.as_ref().map(|outcome| LastOutcome {
+            at: outcome.at.rfc3339(),
+            stage: outcome.stage.name().to_owned(),
+            host: outcome.host.to_string(),
+            address: outcome.address.map(|address| address.to_string()),
+            status: outcome.cause.status().to_string(),
+            text: outcome.cause.to_string(),
+        });
+        Recipient { address: address.to_owned(), state: progress.state.name().to_owned(), last }
+    }
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Listing {
+    /// Envelopes in the whole queue, whatever the filter.
+    pub total: usize,
+    /// In the order of their ids, which is that of acceptance.
+    pub envelopes: Vec<Envelope>,
+    /// Where to go on: `after` of the next request. Absent: that was all. A page may be short and yet not the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Which envelopes, and where in their order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Select {
+    /// Envelope sender: `a@b.example`, `b.example` or `@b.example` for all of the domain, `<>` for the null one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// Recipient domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// Credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    /// Accepted at least so many seconds ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub older_than: Option<u64>,
+    /// Accepted at most so many seconds ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub younger_than: Option<u64>,
+    /// `active`, `held`, `deferred` or `ready`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Go on after this queue id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Most envelopes of the page, 1 to 1000; 100 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+impl Select {
+    /// As the queue understands it.
+    ///
+    /// # Errors
+    /// One sentence: which value is wrong, and what would be right.
+    pub fn filter(&self) -> Result<Filter, String> {
+        let domain = |text: &str| text.parse::<Domain>().map_err(|error| format!("{text:?}: {error}"));
+        let sender = match self.sender.as_deref() {
+            None => None,
+            Some("<>") => Some(Sender::Null),
+            Some(text) => Some(match text.trim_start_matches('@') {
+                address if address.contains('@') => {
+                    Sender::Address(address.parse().map_err(|error| format!("sender {text:?}: {error}"))?)
+                }
+                name => Sender::Domain(domain(name)?),
+            }),
+        };
+        let state = match self.state.as_deref() {
+            None => None,
+            Some(name) => {
+                let known = State::ALL.into_iter().find(|state| state.name() == name);
+                Some(known.ok_or_else(|| format!("state {name:?}: active, held, deferred or ready is expected"))?)
+            }
+        };
+        Ok(Filter {
+            sender,
+            domain: self.domain.as_deref().map(domain).transpose()?,
+            stream: self.stream.clone(),
+            credential: self.credential.clone(),
+            older_than: self.older_than.map(Duration::from_secs),
+            younger_than: self.younger_than.map(Duration::from_secs),
+            state,
+        })
+    }
+}
+
+/// An order on some envelopes: by id, or by filter (one page of it at a time; an empty filter is every envelope).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OrderRequest {
+    /// These envelopes, at most 1000.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<String>,
+    /// Or all that this selects. Must be there when `ids` is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
+}
+
+/// What came of an order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OrderAnswer {
+    /// One for each envelope.
+    pub results: Vec<OrderResult>,
+    /// Where to go on: `after` of the next request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What came of an order on one envelope.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OrderResult {
+    /// Queue id.
+    pub id: String,
+    /// `done`, `unchanged`, `after-attempt`, `busy`, `held`, `unknown`, `unreadable` or `closed`.
+    pub result: String,
+    /// One sentence for people.
+    pub text: String,
+}
+
+impl OrderResult {
+    /// The answer about this envelope.
+    pub fn of(id: String, ordered: &Ordered) -> OrderResult {
+        let (result, text) = match ordered {
+            Ordered::Done => ("done", "done".to_owned()),
+            Ordered::Unchanged => ("unchanged", "it was so already".to_owned()),
+            Ordered::AfterAttempt => {
+                ("after-attempt", "it is being sent just now; done as soon as that ends".to_owned())
+            }
+            Ordered::Busy => ("busy", "it is being sent just now; try again in a moment".to_owned()),
+            Ordered::Held => ("held", "it is held: release it first".to_owned()),
+            Ordered::Unknown => ("unknown", "not in the queue".to_owned()),
+            Ordered::Unreadable(error) => ("unreadable", format!("its record cannot be read: {error}")),
+            Ordered::Closed => ("closed", "the daemon is stopping".to_owned()),
+        };
+        OrderResult { id, result: result.to_owned(), text }
+    }
+
+    /// Whether the order was or will be carried out, or had been before.
+    pub fn is_success(&self) -> bool {
+        matches!(self.result.as_str(), "done" | "unchanged" | "after-attempt")
+    }
+}
+
+/// What binds a waiting envelope, as the engine tells it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Constraint {
+    /// A word for programs.
+    pub kind: String,
+    /// One sentence for people.
+    pub text: String,
+    /// The peer's words or the config's line that caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// When it ends, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// Why an envelope waits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Why {
+    /// The envelope.
+    pub envelope: Envelope,
+    /// What binds it, the binding one first.
+    pub constraints: Vec<Constraint>,
+}
+
+/// The text of an envelope sender, as people read it.
+pub fn sender_text(sender: &str) -> String {
+    match sender {
+        "" => format!("<{}>", ReversePath::Null),
+        sender => sender.to_owned(),
+    }
+}

@@ -1,0 +1,128 @@
+//! What an operator may do to a waiting envelope: each order reads it, changes its state, and writes that like any
+//! other settle, so that it survives whatever comes.
+
+use super::{Claim, Flags, Queue, Wish, lock};
+use crate::mail::{Cause, EnhancedStatus, Outcome, Progress, QueueId, RecipientState, Stage};
+use crate::spool::{ReadError, Stored};
+use crate::time::Timestamp;
+
+/// What to do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Order {
+    /// Stop it, until it is released. It does not expire meanwhile.
+    Hold,
+    /// Undo a hold.
+    Release,
+    /// Due now.
+    Retry,
+    /// Remove it, and tell nobody.
+    Delete,
+    /// Return it to its sender.
+    Bounce,
+}
+
+impl Order {
+    /// Every order.
+    pub const ALL: [Order; 5] = [Order::Hold, Order::Release, Order::Retry, Order::Delete, Order::Bounce];
+
+    /// The word on the command line and in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Order::Hold => "hold",
+            Order::Release => "release",
+            Order::Retry => "retry",
+            Order::Delete => "delete",
+            Order::Bounce => "bounce",
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ordered {
+    /// Done, and written.
+    Done,
+    /// It was so already.
+    Unchanged,
+    /// It is being attempted: held or deleted as soon as that ends, unless it is delivered.
+    AfterAttempt,
+    /// It is being attempted, and this cannot be done meanwhile.
+    Busy,
+    /// It is held: release it first.
+    Held,
+    /// There is no such envelope.
+    Unknown,
+    /// Its record cannot be read.
+    Unreadable(ReadError),
+    /// The spool is closed.
+    Closed,
+}
+
+/// What the bounce says.
+const BOUNCED_TEXT: &str = "returned to the sender by the operator of this server";
+
+impl Queue {
+    /// Carries out an order on one envelope. When this returns `Done`, it is written.
+    ///
+    /// # Cancel safety
+    /// Dropped before it returns, the order was carried out or not.
+    pub async fn order(&self, id: QueueId, order: Order) -> Ordered {
+        let row = match self.shared.table().lease_for_order(id) {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ordered::Unknown,
+            Err(()) => return self.wish(id, order),
+        };
+        let claim = Claim { queue: self, id, kept: false };
+        let held = row.flags.has(Flags::HELD);
+        if order == Order::Retry && held {
+            return Ordered::Held;
+        }
+        let Stored { envelope, progress: before } = match self.read(id, row.place).await {
+            Ok((stored, _)) => stored,
+            Err(error) => return Ordered::Unreadable(error),
+        };
+        let now = self.now();
+        let mut after = before.clone();
+        carry_out(&mut after, order, now);
+        // A hold for a record that could not be read stands in memory alone: a release must end that too.
+        if after == before && held == after.held {
+            return Ordered::Unchanged;
+        }
+        claim.keep();
+        if let Some(wish) = self.shared.take_wish(id).filter(|_| !after.is_final()) {
+            super::lease::grant(&mut after, wish);
+        }
+        match self.settle_unasked(&envelope, &before, after).written().await {
+            true => Ordered::Done,
+            false => Ordered::Closed,
+        }
+    }
+
+    /// What can be done to an envelope that a connection holds.
+    fn wish(&self, id: QueueId, order: Order) -> Ordered {
+        let wish = match order {
+            Order::Hold => Wish::Hold,
+            Order::Delete => Wish::Delete,
+            Order::Release | Order::Retry | Order::Bounce => return Ordered::Busy,
+        };
+        let mut wishes = lock(&self.shared.wishes);
+        if wishes.insert(id, wish).is_none() {
+            self.shared.wish_count.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        }
+        Ordered::AfterAttempt
+    }
+}
+
+fn carry_out(progress: &mut Progress, order: Order, now: Timestamp) {
+    match order {
+        Order::Hold => progress.held = true,
+        Order::Release => progress.held = false,
+        Order::Retry => progress.due = now,
+        Order::Delete => progress.end(RecipientState::Deleted, None),
+        Order::Bounce => {
+            let cause = Cause::local(EnhancedStatus::new(5, 0, 0), BOUNCED_TEXT);
+            let outcome = Outcome { at: now, stage: Stage::Local, host: "".into(), address: None, cause };
+            progress.end(RecipientState::Failed, Some(&outcome));
+        }
+    }
+}

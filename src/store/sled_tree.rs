@@ -1,0 +1,80 @@
+//! sled 0.34.7 as the store's tree, with the care that it needs. Used by the store's thread alone.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::thread::{Opener, Tree};
+use crate::size::ByteSize;
+
+/// How sled is opened.
+pub(super) fn opener(cache: ByteSize) -> Opener {
+    Box::new(move |directory| {
+        forget_half_written_snapshots(directory)?;
+        // Its own flusher only logs what fails; ours is told.
+        let config = sled::Config::new().path(directory).cache_capacity(cache.bytes()).flush_every_ms(None);
+        let db = config.open().map_err(|error| error.to_string())?;
+        Ok(Box::new(SledTree { db, directory: directory.to_owned() }))
+    })
+}
+
+struct SledTree {
+    db: sled::Db,
+    directory: PathBuf,
+}
+
+/// sled writes its snapshot, at open, as `snap.*.generating`, and a crash then leaves a file that the next open takes
+/// for the newest snapshot and fails on, for ever.
+fn forget_half_written_snapshots(directory: &Path) -> Result<(), String> {
+    for entry in fs::read_dir(directory).map_err(|error| error.to_string())?.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path()).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+impl Tree for SledTree {
+    fn scan(&mut self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), String> {
+        for row in self.db.iter() {
+            let (key, value) = row.map_err(|error| error.to_string())?;
+            each(&key, &value);
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        let value = self.db.get(key).map_err(|error| error.to_string())?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
+        let before = self.db.insert(key, value).map_err(|error| error.to_string())?;
+        Ok(before.is_none())
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<bool, String> {
+        let before = self.db.remove(key).map_err(|error| error.to_string())?;
+        Ok(before.is_some())
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        // Never `flush_async`: it deadlocks.
+        self.db.flush().map(drop).map_err(|error| error.to_string())
+    }
+
+    /// sled's flush hands the pages to the kernel and waits for them with `sync_file_range`, which promises nothing
+    /// over a power cut. The same files, by descriptors of our own, are synced here.
+    fn sync(&mut self) -> Result<(), String> {
+        let files = fs::read_dir(&self.directory).map_err(|error| error.to_string())?.flatten();
+        for path in files.map(|entry| entry.path()).filter(|path| path.is_file()) {
+            File::open(path).and_then(|file| file.sync_all()).map_err(|error| error.to_string())?;
+        }
+        let above = self.directory.parent().unwrap_or(&self.directory);
+        for directory in [self.directory.as_path(), above] {
+            File::open(directory).and_then(|file| file.sync_all()).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
