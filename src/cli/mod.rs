@@ -3,17 +3,23 @@
 //! Called by `main` alone. Each command has a file; those that ask a running daemon speak to its control socket.
 
 mod check;
+pub mod client;
 mod init;
+mod moment;
+pub mod queue;
 pub mod records;
 mod sandbox;
+pub mod why;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
+use client::Daemon;
 
 /// How a command ended, for scripts. 2 is clap's, for a wrong command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +67,11 @@ enum Command {
     Check(check::Arguments),
     /// Run a whole relay on loopback, with a peer that catches and shows what is delivered.
     Sandbox(sandbox::Arguments),
-    // The queue's, credentials' and spool's commands stand below, in the order of the manual.
+    /// Show and change what waits in the queue.
+    #[command(subcommand)]
+    Queue(queue::Command),
+    /// Say why an envelope waits, who or what caused it, and when that ends.
+    Why(why::Arguments),
 }
 
 /// What every command may need.
@@ -83,6 +93,28 @@ impl Context {
             Exit::Config
         })
     }
+
+    /// Runs a command that asks the daemon. Of the config it needs the data directory alone, so that an operator who may
+    /// not read the keys can still look at the queue.
+    fn ask(
+        &self,
+        command: impl FnOnce(Daemon<'_>, &mut dyn Write) -> io::Result<ExitCode>,
+    ) -> anyhow::Result<ExitCode> {
+        let text = std::fs::read_to_string(&self.config).with_context(|| self.config.display().to_string())?;
+        let config = match Config::parse(&text, &self.config) {
+            Ok(config) => config,
+            Err(problems) => {
+                eprintln!("{problems}");
+                return Ok(Exit::Config.into());
+            }
+        };
+        let daemon = Daemon { data_dir: &config.data_dir, config: &self.config };
+        match command(daemon, &mut io::stdout().lock()) {
+            // `postrider queue list | head` is no error.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            outcome => Ok(outcome?),
+        }
+    }
 }
 
 /// Runs the command that the process was started with.
@@ -90,13 +122,17 @@ pub fn main() -> ExitCode {
     let Arguments { config, json, command } = Arguments::parse();
     let context = Context { config, json };
     let outcome = match command {
-        Command::Init(arguments) => init::run(&context, &arguments),
-        Command::Serve => serve(&context),
-        Command::Check(arguments) => check::run(&context, &arguments),
-        Command::Sandbox(arguments) => sandbox::run(&arguments),
+        Command::Init(arguments) => init::run(&context, &arguments).map(ExitCode::from),
+        Command::Serve => serve(&context).map(ExitCode::from),
+        Command::Check(arguments) => check::run(&context, &arguments).map(ExitCode::from),
+        Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),
+        Command::Queue(command) => {
+            context.ask(|daemon, out| queue::run(daemon, &command, context.json, out))
+        }
+        Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
     };
     match outcome {
-        Ok(exit) => exit.into(),
+        Ok(exit) => exit,
         Err(error) => {
             eprintln!("postrider: {error:#}");
             Exit::Failed.into()
