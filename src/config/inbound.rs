@@ -137,10 +137,10 @@ pub struct Limits {
     /// Longest TLS handshake. 1s to 5m, default 30s.
     #[serde(deserialize_with = "units::duration")]
     pub handshake_timeout: Duration,
-    /// Longest time for one message from DATA or the first BDAT to its end. 1m to 1d, default 30m.
+    /// Longest pause inside a message, and its head start on `data_rate_min`. 10s to 1h, default 3m: RFC 5321 §4.5.3.2.5.
     #[serde(deserialize_with = "units::duration")]
-    pub message_timeout: Duration,
-    /// Least speed of a message, per second and averaged since DATA, after a start of 30 s. 0 B to 1 MiB, default 500 B.
+    pub data_timeout: Duration,
+    /// Least speed of a message, per second, over its whole length. 0 B to 1 MiB, default 500 B; 0 B allows any.
     #[serde(deserialize_with = "units::size")]
     pub data_rate_min: ByteSize,
     /// Memory for the bodies that clients are sending, over all connections. 16 MiB to 64 GiB, default 256 MiB; what
@@ -163,7 +163,7 @@ impl Default for Limits {
             connections_per_client: 50,
             command_timeout: Duration::from_secs(300),
             handshake_timeout: Duration::from_secs(30),
-            message_timeout: Duration::from_secs(1800),
+            data_timeout: Duration::from_secs(180),
             data_rate_min: ByteSize(500),
             body_memory: ByteSize::mib(256),
             hops: 50,

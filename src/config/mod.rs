@@ -171,11 +171,6 @@ impl Config {
         covering.max_by_key(|sending| sending.name.as_str().len())
     }
 
-    /// The control socket, between the daemon and the command line.
-    pub fn socket_path(&self) -> PathBuf {
-        self.data_dir.join("control.sock")
-    }
-
     /// Makes paths that the file gives relative start at the file's directory.
     fn anchor_paths(&mut self, path: &Path) {
         let base = path.parent().unwrap_or(Path::new("")).to_owned();

@@ -310,7 +310,7 @@ fn limits(config: &Config, judge: &mut Judge<'_>) {
     judge.range("limits.connections_per_client", limits.connections_per_client, 1..=100_000);
     judge.range("limits.command_timeout", limits.command_timeout, 10 * SECOND..=HOUR);
     judge.range("limits.handshake_timeout", limits.handshake_timeout, SECOND..=5 * MINUTE);
-    judge.range("limits.message_timeout", limits.message_timeout, MINUTE..=DAY);
+    judge.range("limits.data_timeout", limits.data_timeout, 10 * SECOND..=HOUR);
     judge.range("limits.data_rate_min", limits.data_rate_min, ByteSize(0)..=ByteSize::mib(1));
     judge.range("limits.body_memory", limits.body_memory, ByteSize::mib(16)..=ByteSize::mib(64 << 10));
     judge.range("limits.hops", limits.hops, 10..=200);

@@ -47,7 +47,7 @@ pub(super) async fn order(
 ) -> Result<Json<OrderAnswer>, Refused> {
     let order = Order::ALL.into_iter().find(|order| order.name() == name);
     let order = order.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no order {name:?}")))?;
-    let Json(request) = request.map_err(|error| refused(error.body_text()))?;
+    let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
     let (ids, next) = match (&request.ids[..], &request.select) {
         ([], Some(select)) => {
             let (filter, after, limit) = understood(select)?;

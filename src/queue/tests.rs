@@ -275,3 +275,52 @@ fn the_sink_hears_every_change_once_and_after_the_message_is_hot() {
     assert!(shared.hot.lock().unwrap().entry(id(1)).is_none(), "a deferred message is hot no more");
     assert_eq!(heard.lock().unwrap().len(), 2);
 }
+
+/// Waiting envelopes, each to a domain of its own: the worst case for names.
+const MEASURED: u64 = 100_000;
+/// The promise. Unit: bytes of an envelope, in all of the queue's room.
+const ENVELOPE_BYTES_MAX: u64 = 250;
+/// Says to the probe that it is the process that measures.
+const PROBE: &str = "POSTRIDER_MEMORY_PROBE";
+
+#[test]
+fn a_waiting_envelope_costs_at_most_250_bytes_of_memory() {
+    let probe = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "queue::tests::the_probe_of_memory_runs_alone", "--nocapture", "--test-threads=1"])
+        .env(PROBE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&probe.stdout);
+    let figure = said.lines().find_map(|line| line.split_once("bytes of an envelope: ")).map(|(_, figure)| figure);
+    let bytes: u64 = figure.and_then(|figure| figure.trim().parse().ok()).unwrap_or_else(|| panic!("{said}"));
+    println!("{bytes} bytes of an envelope");
+    assert!((64..=ENVELOPE_BYTES_MAX).contains(&bytes), "{bytes} bytes of an envelope");
+}
+
+#[test]
+fn the_probe_of_memory_runs_alone() {
+    if std::env::var_os(PROBE).is_none() {
+        return;
+    }
+    let shared = Arc::new(Shared::new(ByteSize::mib(64), Arc::new(Clock::starting_at(ACCEPTED_AT))));
+    let state = Arc::new(std::sync::Mutex::new(Box::new(|_| ()) as Box<dyn FnMut(_) + Send>));
+    let mut applier = Applier { shared: Arc::clone(&shared), state };
+    shared.table().track_all();
+    let before = resident_bytes();
+    for number in 1..=MEASURED {
+        let envelope = envelope_to(number, &[&format!("user@customer-{number}.example.com")]);
+        applier.accepted(Sequence(number), at(number), Message { envelopes: vec![envelope], body: None });
+        let lease = shared.table().lease(id(number));
+        assert!(lease.is_some());
+        applier.settled(Sequence(number), at(number), id(number), deferred(1));
+    }
+    let after = resident_bytes();
+    assert_eq!(shared.table().len() as u64, MEASURED);
+    println!("bytes of an envelope: {}", (after - before) / MEASURED);
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+}

@@ -8,7 +8,9 @@
 mod sled_tree;
 mod thread;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::size::ByteSize;
@@ -28,12 +30,30 @@ pub struct Settings {
     pub deadline: Duration,
     /// Longest wait for opening. Unit: seconds. Default 10: reading the spool is faster than a slower open.
     pub open_deadline: Duration,
+    /// What opens a tree: sled, but for tests of what a failing one does.
+    pub tree: TreeKind,
+}
+
+/// What opens a tree, given its cache's size.
+#[derive(Clone)]
+pub struct TreeKind(pub Arc<dyn Fn(ByteSize) -> Opener + Send + Sync>);
+
+impl Default for TreeKind {
+    fn default() -> Self {
+        TreeKind(Arc::new(sled_tree::opener))
+    }
+}
+
+impl fmt::Debug for TreeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TreeKind")
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let (deadline, open_deadline) = (Duration::from_secs(30), Duration::from_secs(10));
-        Settings { cache: ByteSize::mib(16), deadline, open_deadline }
+        Settings { cache: ByteSize::mib(16), deadline, open_deadline, tree: TreeKind::default() }
     }
 }
 
@@ -78,20 +98,7 @@ impl Store {
     /// # Errors
     /// There is none, or it is not to be believed; the text says why.
     pub fn open(directory: &Path, settings: &Settings, boot: String) -> Result<(Store, Loaded), StoreError> {
-        Store::open_with(sled_tree::opener(settings.cache), directory, settings, boot)
-    }
-
-    /// As [`Store::open`], over another tree than sled's: for tests of what a failing one does.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
-    pub fn open_with(
-        opener: Opener,
-        directory: &Path,
-        settings: &Settings,
-        boot: String,
-    ) -> Result<(Store, Loaded), StoreError> {
-        let mut worker = Worker::start(opener, directory, settings)?;
+        let mut worker = Worker::start(directory, settings)?;
         let loaded = worker.load(boot)?;
         Ok((Store { worker }, loaded))
     }
@@ -101,21 +108,7 @@ impl Store {
     /// # Errors
     /// It could not be made; try again later.
     pub fn begin(directory: &Path, settings: &Settings, spool: u128, boot: String) -> Result<Store, StoreError> {
-        Store::begin_with(sled_tree::opener(settings.cache), directory, settings, spool, boot)
-    }
-
-    /// As [`Store::begin`], over another tree than sled's.
-    ///
-    /// # Errors
-    /// As [`Store::begin`].
-    pub fn begin_with(
-        opener: Opener,
-        directory: &Path,
-        settings: &Settings,
-        spool: u128,
-        boot: String,
-    ) -> Result<Store, StoreError> {
-        let mut worker = Worker::start(opener, directory, settings)?;
+        let mut worker = Worker::start(directory, settings)?;
         worker.begin(spool, boot)?;
         Ok(Store { worker })
     }

@@ -80,10 +80,11 @@ impl fmt::Debug for Worker {
 }
 
 impl Worker {
-    pub(super) fn start(opener: Opener, directory: &Path, settings: &Settings) -> Result<Worker, StoreError> {
+    pub(super) fn start(directory: &Path, settings: &Settings) -> Result<Worker, StoreError> {
         let (calls, inbox) = sync_channel(CALLS_MAX);
         let (outbox, answers) = sync_channel(CALLS_MAX);
         let directory = directory.to_owned();
+        let opener = (settings.tree.0)(settings.cache);
         let run = move || {
             let mut keeper = Keeper { directory, opener: Some(opener), tree: None, mark: None };
             for call in inbox {

@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use postrider::store::{Opener, Settings, Store, StoreError, Tree};
+use postrider::store::{Opener, Settings, Store, StoreError, Tree, TreeKind};
 
 const SPOOL: u128 = 77;
 const BOOT: &str = "boot-1";
@@ -140,6 +140,13 @@ enum Mood {
     Hangs,
 }
 
+/// Settings whose tree is made by this opener, once.
+fn with_tree(deadline: Duration, opener: Opener) -> Settings {
+    let once = Mutex::new(Some(opener));
+    let tree = TreeKind(Arc::new(move |_| once.lock().unwrap().take().unwrap()));
+    Settings { deadline, open_deadline: deadline, tree, ..Settings::default() }
+}
+
 /// A tree that works for some calls and then never again. It hangs until the test lets go of its end of a channel.
 struct Moody {
     mood: Mood,
@@ -188,14 +195,13 @@ impl Tree for Moody {
 #[test]
 fn an_error_a_panic_or_silence_makes_the_store_bad_for_good_within_its_deadline() {
     let deadline = Duration::from_millis(200);
-    let settings = Settings { deadline, open_deadline: deadline, ..Settings::default() };
     for mood in [Mood::Fails, Mood::Panics, Mood::Hangs] {
         for good_calls in [0, 1, 3, 4] {
             let dir = tempfile::tempdir().unwrap();
             let (let_go, hang) = mpsc::channel();
             let opener: Opener = Box::new(move |_| Ok(Box::new(Moody { mood, good_calls, hang })));
             let started = Instant::now();
-            let mut store = Store::begin_with(opener, dir.path(), &settings, SPOOL, BOOT.to_owned()).unwrap();
+            let mut store = Store::begin(dir.path(), &with_tree(deadline, opener), SPOOL, BOOT.to_owned()).unwrap();
             let first =
                 (0..10).find_map(|number| store.write(vec![row(number)]).and_then(|()| store.checkpoint(number)).err());
             let first = first.unwrap();
@@ -219,18 +225,17 @@ fn an_error_a_panic_or_silence_makes_the_store_bad_for_good_within_its_deadline(
 #[test]
 fn an_open_that_hangs_or_panics_is_given_up() {
     let deadline = Duration::from_millis(200);
-    let settings = Settings { deadline, open_deadline: deadline, ..Settings::default() };
     let dir = tempfile::tempdir().unwrap();
     let (let_go, hang) = mpsc::channel::<()>();
     let hanging: Opener = Box::new(move |_| {
         let _ = hang.recv();
         Err("woken at last".to_owned())
     });
-    let begun = Store::begin_with(hanging, dir.path(), &settings, SPOOL, BOOT.to_owned());
+    let begun = Store::begin(dir.path(), &with_tree(deadline, hanging), SPOOL, BOOT.to_owned());
     assert_eq!(begun.err(), Some(StoreError::Silent(deadline)));
     drop(let_go);
     let panicking: Opener = Box::new(|_| panic!("tried to serialize Uninitialized"));
-    let begun = Store::begin_with(panicking, dir.path(), &settings, SPOOL, BOOT.to_owned());
+    let begun = Store::begin(dir.path(), &with_tree(deadline, panicking), SPOOL, BOOT.to_owned());
     assert_eq!(begun.err(), Some(StoreError::Failed("it panicked".to_owned())));
 }
 

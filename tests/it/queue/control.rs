@@ -1,0 +1,269 @@
+//! The control socket and its client: what an operator types, over a real socket, down to the rows.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use postrider::cli::client::Daemon;
+use postrider::cli::{queue as queue_cli, why as why_cli};
+use postrider::events::Events;
+use postrider::http::{self, Api};
+use postrider::queue::Queue;
+use postrider::time::Timestamp;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+use super::kit::{self, lease, put, run, settle};
+
+/// A queue with its socket.
+struct Served {
+    dir: tempfile::TempDir,
+    queue: Queue,
+    stop: oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Served {
+    async fn start() -> Served {
+        Served::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir) -> Served {
+        let queue = kit::open(dir.path());
+        let (stop, stopped) = oneshot::channel();
+        let why: http::Explain = Arc::new(|id| {
+            Box::pin(async move {
+                json!([{ "kind": "connections", "text": format!("{id} waits for a connection"), "cause": "421 busy" }])
+            })
+        });
+        let api = Api { queue: queue.clone(), events: Events::default(), why };
+        let settings = http::Settings::in_dir(dir.path());
+        let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
+        let socket = dir.path().join(http::SOCKET_NAME);
+        while tokio::net::UnixStream::connect(&socket).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        Served { dir, queue, stop, server }
+    }
+
+    /// The raw answer to a request: status and JSON.
+    async fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, text) = self.text(method, path, body).await;
+        (status, serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    async fn text(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let socket = self.dir.path().join(http::SOCKET_NAME);
+        let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// What `postrider …` prints, and its exit code.
+    async fn command(&self, line: &str) -> (String, ExitCode) {
+        command(self.dir.path(), line).await
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.server.await.unwrap().unwrap();
+        assert!(!self.dir.path().join(http::SOCKET_NAME).exists());
+        self.queue.close();
+    }
+}
+
+#[derive(Parser)]
+struct Line {
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    #[command(subcommand)]
+    Queue(queue_cli::Command),
+    Why(why_cli::Arguments),
+}
+
+async fn command(data_dir: &Path, line: &str) -> (String, ExitCode) {
+    let (data_dir, words) = (data_dir.to_owned(), format!("postrider {line}"));
+    let printed = tokio::task::spawn_blocking(move || {
+        let Line { json, command } = Line::try_parse_from(words.split_whitespace()).unwrap();
+        let daemon = Daemon { data_dir: &data_dir, config: Path::new("/etc/postrider.toml") };
+        let mut out = Vec::new();
+        let exit = match command {
+            Command::Queue(command) => queue_cli::run(daemon, &command, json, &mut out),
+            Command::Why(arguments) => why_cli::run(daemon, &arguments, json, &mut out),
+        };
+        (String::from_utf8(out).unwrap(), exit.unwrap())
+    });
+    printed.await.unwrap()
+}
+
+#[test]
+fn an_operator_lists_holds_releases_and_deletes() {
+    run(async {
+        let served = Served::start().await;
+        let (text, exit) = served.command("queue list").await;
+        assert_eq!((text.as_str(), exit), ("The queue is empty.\n", ExitCode::SUCCESS));
+        let id = put(&served.queue, &["a@y.example", "b@y.example"]).await;
+        let other = put(&served.queue, &["c@z.example"]).await;
+        let first = lease(&served.queue, id).await;
+        settle(&served.queue, first, 450, Timestamp::from_secs(4_000_000_000)).await;
+
+        let (text, _) = served.command("queue list").await;
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 5, "{text}");
+        assert!(lines[1].starts_with(&format!("{id}  deferred  0s")), "{text}");
+        assert!(lines[1].ends_with("sender@example.com -> a@y.example and 1 more"), "{text}");
+        assert_eq!(lines[2].trim(), "mx.example said: 450 later");
+        assert!(lines[3].starts_with(&format!("{other}  ready ")), "{text}");
+        assert_eq!(lines[4], "2 of 2 waiting envelopes.");
+
+        let (text, _) = served.command("queue hold --domain y.example").await;
+        assert_eq!(text, "hold: 1 envelope.\n");
+        let (text, _) = served.command("queue list --state held --json").await;
+        let listed: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(listed.as_array().map(Vec::len), Some(1));
+        assert_eq!((&listed[0]["id"], &listed[0]["state"]), (&json!(id.to_string()), &json!("held")));
+        assert_eq!(listed[0]["recipients"][0]["last"]["text"], "450 later");
+        let (text, exit) = served.command(&format!("queue retry {id}")).await;
+        assert_eq!(exit, ExitCode::FAILURE);
+        assert_eq!(text, format!("{id}  it is held: release it first\nretry: 0 envelopes; not possible for 1.\n"));
+        let (text, _) = served.command(&format!("queue release {id}")).await;
+        assert_eq!(text, "release: 1 envelope.\n");
+        let (text, _) = served.command(&format!("queue show {id}")).await;
+        for fact in ["deferred", "sender@example.com", "a@y.example  pending", "at mx.example, rcpt: 450 later"] {
+            assert!(text.contains(fact), "{fact} is not in {text}");
+        }
+        let (_, exit) = served.command("queue delete").await;
+        assert_eq!(exit, ExitCode::from(2), "an order without a choice is a mistake, not an order about everything");
+        assert_eq!(served.queue.len(), 2);
+        let (text, _) = served.command("queue delete --all").await;
+        assert_eq!(text, "delete: 2 envelopes.\n");
+        assert!(served.queue.is_empty());
+        served.stop().await;
+    });
+}
+
+#[test]
+fn why_tells_the_reason_first() {
+    run(async {
+        let served = Served::start().await;
+        let id = put(&served.queue, &["a@y.example"]).await;
+        let (text, exit) = served.command(&format!("why {id}")).await;
+        assert_eq!(exit, ExitCode::SUCCESS);
+        let want = format!("{id} waits: {id} waits for a connection\n    because: 421 busy\n");
+        assert!(text.starts_with(&want), "{text}");
+        let (text, _) = served.command(&format!("why {id} --json")).await;
+        let read: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["constraints"][0]["kind"], "connections");
+        assert_eq!(read["envelope"]["id"], id.to_string());
+        let (_, exit) = served.command("why zzzzzzzzzzzz").await;
+        assert_eq!(exit, ExitCode::FAILURE);
+        served.stop().await;
+    });
+}
+
+#[test]
+fn without_a_daemon_the_exit_code_says_so() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        for line in ["queue list", "queue hold --all", "why 0123456789BC"] {
+            assert_eq!(command(dir.path(), line).await.1, ExitCode::from(69), "{line}");
+        }
+    });
+}
+
+#[test]
+fn a_wrong_request_is_refused_in_words() {
+    run(async {
+        let served = Served::start().await;
+        let many: Vec<String> = (0..1001).map(|_| "0123456789BC".to_owned()).collect();
+        let many = json!({ "ids": many }).to_string();
+        let rows = [
+            ("GET", "/v1/queue?limit=0", "", 400, "limit 0"),
+            ("GET", "/v1/queue?limit=1001", "", 400, "limit 1001"),
+            ("GET", "/v1/queue?colour=red", "", 400, "colour"),
+            ("GET", "/v1/queue?domain=a%20b", "", 400, "domain name"),
+            ("GET", "/v1/queue?sender=a%40%40", "", 400, "sender"),
+            ("GET", "/v1/queue?state=late", "", 400, "state"),
+            ("GET", "/v1/queue/short", "", 400, "queue id"),
+            ("GET", "/v1/queue/0123456789BC", "", 404, "not in the queue"),
+            ("POST", "/v1/queue/orders/paint", "{}", 404, "paint"),
+            ("POST", "/v1/queue/orders/delete", "{}", 400, "neither"),
+            ("POST", "/v1/queue/orders/delete", r#"{"ids":["0123456789BC"],"select":{}}"#, 400, "not both"),
+            ("POST", "/v1/queue/orders/delete", r#"{"idz":[]}"#, 422, "idz"),
+            ("POST", "/v1/queue/orders/delete", &many, 400, "1001 ids"),
+            ("POST", "/v1/spool/backup", r#"{"directory":"relative"}"#, 400, "absolute"),
+            ("GET", "/v1/nothing", "", 404, "no such path"),
+        ];
+        for (method, path, body, status, word) in rows {
+            let (got, answer) = served.request(method, path, body).await;
+            let text = answer["error"].as_str().unwrap_or_default();
+            assert!(got == status && text.contains(word), "{method} {path}: {got} {answer}");
+        }
+        let (status, _) = served.request("POST", "/v1/queue/orders/delete", &"x".repeat(300_000)).await;
+        assert_eq!(status, 413, "a body over the bound is not read");
+        served.stop().await;
+    });
+}
+
+#[test]
+fn numbers_are_told_and_a_backup_can_be_opened() {
+    run(async {
+        let served = Served::start().await;
+        let id = put(&served.queue, &["a@y.example"]).await;
+        assert_eq!(served.request("GET", "/v1/health", "").await.1["waiting"], 1);
+        assert_eq!(served.request("GET", "/v1/counters", "").await.1["waiting"], 1);
+        assert_eq!(served.request("GET", "/v1/spool", "").await.1["live"], 1);
+        let (_, metrics) = served.text("GET", "/metrics", "").await;
+        assert!(metrics.contains("\npostrider_queue_envelopes 1\n"), "{metrics}");
+        let to = tempfile::tempdir().unwrap();
+        let body = json!({ "directory": to.path().join("spool") }).to_string();
+        let (status, answer) = served.request("POST", "/v1/spool/backup", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let copy = kit::open(to.path());
+        assert_eq!(copy.waiting().map(|row| row.id).collect::<Vec<_>>(), [id]);
+        copy.close();
+        served.stop().await;
+    });
+}
+
+#[test]
+fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
+    run(async {
+        let served = Served::start().await;
+        let socket = served.dir.path().join(http::SOCKET_NAME);
+        assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+        let why: http::Explain = Arc::new(|_| Box::pin(async { Value::Null }));
+        let api = Api { queue: served.queue.clone(), events: Events::default(), why };
+        let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
+        assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        served.stop().await;
+    });
+}
+
+#[test]
+fn a_socket_that_a_crash_left_behind_is_replaced() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join(http::SOCKET_NAME)).unwrap());
+        assert_eq!(command(dir.path(), "queue list").await.1, ExitCode::from(69));
+        let served = Served::start_in(dir).await;
+        assert_eq!(served.command("queue list").await.1, ExitCode::SUCCESS);
+        served.stop().await;
+    });
+}
