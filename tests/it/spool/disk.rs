@@ -154,7 +154,9 @@ impl State {
 
     fn grow(&self, more: usize) -> io::Result<()> {
         match self.capacity {
-            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }
