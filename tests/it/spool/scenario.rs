@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -448,11 +449,23 @@ fn no_crash_loses_what_was_promised_or_brings_back_what_was_ended() {
         Some(seed) => seed..seed + 1,
         None => 0..number("POSTRIDER_SEEDS").unwrap_or(SEEDS_DEFAULT),
     };
-    for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| History::new(seed).run());
-        if let Err(panic) = outcome {
-            eprintln!("seed {seed} failed: run it alone with POSTRIDER_SEED={seed}");
-            std::panic::resume_unwind(panic);
+    let next = AtomicU64::new(seeds.start);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    if let Err(panic) = std::panic::catch_unwind(|| History::new(seed).run()) {
+                        eprintln!("seed {seed} failed: run it alone with POSTRIDER_SEED={seed}");
+                        next.store(seeds.end, Ordering::Relaxed);
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
         }
-    }
+    });
 }
