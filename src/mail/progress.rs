@@ -211,7 +211,6 @@ mod tests {
             counts: true,
             uncertain: false,
             source: "".into(),
-            dsn_passed_on: true,
         }
     }
 
