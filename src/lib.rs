@@ -14,6 +14,7 @@ pub mod smtp;
 // Floor 2: reason.
 pub mod traffic;
 // Floor 3: materials.
+pub mod certificate;
 pub mod clock;
 pub mod credential;
 pub mod dns;

@@ -27,6 +27,7 @@ const ROOMS: &[Room] = &[
     room("retry", 1, &[]),
     room("smtp", 1, &["base64", "smtp_proto"]),
     room("traffic", 2, &[]),
+    room("certificate", 3, &["rcgen"]),
     room("clock", 3, &[]),
     room(
         "credential",
@@ -90,7 +91,9 @@ fn no_room_imports_upward_or_sideways() {
         let Some(own) = room_of(&path) else { continue };
         for (line, used) in crate_paths(&text) {
             let Some(other) = ROOMS.iter().find(|room| room.name == used) else { continue };
-            if other.name != own.name && other.floor >= own.floor && !GROUND.contains(&other.name) {
+            // The roof composes the house, and its rooms each other.
+            let on_the_roof = own.floor == 8 && other.floor == 8;
+            if other.name != own.name && other.floor >= own.floor && !GROUND.contains(&other.name) && !on_the_roof {
                 breaches.push(format!(
                     "{}:{line}: floor {} `{}` names floor {} `{used}`",
                     path.display(),

@@ -1,6 +1,193 @@
-//! The command line.
+//! The command line: what can be asked of `postrider`, and with which exit code it answers.
+//!
+//! Called by `main` alone. Each command has a file; those that ask a running daemon speak to its control socket.
 
-pub mod client;
-mod moment;
-pub mod queue;
-pub mod why;
+mod check;
+mod init;
+pub mod records;
+mod sandbox;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+/// How a command ended, for scripts. 2 is clap's, for a wrong command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// 0: done.
+    Done = 0,
+    /// 1: it failed, or what was asked about is not as it should be.
+    Failed = 1,
+    /// 69, EX_UNAVAILABLE: the command needs a running daemon, and none runs.
+    NoDaemon = 69,
+    /// 78, EX_CONFIG: the config has errors. The unit file does not restart at this.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Postrider, a sending MTA: accepts mail durably, and sends it in the way that mailbox providers trust.
+#[derive(Parser)]
+#[command(name = "postrider", version, propagate_version = true, after_help = EXIT_CODES)]
+struct Arguments {
+    /// The config file.
+    #[arg(short = 'c', long = "config", global = true, value_name = "FILE", default_value = config::PATH)]
+    config: PathBuf,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong command line, 69 no daemon runs, 78 the config has errors.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a working config, keys and a credential, and print every DNS record to set.
+    Init(init::Arguments),
+    /// Run the daemon.
+    Serve,
+    /// Say what is wrong with the config; with --network, with DNS and the way out too.
+    Check(check::Arguments),
+    /// Run a whole relay on loopback, with a peer that catches and shows what is delivered.
+    Sandbox(sandbox::Arguments),
+    // The queue's, credentials' and spool's commands stand below, in the order of the manual.
+}
+
+/// What every command may need.
+pub struct Context {
+    /// The config's path.
+    pub config: PathBuf,
+    /// JSON was asked for.
+    pub json: bool,
+}
+
+impl Context {
+    /// Reads the config; errors are printed, one a line.
+    ///
+    /// # Errors
+    /// The exit code.
+    pub fn load(&self) -> Result<Config, Exit> {
+        Config::load(&self.config).map_err(|problems| {
+            eprintln!("{problems}");
+            Exit::Config
+        })
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let Arguments { config, json, command } = Arguments::parse();
+    let context = Context { config, json };
+    let outcome = match command {
+        Command::Init(arguments) => init::run(&context, &arguments),
+        Command::Serve => serve(&context),
+        Command::Check(arguments) => check::run(&context, &arguments),
+        Command::Sandbox(arguments) => sandbox::run(&arguments),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("postrider: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn serve(context: &Context) -> anyhow::Result<Exit> {
+    match context.load() {
+        Ok(config) => {
+            let path = std::path::absolute(&context.config).unwrap_or_else(|_| context.config.clone());
+            crate::app::serve(config, path).map(|()| Exit::Done)
+        }
+        Err(exit) => Ok(exit),
+    }
+}
+
+/// Colours, on a terminal that wants them (https://no-color.org).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paint {
+    /// ANSI sequences.
+    Colours,
+    /// None: a file, a pipe, or `NO_COLOR`.
+    Plain,
+}
+
+impl Paint {
+    /// As standard output wants it.
+    pub fn of_stdout() -> Paint {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        match wanted && std::io::stdout().is_terminal() {
+            true => Paint::Colours,
+            false => Paint::Plain,
+        }
+    }
+
+    /// Good.
+    pub fn green(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    /// To be looked at.
+    pub fn yellow(self, text: &str) -> String {
+        self.wrap("33", text)
+    }
+
+    /// Wrong.
+    pub fn red(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    /// Beside the point.
+    pub fn dim(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
+
+    /// A heading.
+    pub fn bold(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        match self {
+            Paint::Colours => format!("\x1b[{code}m{text}\x1b[0m"),
+            Paint::Plain => text.to_owned(),
+        }
+    }
+}
+
+/// Whether a file is there already, for commands that never overwrite.
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_config_and_json_may_stand_before_or_after_the_command() {
+        for line in [["postrider", "-c", "x.toml", "--json", "serve"], ["postrider", "serve", "--json", "-c", "x.toml"]]
+        {
+            let arguments = Arguments::try_parse_from(line).map_err(|error| error.to_string()).unwrap();
+            assert_eq!((arguments.config.to_str(), arguments.json), (Some("x.toml"), true));
+        }
+    }
+}

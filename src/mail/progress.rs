@@ -205,14 +205,7 @@ mod tests {
     }
 
     fn attempt(verdicts: Vec<(usize, Verdict)>) -> Attempt {
-        Attempt {
-            verdicts,
-            due: Timestamp::from_secs(9),
-            counts: true,
-            uncertain: false,
-            source: "".into(),
-            dsn_passed_on: true,
-        }
+        Attempt { verdicts, due: Timestamp::from_secs(9), counts: true, uncertain: false, source: "".into() }
     }
 
     #[test]

@@ -1,37 +1,84 @@
 //! The spool's handle and the thread behind it: what the other rooms call.
 //!
-//! Async callers leave their work in the inbox and wait for the writer to wake them; only reads touch the disk on the
-//! caller's side.
+//! Async callers leave their work in the inbox and wait for the writer to wake them; only reads, and the files of large
+//! bodies, touch the disk on the caller's side.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot};
+use tracing::error;
 
+use super::backup::{self, Pinned};
 use super::disk::Disk;
+use super::log::Segments;
+use super::writer::{Broken, PutFailure, PutRequest, SettleRequest, StateRequest, Work, Writer};
 use super::{
-    Apply, DurableSeq, OpenError, OpenOptions, Place, Position, PutError, ReadError, Settings, StartReport, StateEntry,
-    Stats, Stored,
+    Apply, Compacted, DurableSeq, OpenError, OpenOptions, Place, Position, PutError, ReadError, Settings, StartReport,
+    StateEntry, Stats, Stored, read, state,
 };
 use crate::mail::{Prepared, Progress, QueueId};
 
-/// What is done when the disk broke a promise: it must not return to a daemon that goes on answering 250. The default
-/// aborts the process.
+/// What is done when the disk broke a promise: it must not return to a daemon that goes on answering 250.
 pub type Fatal = Box<dyn Fn(&str) + Send + Sync>;
 
-/// The spool. Cheap to clone.
+/// Ends the process at once: what [`Fatal`] should be in a daemon.
+pub fn abort(why: &str) {
+    error!(why, "the spool's disk failed; the process ends, and recovery decides what is true");
+    std::process::abort();
+}
+
+/// The spool. Cheap to clone. Dropping the last clone closes nothing: call [`Spool::close`].
 #[derive(Clone)]
-pub struct Spool {}
+pub struct Spool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inbox: Mutex<Inbox>,
+    /// Something was put into the inbox.
+    filled: Condvar,
+    settings: Settings,
+    disk: Arc<dyn Disk>,
+    mail: Segments,
+    state: Segments,
+    state_end: Arc<AtomicU64>,
+    places: Arc<Semaphore>,
+    stats: Mutex<Stats>,
+    started: Instant,
+    /// Milliseconds after `started` at which the writer last showed life.
+    heartbeat: AtomicU64,
+    fatal: Fatal,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    work: Work,
+    pins: Vec<oneshot::Sender<Pinned>>,
+    compacted: Option<Result<Compacted, Broken>>,
+    /// The writer waits for the condition variable.
+    asleep: bool,
+    closing: bool,
+    /// The writer is gone: nothing is taken any more.
+    closed: bool,
+}
 
 /// A settle on its way to the disk.
 #[must_use = "the next final dot on this connection must wait for `written`"]
-pub struct Ticket {}
+pub struct Ticket {
+    done: oneshot::Receiver<()>,
+}
 
 impl Ticket {
-    /// Waits until the record is written (it survives `kill -9`); synced within 10 ms after. `false`: the spool is
-    /// closed or failed first.
+    /// Waits until the record is written and applied: it survives `kill -9`, and is synced within 10 ms after. `false`:
+    /// the spool is closed or failed first.
     pub async fn written(self) -> bool {
-        todo!()
+        self.done.await.is_ok()
     }
 }
 
@@ -47,8 +94,29 @@ impl Spool {
         apply: Box<dyn Apply>,
         fatal: Fatal,
     ) -> Result<(Spool, StartReport), OpenError> {
-        let _ = (settings, disk, options, apply, fatal);
-        todo!()
+        let (writer, report) = Writer::open(settings.clone(), disk.clone(), &options, apply)?;
+        let shared = Arc::new(Shared {
+            inbox: Mutex::default(),
+            filled: Condvar::new(),
+            places: Arc::new(Semaphore::new(settings.puts_waiting_max.clamp(1, Semaphore::MAX_PERMITS))),
+            settings,
+            disk,
+            mail: writer.mail.segments.clone(),
+            state: writer.state.segments.clone(),
+            state_end: writer.state.committed.clone(),
+            stats: Mutex::new(writer.stats()),
+            started: Instant::now(),
+            heartbeat: AtomicU64::new(0),
+            fatal,
+            thread: Mutex::new(None),
+        });
+        let runner = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("spool".into())
+            .spawn(move || run(&runner, writer))
+            .map_err(|source| OpenError::Disk { doing: "starting the spool's thread".into(), source })?;
+        *lock(&shared.thread) = Some(thread);
+        Ok((Spool { shared }, report))
     }
 
     /// Makes a message durable: when this returns, it was synced and applied.
@@ -59,15 +127,25 @@ impl Spool {
     /// # Cancel safety
     /// Dropped before it returns, the message may have been kept nevertheless.
     pub async fn put(&self, prepared: Prepared) -> Result<DurableSeq, PutError> {
-        let _ = prepared;
-        todo!()
+        let shared = &self.shared;
+        let Ok(_place) = shared.places.acquire().await else { return Err(PutError::Closed) };
+        let done = match prepared.body.len() > shared.settings.inline_bytes() {
+            false => shared.leave(prepared)?,
+            true => {
+                let shared = shared.clone();
+                let left = tokio::task::spawn_blocking(move || shared.leave(prepared)).await;
+                left.unwrap_or(Err(PutError::Closed))?
+            }
+        };
+        done.await.unwrap_or(Err(PutError::Closed))
     }
 
     /// Writes an envelope's new state, and with it in one record the DSN that it causes. In the order of calls. An id
     /// that is not live is ignored, its DSN too.
     pub fn settle(&self, id: QueueId, progress: Progress, dsn: Option<Prepared>) -> Ticket {
-        let _ = (id, progress, dsn);
-        todo!()
+        let (request, done) = SettleRequest::new(id, progress, dsn);
+        self.shared.fill(|inbox| inbox.work.settles.push_back(request));
+        Ticket { done }
     }
 
     /// Makes a state entry durable. `None` removes the key.
@@ -75,8 +153,10 @@ impl Spool {
     /// # Errors
     /// As [`Spool::put`]; the reserve is used before `Full`.
     pub async fn state_put(&self, table: u16, key: Bytes, value: Option<Bytes>) -> Result<(), PutError> {
-        let _ = (table, key, value);
-        todo!()
+        let Ok(_place) = self.shared.places.acquire().await else { return Err(PutError::Closed) };
+        let (request, done) = StateRequest::new(table, key, value);
+        self.shared.fill(|inbox| inbox.work.states.push(request));
+        done.await.unwrap_or(Err(PutError::Closed))
     }
 
     /// All entries of one table that are not absent, read from the log, in the order of keys. Blocks.
@@ -84,8 +164,8 @@ impl Spool {
     /// # Errors
     /// The log cannot be read.
     pub fn state_entries(&self, table: u16) -> Result<Vec<StateEntry>, ReadError> {
-        let _ = table;
-        todo!()
+        state::entries(&self.shared.state, self.shared.state_end.load(Ordering::Acquire), table)
+            .map_err(|error| ReadError::Unreadable(error.to_string()))
     }
 
     /// Reads an envelope and its state. Blocks on the disk (microseconds when cached): call from `spawn_blocking`, or
@@ -94,8 +174,7 @@ impl Spool {
     /// # Errors
     /// See [`ReadError`]; at `Gone`, look the place up again.
     pub fn read(&self, place: Place, id: QueueId) -> Result<Stored, ReadError> {
-        let _ = (place, id);
-        todo!()
+        read::stored(&self.shared.mail, place, id)
     }
 
     /// Reads the body of the record at `home` and verifies its checksum. Blocks, as [`Spool::read`].
@@ -103,18 +182,18 @@ impl Spool {
     /// # Errors
     /// See [`ReadError`].
     pub fn read_body(&self, home: Position) -> Result<Bytes, ReadError> {
-        let _ = home;
-        todo!()
+        read::body(&*self.shared.disk, &self.shared.mail, home)
     }
 
-    /// Numbers for metrics and `spool check`.
+    /// Numbers for metrics, as of the writer's last step.
     pub fn stats(&self) -> Stats {
-        todo!()
+        lock(&self.shared.stats).clone()
     }
 
     /// How long ago the writer thread last showed life. It does so at least once a second: for the watchdog.
     pub fn writer_silence(&self) -> Duration {
-        todo!()
+        let last = Duration::from_millis(self.shared.heartbeat.load(Ordering::Relaxed));
+        self.shared.started.elapsed().saturating_sub(last)
     }
 
     /// Copies a consistent spool to a directory that does not exist yet, while running: sealed segments and large bodies
@@ -122,13 +201,140 @@ impl Spool {
     ///
     /// # Errors
     /// The disk said no; what was copied is left for the caller to remove.
-    pub fn backup(&self, to: &std::path::Path) -> std::io::Result<()> {
-        let _ = to;
-        todo!()
+    pub fn backup(&self, to: &Path) -> std::io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.shared.fill(|inbox| inbox.pins.push(sender));
+        let pinned = receiver.blocking_recv().map_err(|_| std::io::Error::other("the spool is closed"))?;
+        backup::copy(&*self.shared.disk, &pinned, to)
     }
 
     /// Writes what waits, marks a clean close, and ends the thread. Blocks. Later calls answer `Closed`.
     pub fn close(&self) {
-        todo!()
+        self.shared.places.close();
+        self.shared.fill(|inbox| inbox.closing = true);
+        if let Some(thread) = lock(&self.shared.thread).take() {
+            // A writer that panicked left no clean mark; the next start recovers.
+            let _ = thread.join();
+        }
     }
+}
+
+impl Shared {
+    /// Encodes a message and leaves it for the writer.
+    fn leave(&self, prepared: Prepared) -> Result<oneshot::Receiver<Result<DurableSeq, PutError>>, PutError> {
+        match PutRequest::new(&*self.disk, &self.settings, prepared) {
+            Ok((request, done)) => {
+                self.fill(|inbox| inbox.work.puts.push_back(request));
+                Ok(done)
+            }
+            Err(PutFailure::Full) => Err(PutError::Full),
+            Err(PutFailure::Broken(Broken(why))) => {
+                (self.fatal)(&why);
+                Err(PutError::Closed)
+            }
+        }
+    }
+
+    /// Puts something into the inbox and wakes the writer if it sleeps. When the writer is gone, what was put in is
+    /// dropped, and who waits for it learns that.
+    fn fill(&self, fill: impl FnOnce(&mut Inbox)) {
+        let mut inbox = lock(&self.inbox);
+        fill(&mut inbox);
+        if inbox.closed {
+            inbox.work = Work::default();
+            inbox.pins.clear();
+        }
+        let wake = std::mem::take(&mut inbox.asleep);
+        drop(inbox);
+        if wake {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Everything that waits; sleeps up to `idle` if nothing does.
+    fn take(&self, idle: Duration) -> Inbox {
+        let mut inbox = lock(&self.inbox);
+        if inbox.is_empty() && !idle.is_zero() {
+            inbox.asleep = true;
+            inbox = match self.filled.wait_timeout(inbox, idle) {
+                Ok((inbox, _)) => inbox,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+            inbox.asleep = false;
+        }
+        let closing = inbox.closing;
+        std::mem::replace(&mut *inbox, Inbox { closing, ..Inbox::default() })
+    }
+
+    fn show_life(&self, now: Duration) {
+        self.heartbeat.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Inbox {
+    fn is_empty(&self) -> bool {
+        let work = &self.work;
+        let idle = work.puts.is_empty() && work.settles.is_empty() && work.states.is_empty();
+        idle && self.pins.is_empty() && self.compacted.is_none() && !self.closing
+    }
+}
+
+/// The writer thread.
+fn run(shared: &Arc<Shared>, mut writer: Writer) {
+    let ended = drive(shared, &mut writer);
+    let left = {
+        let mut inbox = lock(&shared.inbox);
+        inbox.closed = true;
+        std::mem::take(&mut inbox.work)
+    };
+    shared.places.close();
+    if let Err(Broken(why)) = ended {
+        (shared.fatal)(&why);
+    }
+    // Only now: whoever waits must not learn of a failed disk from a daemon that lives on.
+    drop(left);
+}
+
+fn drive(shared: &Arc<Shared>, writer: &mut Writer) -> Result<(), Broken> {
+    let mut stats_at = Duration::ZERO;
+    loop {
+        let now = shared.started.elapsed();
+        let inbox = shared.take(writer.idle_time(now));
+        let now = shared.started.elapsed();
+        shared.show_life(now);
+        if let Some(compacted) = inbox.compacted {
+            writer.compacted(compacted)?;
+        }
+        if inbox.closing {
+            writer.close(inbox.work, now)?;
+            *lock(&shared.stats) = writer.stats();
+            return Ok(());
+        }
+        writer.step(inbox.work, now)?;
+        for pin in inbox.pins {
+            writer.sync_mail()?;
+            let _ = pin.send(writer.pinned());
+        }
+        if now.saturating_sub(stats_at) >= Duration::from_millis(100) || stats_at.is_zero() {
+            stats_at = now;
+            *lock(&shared.stats) = writer.stats();
+            start_compaction(shared, writer);
+        }
+    }
+}
+
+fn start_compaction(shared: &Arc<Shared>, writer: &mut Writer) {
+    let Some(job) = writer.compaction() else { return };
+    let answer = shared.clone();
+    let started = std::thread::Builder::new().name("spool-compact".into()).spawn(move || {
+        let compacted = job.run();
+        answer.fill(|inbox| inbox.compacted = Some(compacted));
+    });
+    if let Err(error) = started {
+        shared.fill(|inbox| inbox.compacted = Some(Err(Broken(format!("no thread: {error}")))));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

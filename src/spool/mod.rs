@@ -13,13 +13,34 @@
 //!                 Apply (the queue's rows)
 //! ```
 
+mod backup;
+mod body;
+mod check;
+mod clean;
 pub mod disk;
+mod field;
 mod handle;
+mod log;
+mod quarantine;
+mod read;
+mod record;
+mod recover;
+mod replay;
+mod segment;
 mod settings;
+mod state;
+mod table;
+mod wire;
+mod writer;
 
-pub use disk::{Disk, FileDisk};
-pub use handle::{Fatal, Spool, Ticket};
+pub use backup::restore;
+pub use check::{CheckProgress, CheckReport, DAMAGE_LINES_MAX, check};
+pub use disk::{Disk, DiskFile, FileDisk};
+pub use handle::{Fatal, Spool, Ticket, abort};
+pub use record::{BodyPlace, Entry, decode_front, decode_record, encode_record};
 pub use settings::{OpenOptions, Settings};
+pub use state::{Compacted, Compaction};
+pub use writer::{Broken, PutFailure, PutRequest, SettleRequest, StateRequest, Work, Writer};
 
 use bytes::Bytes;
 

@@ -1,0 +1,237 @@
+//! What `init` writes and prints, as pure functions of what was decided: the config, the records, the last words.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::certificate::Certificate;
+use crate::cli::records::{Record, both_forms};
+use crate::mail::Domain;
+use crate::signer;
+
+/// The first credential's name.
+pub const CREDENTIAL: &str = "app";
+
+/// Everything that was asked, found out and generated.
+pub struct Plan {
+    /// The domain that mail is sent from.
+    pub domain: Domain,
+    /// The relay's own name.
+    pub hostname: Domain,
+    /// Where the config goes.
+    pub directory: PathBuf,
+    /// Where the spool will be.
+    pub data_dir: PathBuf,
+    /// The address that peers see.
+    pub address: Option<Address>,
+    /// The credential's password.
+    pub password: String,
+    /// Its hash.
+    pub password_hash: String,
+    /// RSA, and Ed25519.
+    pub dkim: [DkimKey; 2],
+    /// For the time until a trusted one is there.
+    pub certificate: Certificate,
+}
+
+/// The address that peers see, and whether this machine has it or a NAT in front of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// It can be bound.
+    Local(IpAddr),
+    /// Somebody else translates it.
+    BehindNat(IpAddr),
+}
+
+impl Address {
+    /// As peers see it.
+    pub fn public(self) -> IpAddr {
+        match self {
+            Address::Local(address) | Address::BehindNat(address) => address,
+        }
+    }
+}
+
+/// A new DKIM key.
+pub struct DkimKey {
+    /// Names it in DNS.
+    pub selector: &'static str,
+    /// The private half.
+    pub pem: String,
+    /// The public half.
+    pub record: signer::Record,
+}
+
+/// A file to write.
+pub struct NewFile {
+    /// Below the config's directory.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+impl Plan {
+    /// The files, in the order in which they are written.
+    pub fn files(&self) -> Vec<NewFile> {
+        let file = |path: String, text: &str| NewFile { path: self.directory.join(path), text: text.to_owned() };
+        let [rsa, ed25519] = &self.dkim;
+        vec![
+            file(self.key_path(rsa), &rsa.pem),
+            file(self.key_path(ed25519), &ed25519.pem),
+            file("tls/fullchain.pem".to_owned(), &self.certificate.chain_pem),
+            file("tls/privkey.pem".to_owned(), &self.certificate.key_pem),
+            file("postrider.toml".to_owned(), &self.config()),
+        ]
+    }
+
+    fn key_path(&self, key: &DkimKey) -> String {
+        format!("dkim/{}.{}.pem", self.domain, key.selector)
+    }
+
+    /// The config, with what was asked for and with nothing that is a default anyway.
+    pub fn config(&self) -> String {
+        let Plan { domain, hostname, password_hash, .. } = self;
+        let data_dir = toml::Value::from(self.data_dir.to_string_lossy().into_owned());
+        let keys = self
+            .dkim
+            .iter()
+            .map(|key| format!("    {{ selector = \"{}\", key = \"{}\" }},\n", key.selector, self.key_path(key)));
+        let keys: String = keys.collect();
+        let source = match self.address {
+            Some(Address::Local(address)) => format!("\n[source.default]\naddress = \"{address}\"\n"),
+            Some(Address::BehindNat(address)) => {
+                format!("\n[source.default]\naddress = \"0.0.0.0\"\npublic_address = \"{address}\"\n")
+            }
+            None => String::new(),
+        };
+        format!(
+            r#"# Written by `postrider init {domain}`. conf/postrider.toml has every key, its default and its reason.
+
+hostname = "{hostname}"
+data_dir = {data_dir}
+postmaster = "postmaster@{domain}"
+
+# A self-signed certificate, until a trusted one is put in its place (README, "A real set-up").
+[tls]
+certificate = "tls/fullchain.pem"
+private_key = "tls/privkey.pem"
+
+[[listener]]
+bind = "0.0.0.0:587"
+mode = "submission"
+
+[[listener]]
+bind = "0.0.0.0:465"
+mode = "submissions"
+
+# For programs on this machine that know nothing of passwords:
+#[[listener]]
+#bind = "127.0.0.1:25"
+#mode = "smtp"
+#trusted_networks = ["127.0.0.0/8"]
+
+[[credential]]
+name = "{CREDENTIAL}"
+password_hash = "{password_hash}"
+from_domains = ["{domain}"]
+{source}
+[[sending_domain]]
+name = "{domain}"
+dkim = [
+{keys}]
+"#
+        )
+    }
+
+    /// Every DNS record to set.
+    pub fn records(&self) -> Vec<Record> {
+        let Plan { domain, hostname, .. } = self;
+        let address = self.address.map(Address::public);
+        let sender = match address {
+            Some(IpAddr::V4(v4)) => format!("ip4:{v4}"),
+            Some(IpAddr::V6(v6)) => format!("ip6:{v6}"),
+            None => format!("a:{hostname}"),
+        };
+        let bounce = format!("bounce.{domain}");
+        let dkim = |key: &DkimKey, purpose| Record::txt(&*key.record.name, &*key.record.value, purpose);
+        let [rsa, ed25519] = &self.dkim;
+        let mut records = Vec::new();
+        if let Some(address) = address {
+            let host = hostname.as_str();
+            records.push(Record::address(host, address, "A: the relay's name leads to its address"));
+            records.push(Record::pointer(
+                address,
+                host,
+                "PTR: and the address back to the name; set where the address was rented",
+            ));
+        }
+        records.extend([
+            Record::txt(
+                domain.as_str(),
+                format!("v=spf1 {sender} ~all"),
+                "SPF: who may send for the domain; if a record is there, add the middle part to it",
+            ),
+            Record::txt(hostname.as_str(), "v=spf1 a -all", "SPF of the EHLO name, for bounces"),
+            dkim(rsa, "DKIM, RSA: what everybody verifies"),
+            dkim(ed25519, "DKIM, Ed25519: for those who verify it"),
+            Record::txt(
+                format!("_dmarc.{domain}"),
+                format!("v=DMARC1; p=none; rua=mailto:postmaster@{domain}"),
+                "DMARC: reports first; \"p=quarantine\" once they show nothing foreign",
+            ),
+            Record::exchange(&*bounce, hostname.as_str(), "bounces: where a later version takes them in"),
+            Record::txt(&*bounce, format!("v=spf1 {sender} -all"), "SPF of the return path"),
+        ]);
+        records
+    }
+
+    /// What is printed: the records, the password, and what comes next.
+    pub fn report(&self, group: &str) -> String {
+        let config = self.directory.join("postrider.toml");
+        let config = config.display();
+        let mut text = format!("Written to {}:\n\n", self.directory.display());
+        for file in self.files() {
+            text += &format!("  {}\n", file.path.display());
+        }
+        text += &format!("\n{group}\n\nDNS records to set. ");
+        text += &both_forms(&self.records());
+        if self.address.is_none() {
+            text += &format!(
+                "\nThis machine's public address cannot be seen from here. Give it (--address 203.0.113.10) to have the \
+                 A and PTR\nrecords listed too; both are needed for {}.\n",
+                self.hostname
+            );
+        }
+        text += &format!(
+            "\nThe credential, shown this once:\n\n  user      {CREDENTIAL}\n  password  {}\n  server    {}, port 587 with \
+             STARTTLS or 465 with TLS\n",
+            self.password, self.hostname
+        );
+        text += &format!(
+            "\nNext: `postrider -c {config} check --network` once the records are set, then `systemctl enable --now \
+             postrider`.\n"
+        );
+        text
+    }
+
+    /// The same for programs.
+    pub fn report_json(&self) -> serde_json::Value {
+        let files: Vec<String> = self.files().iter().map(|file| file.path.display().to_string()).collect();
+        let records: Vec<serde_json::Value> = self
+            .records()
+            .iter()
+            .map(|record| {
+                json!({
+                    "name": record.name, "type": record.kind, "value": record.value,
+                    "purpose": record.purpose, "zone_line": record.zone_line(),
+                })
+            })
+            .collect();
+        json!({
+            "files": files,
+            "records": records,
+            "credential": { "user": CREDENTIAL, "password": self.password, "server": self.hostname.as_str() },
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! The config: one TOML file, read whole, judged whole, and every error with its line, value and what would be right.
+//!
+//! Called by the roof (`app`, `cli`), which fills the rooms' settings from it. It never starts anything, and reads no
+//! file but the config and, to see whether the daemon could, the keys and certificates that it names.
+
+mod error;
+mod file;
+mod inbound;
+mod outbound;
+mod pattern;
+mod place;
+mod secrets;
+#[cfg(test)]
+mod tests;
+pub mod units;
+mod verify;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+pub use error::{Problem, Problems};
+pub use inbound::{Credential, Limits, Listener, Mode, Received, Tls};
+pub use outbound::{Delivery, DkimKey, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream};
+pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
+pub use secrets::{credential_path, private};
+
+use crate::mail::{Address, Domain};
+use file::File;
+use place::Places;
+
+/// Where the config is without `-c`.
+pub const PATH: &str = "/etc/postrider/postrider.toml";
+/// Where the spool is without `data_dir`.
+pub const DATA_DIR: &str = "/var/lib/postrider";
+/// The name of the pool and the source that exist without a line in the config.
+pub const DEFAULT: &str = "default";
+/// The stream of credentials that name none, and of trusted networks.
+pub const STREAM_TRANSACTIONAL: &str = "transactional";
+/// The other stream that exists without a line in the config.
+pub const STREAM_MARKETING: &str = "marketing";
+/// Largest config file that is read.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Everything the daemon is told, with every default filled in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// What we call ourselves: EHLO, banner, Received, Message-ID.
+    pub hostname: Domain,
+    /// The spool, the index and the control socket.
+    pub data_dir: PathBuf,
+    /// Who hears of trouble that no sender can be told of.
+    pub postmaster: Option<Address>,
+    /// The certificate for STARTTLS and `submissions`.
+    pub tls: Option<Tls>,
+    /// One or more.
+    pub listeners: Vec<Listener>,
+    /// One or more.
+    pub credentials: Vec<Credential>,
+    /// `transactional` and `marketing` are always among them.
+    pub streams: Named<Stream>,
+    /// `default` is always among them.
+    pub pools: Named<Pool>,
+    /// One or more.
+    pub sources: Named<Source>,
+    /// One or more.
+    pub sending_domains: Vec<SendingDomain>,
+    /// In the file's order.
+    pub routes: Vec<Route>,
+    /// In the file's order.
+    pub sites: Vec<Site>,
+    /// What clients may ask of us.
+    pub limits: Limits,
+    /// Connections to peers.
+    pub delivery: Delivery,
+    /// When again.
+    pub retry: Retry,
+    /// Resolvers.
+    pub dns: Dns,
+    /// Logging.
+    pub log: Log,
+}
+
+/// What is logged, and how.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Default info: one line for each message that changed state.
+    pub level: Level,
+    /// Default text.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: Level::Info, format: LogFormat::Text }
+    }
+}
+
+/// From which weight on lines are logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// We broke a promise.
+    Error,
+    /// An operator should look today.
+    Warn,
+    /// A message changed state.
+    Info,
+    /// Every command and reply.
+    Debug,
+    /// What only a developer asks for.
+    Trace,
+}
+
+impl Level {
+    /// The word in the config, and the filter directive.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        }
+    }
+}
+
+/// The shape of a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For eyes.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads a config, and looks whether the files that it names can be read by this process and by no stranger.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn load(path: &Path) -> Result<Config, Problems> {
+        let text = secrets::read_config(path, FILE_BYTES_MAX).map_err(|problem| Problems(vec![problem]))?;
+        let (mut config, places) = read(&text, path)?;
+        config.anchor_paths(path);
+        let problems = secrets::problems(&config, path, &places);
+        match problems.is_empty() {
+            true => Ok(config),
+            false => Err(Problems(problems)),
+        }
+    }
+
+    /// Reads a config from a text; `path` is only named in errors. Touches no disk.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, Problems> {
+        read(text, path).map(|(config, _)| config)
+    }
+
+    /// What is allowed, and still likely to be regretted. One sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        verify::warnings(self)
+    }
+
+    /// The longest-matching sending domain of a domain: whose keys sign for it.
+    pub fn sending_domain(&self, domain: &Domain) -> Option<&SendingDomain> {
+        let covering = self.sending_domains.iter().filter(|sending| domain.is_within(&sending.name));
+        covering.max_by_key(|sending| sending.name.as_str().len())
+    }
+
+    /// The control socket, between the daemon and the command line.
+    pub fn socket_path(&self) -> PathBuf {
+        self.data_dir.join("control.sock")
+    }
+
+    /// Makes paths that the file gives relative start at the file's directory.
+    fn anchor_paths(&mut self, path: &Path) {
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let anchor = |path: &mut PathBuf| *path = base.join(&path);
+        if let Some(tls) = &mut self.tls {
+            anchor(&mut tls.certificate);
+            anchor(&mut tls.private_key);
+        }
+        self.sending_domains.iter_mut().flat_map(|sending| &mut sending.dkim).for_each(|dkim| anchor(&mut dkim.key));
+        self.routes.iter_mut().filter_map(|route| route.password_file.as_mut()).for_each(anchor);
+    }
+}
+
+fn read(text: &str, path: &Path) -> Result<(Config, Places), Problems> {
+    let alone = |problem| Problems(vec![problem]);
+    let table = toml::de::DeTable::parse(text).map_err(|error| alone(Problem::of_syntax(path, text, &error)))?;
+    let places = Places::of(text, table.get_ref());
+    let file: File = toml::from_str(text).map_err(|error| alone(Problem::of_value(path, &places, &error)))?;
+    let config = file.complete().map_err(|streams| {
+        let right = "a stream of this name needs `kind = \"transactional\"` or `kind = \"marketing\"`";
+        let problem = |name: &String| Problem::at(path, places.of_key(&format!("stream.{name}")), right);
+        Problems(streams.iter().map(problem).collect())
+    })?;
+    let problems = verify::problems(&config, path, &places);
+    match problems.is_empty() {
+        true => Ok((config, places)),
+        false => Err(Problems(problems)),
+    }
+}

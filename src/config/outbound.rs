@@ -1,0 +1,269 @@
+//! The config of the way out: streams, pools, sources, domains, routes, sites, delivery, retry, DNS.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::pattern::{self, Member, NextHop, NotYet, RecipientPattern, TlsPolicy};
+use super::units::{self, Written};
+use crate::mail::{Domain, StreamKind};
+
+/// A class of mail, with its own pool, priority and patience.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stream {
+    /// Transactional goes first, always.
+    pub kind: StreamKind,
+    /// The pool whose sources carry it.
+    pub pool: String,
+    /// Mail older than this is expired. 1m to 30d; default 5d (RFC 5321 §4.5.4.1), 2d for marketing.
+    pub max_age: Duration,
+    /// Order within the kind, higher first. 0 to 100, default 50.
+    pub priority: u8,
+    /// Whether the envelope sender gets a bounce. Default: for transactional mail yes, for marketing no.
+    pub bounces: bool,
+    /// As `[retry]`, for this stream.
+    pub retry: Retry,
+}
+
+impl Stream {
+    /// The stream of a kind, as it is without a line in the config.
+    pub fn of_kind(kind: StreamKind, retry: &Retry) -> Stream {
+        let days = match kind {
+            StreamKind::Transactional => 5,
+            StreamKind::Marketing => 2,
+        };
+        Stream {
+            kind,
+            pool: super::DEFAULT.to_owned(),
+            max_age: Duration::from_secs(days * 86_400),
+            priority: 50,
+            bounces: kind == StreamKind::Transactional,
+            retry: retry.clone(),
+        }
+    }
+}
+
+/// Sources that share the work of some streams.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// One or more.
+    pub sources: Vec<Member>,
+}
+
+/// A local address, and the name it goes by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// What is bound; `0.0.0.0` or `::`: the kernel chooses.
+    pub address: IpAddr,
+    /// What the world sees, behind NAT; absent: `address`.
+    pub public_address: Option<IpAddr>,
+    /// What EHLO says; its A record and the address's PTR must agree. Default: the hostname.
+    pub ehlo: Domain,
+}
+
+impl Source {
+    /// The kernel's own choice of address.
+    pub fn kernel(hostname: &Domain) -> Source {
+        Source { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), public_address: None, ehlo: hostname.clone() }
+    }
+}
+
+/// A domain that mail is sent from.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendingDomain {
+    /// The name; mail from its subdomains is signed by it too, unless they have an entry of their own.
+    #[serde(deserialize_with = "units::parsed")]
+    pub name: Domain,
+    /// Keys to sign with: one, or one RSA and one Ed25519.
+    #[serde(default)]
+    pub dkim: Vec<DkimKey>,
+    #[serde(default, deserialize_with = "pattern::not_yet")]
+    pub(crate) bounce_domain: Option<NotYet>,
+}
+
+/// A DKIM key and where its public half is published.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DkimKey {
+    /// The public key stands at `SELECTOR._domainkey.DOMAIN`.
+    #[serde(deserialize_with = "units::parsed")]
+    pub selector: Domain,
+    /// PEM, RSA of 2048 bits or more, or Ed25519.
+    pub key: PathBuf,
+}
+
+/// Where mail goes instead of to the MX.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// For whom; the most specific route wins.
+    #[serde(deserialize_with = "units::parsed")]
+    pub recipient_domain: RecipientPattern,
+    /// Hosts, tried in this order.
+    #[serde(deserialize_with = "units::parsed_list")]
+    pub next_hop: Vec<NextHop>,
+    /// Their port, where they name none; absent: `delivery.port`.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Connections at once, per source; absent: `delivery.connection_limit`.
+    #[serde(default)]
+    pub connection_limit: Option<u32>,
+    /// Absent: `delivery.tls`; with a username, `verify`.
+    #[serde(default, deserialize_with = "pattern::tls_policy")]
+    pub tls: Option<TlsPolicy>,
+    /// AUTH at a smarthost.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// A file whose first line is the password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+/// Limits of a provider, or of any MX.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Its name in logs and listings.
+    pub name: String,
+    /// MX hosts, each with the hosts below it.
+    #[serde(deserialize_with = "units::parsed_list")]
+    pub mx: Vec<Domain>,
+    /// Connections at once, per source; absent: `delivery.connection_limit`.
+    #[serde(default)]
+    pub connection_limit: Option<u32>,
+    /// Messages on one connection; absent: `delivery.max_deliveries_per_connection`.
+    #[serde(default)]
+    pub max_deliveries_per_connection: Option<u32>,
+    /// Absent: `delivery.tls`.
+    #[serde(default, deserialize_with = "pattern::tls_policy")]
+    pub tls: Option<TlsPolicy>,
+    #[serde(default, deserialize_with = "pattern::not_yet")]
+    pub(crate) max_message_rate: Option<NotYet>,
+}
+
+/// How connections to peers are made and used.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Delivery {
+    /// TCP port of MX hosts. 1 to 65535, default 25.
+    pub port: u16,
+    /// Whether loopback, private, link-local, CGNAT and NAT64 peers may be connected to; a `[[route]]` that names such
+    /// an address is always allowed to. Default false: a DNS record must not reach into the network (RFC 1918).
+    pub allow_private_peers: bool,
+    /// Default opportunistic: RFC 7435.
+    #[serde(deserialize_with = "units::parsed")]
+    pub tls: TlsPolicy,
+    /// Connections at once to a site without a limit of its own, per source. 1 to 10000, default 20.
+    pub connection_limit: u32,
+    /// Messages on one connection. 1 to 100000, default 100.
+    pub max_deliveries_per_connection: u32,
+    /// Connections to all peers at once. 1 to 100000, default 1000; each needs a file descriptor.
+    pub connections: u32,
+    /// Longest wait for the TCP connection to one address. 1s to 5m, default 30s.
+    #[serde(deserialize_with = "units::duration")]
+    pub connect_timeout: Duration,
+    /// Longest wait for the greeting. 10s to 1h, default 5m: RFC 5321 §4.5.3.2.1.
+    #[serde(deserialize_with = "units::duration")]
+    pub greeting_timeout: Duration,
+    /// Longest wait for the reply to EHLO, STARTTLS, AUTH, MAIL and RCPT. 10s to 1h, default 5m: RFC 5321 §4.5.3.2.2 and 3.
+    #[serde(deserialize_with = "units::duration")]
+    pub command_timeout: Duration,
+    /// Longest wait for the reply to DATA. 10s to 1h, default 2m: RFC 5321 §4.5.3.2.4.
+    #[serde(deserialize_with = "units::duration")]
+    pub data_timeout: Duration,
+    /// Longest wait for one block of the message to be taken. 10s to 1h, default 3m: RFC 5321 §4.5.3.2.5.
+    #[serde(deserialize_with = "units::duration")]
+    pub block_timeout: Duration,
+    /// Longest wait for the reply to the final dot. 1m to 1h, default 10m: RFC 5321 §4.5.3.2.6; shorter values cause
+    /// duplicates.
+    #[serde(deserialize_with = "units::duration")]
+    pub final_dot_timeout: Duration,
+    /// Longest time for one transaction, MAIL to the reply to the final dot. 1m to 1d, default 30m.
+    #[serde(deserialize_with = "units::duration")]
+    pub attempt_timeout: Duration,
+    /// How long a connection without work is kept for the next message. 0s to 5m, default 5s.
+    #[serde(deserialize_with = "units::duration")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Delivery {
+            port: 25,
+            allow_private_peers: false,
+            tls: TlsPolicy::Opportunistic,
+            connection_limit: 20,
+            max_deliveries_per_connection: 100,
+            connections: 1000,
+            connect_timeout: Duration::from_secs(30),
+            greeting_timeout: Duration::from_secs(300),
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(120),
+            block_timeout: Duration::from_secs(180),
+            final_dot_timeout: Duration::from_secs(600),
+            attempt_timeout: Duration::from_secs(1800),
+            idle_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// When deferred mail is tried again: after as long as it has waited already, within these bounds.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Shortest wait. 10s to 1d, default 5m; RFC 5321 §4.5.4.1 asks for 30 minutes, and greylisting ends sooner.
+    #[serde(deserialize_with = "units::duration")]
+    pub first: Duration,
+    /// Longest wait. `first` to 1d, default 4h.
+    #[serde(deserialize_with = "units::duration")]
+    pub longest: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { first: Duration::from_secs(300), longest: Duration::from_secs(4 * 3600) }
+    }
+}
+
+/// Who answers our DNS questions.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dns {
+    /// Resolvers. Empty: the system's (`/etc/resolv.conf`). One on this machine is best: blocklists refuse public ones.
+    #[serde(deserialize_with = "nameservers")]
+    pub nameservers: Vec<SocketAddr>,
+    /// Longest wait for one answer. 500ms to 1m, default 5s.
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Dns { nameservers: Vec::new(), timeout: Duration::from_secs(5) }
+    }
+}
+
+/// An address, with port 53 unless it says otherwise.
+struct Nameserver(SocketAddr);
+
+impl Written for Nameserver {
+    const RIGHT: &'static str = "an address such as \"127.0.0.1\", \"127.0.0.1:5353\" or \"[::1]:53\" is expected";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let alone = || text.parse().map(|address: IpAddr| SocketAddr::new(address, 53));
+        text.parse().or_else(|_| alone()).map(Nameserver).map_err(|_| Self::RIGHT.to_owned())
+    }
+}
+
+fn nameservers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let list: Vec<Nameserver> = units::parsed_list(deserializer)?;
+    Ok(list.into_iter().map(|Nameserver(address)| address).collect())
+}
+
+/// Named things of the way out.
+pub type Named<T> = BTreeMap<String, T>;

@@ -1,0 +1,420 @@
+//! Tests of the config: every kind of mistake with the words it gets, and the shipped file against the code.
+
+use std::path::Path;
+
+use super::*;
+
+const SHIPPED: &str = include_str!("../../conf/postrider.toml");
+const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g";
+
+/// A sound config, to which a test adds its mistake.
+fn sound(extra: &str) -> String {
+    format!(
+        "hostname = \"relay.example.com\"\n\
+         {extra}\n\
+         [[credential]]\nname = \"shop\"\npassword_hash = \"{HASH}\"\nfrom_domains = [\"example.com\"]\n\
+         [[sending_domain]]\nname = \"example.com\"\n"
+    )
+}
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(text, Path::new("p.toml"))
+}
+
+#[test]
+fn hostname_a_sending_domain_and_a_credential_are_enough() {
+    let config = parse(&sound("")).unwrap();
+    assert_eq!(config.data_dir, Path::new("/var/lib/postrider"));
+    assert_eq!(config.listeners, [Listener::new("127.0.0.1:587".parse().unwrap(), Mode::Submission)]);
+    assert_eq!(config.streams.keys().collect::<Vec<_>>(), ["marketing", "transactional"]);
+    assert_eq!(config.pools["default"].sources, [Member::new("default")]);
+    assert_eq!(config.sources["default"], Source::kernel(&config.hostname));
+    assert_eq!(config.credentials[0].stream, "transactional");
+}
+
+#[test]
+fn the_default_listeners_need_a_certificate_to_face_the_world() {
+    let tls = "[tls]\ncertificate = \"/a\"\nprivate_key = \"/b\"";
+    let config = parse(&sound(tls)).unwrap();
+    let binds: Vec<String> = config.listeners.iter().map(|listener| listener.bind.to_string()).collect();
+    assert_eq!(binds, ["0.0.0.0:587", "0.0.0.0:465"]);
+}
+
+#[test]
+fn the_default_pool_has_every_source_and_a_stream_inherits_the_retry_times() {
+    let config = parse(&sound(
+        "[source.a]\naddress = \"192.0.2.1\"\n[source.b]\naddress = \"192.0.2.2\"\nehlo = \"b.example.com\"\n\
+         [retry]\nlongest = \"1h\"\n[stream.otp]\nkind = \"transactional\"\nmax_age = \"15m\"\nretry_first = \"30s\"",
+    ))
+    .unwrap();
+    assert_eq!(config.pools["default"].sources, [Member::new("a"), Member::new("b")]);
+    assert_eq!(config.sources["a"].ehlo, config.hostname);
+    let otp = &config.streams["otp"].retry;
+    assert_eq!((otp.first.as_secs(), otp.longest.as_secs()), (30, 3600));
+}
+
+/// What a mistake is told: its line, key and value, and what would be right.
+#[test]
+fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
+    let mut wrong = String::new();
+    for (extra, want) in [
+        ("data_dir = \"spool\"", "p.toml:2: data_dir = \"spool\": an absolute path such as \"/var/lib/postrider\""),
+        ("data_dri = \"/x\"", "p.toml:2: data_dri: there is no such key here; `data_dir` may be meant"),
+        ("zzzzz = 1", "p.toml:2: zzzzz: there is no such key here; known are hostname, "),
+        ("data_dir = 5", "p.toml:2: data_dir = 5: a text in quotes is expected, not integer `5`"),
+        ("data_dir = \"/x", "p.toml:2: this is not TOML: "),
+        ("postmaster = \"ops\"", "p.toml:2: postmaster = \"ops\": a mail address such as \"ops@example.com\" is exp"),
+        ("[limits]\nmessage = \"25 MBs\"", "p.toml:3: limits.message = \"25 MBs\": a size such as \"512 KiB\" or "),
+        (
+            "[limits]\nmessage = 25",
+            "p.toml:3: limits.message = 25: a size such as \"512 KiB\" or \"25 MiB\" is expected",
+        ),
+        ("[limits]\nmessage = \"1 KiB\"", "p.toml:3: limits.message = \"1 KiB\": 64 KiB to 2 GiB is allowed"),
+        ("[limits]\nrecipients = \"9\"", "p.toml:3: limits.recipients = \"9\": a whole number without quotes is exp"),
+        ("[limits]\nrecipients = 99", "p.toml:3: limits.recipients = 99: 100 to 100000 is allowed"),
+        ("[limits]\nrecipients = -1", "p.toml:3: limits.recipients = -1: a whole number without quotes is expected"),
+        (
+            "[limits]\nbody_memory = \"16 MiB\"",
+            "p.toml:3: limits.body_memory = \"16 MiB\": limits.message is 50 MiB, and",
+        ),
+        (
+            "[retry]\nfirst = \"5\"",
+            "p.toml:3: retry.first = \"5\": a duration such as \"90s\", \"15m\", \"4h\" or \"5d\"",
+        ),
+        ("[retry]\nfirst = \"2d\"", "p.toml:3: retry.first = \"2d\": 1s to 1d is allowed"),
+        ("[retry]\nfirst = \"2h\"\nlongest = \"1h\"", "p.toml:4: retry.longest = \"1h\": 2h to 1d is allowed"),
+        (
+            "[delivery]\ntls = \"maybe\"",
+            "p.toml:3: delivery.tls = \"maybe\": \"opportunistic\", \"require\", \"verify\"",
+        ),
+        ("[delivery]\ntls = \"implicit\"", "p.toml:3: delivery.tls = \"implicit\": MX hosts speak STARTTLS"),
+        ("[delivery]\nport = 0", "p.toml:3: delivery.port = 0: 1 to 65535 is allowed"),
+        ("[delivery]\nport = 65536", "p.toml:3: delivery.port = 65536: a whole number without quotes is expected, not"),
+        (
+            "[delivery]\nallow_private_peers = 1",
+            "p.toml:3: delivery.allow_private_peers = 1: true or false without quotes",
+        ),
+        ("[dns]\nnameservers = [\"ns1\"]", "p.toml:3: dns.nameservers = \"ns1\": an address such as \"127.0.0.1\", "),
+        (
+            "[dns]\nnameservers = \"::1\"",
+            "p.toml:3: dns.nameservers = \"::1\": a list in brackets, of which each is an a",
+        ),
+        ("[log]\nlevel = \"loud\"", "p.toml:3: log.level = \"loud\": \"error\", \"warn\""),
+        (
+            "[stream.x]\npool = \"default\"",
+            "p.toml:2: stream.x: a stream of this name needs `kind = \"transactional\"`",
+        ),
+        (
+            "[stream.x]\nkind = \"bulk\"",
+            "p.toml:3: stream.x.kind = \"bulk\": \"transactional\" or \"marketing\" is expected",
+        ),
+        (
+            "[stream.marketing]\npool = \"m\"",
+            "p.toml:3: stream.marketing.pool = \"m\": there is no pool \"m\"; there are: default",
+        ),
+        ("[stream.marketing]\npriority = 101", "p.toml:3: stream.marketing.priority = 101: 0 to 100 is allowed"),
+        ("[stream.marketing]\nmax_age = \"31d\"", "p.toml:3: stream.marketing.max_age = \"31d\": 1m to 30d is allowed"),
+        ("[pool.p]\nsources = []", "p.toml:3: pool.p.sources = []: at least one source is needed"),
+        (
+            "[pool.p]\nsources = [\"a\"]",
+            "p.toml:3: pool.p.sources = \"a\": there is no source \"a\"; there are: default",
+        ),
+        (
+            "[pool.p]\nsources = [{ source = \"default\", weight = 0 }]",
+            "p.toml:3: pool.p.sources = { source = \"default\", weight = 0 }: 1 to 1000 is allowed",
+        ),
+        (
+            "[pool.p]\nsources = [5]",
+            "p.toml:3: pool.p.sources = 5: a source's name such as \"a\", or { source = \"a\", ",
+        ),
+        (
+            "[pool.p]\nsources = [\"default\", \"default\"]",
+            "p.toml:3: pool.p.sources = \"default\": \"default\" stands in line 3 already",
+        ),
+        (
+            "[source.a]\naddress = \"a.example\"",
+            "p.toml:3: source.a.address = \"a.example\": an IP address such as \"203",
+        ),
+        (
+            "[source.a]\naddress = \"224.0.0.1\"",
+            "p.toml:3: source.a.address = \"224.0.0.1\": an address of this machine",
+        ),
+        ("[source.\"a b\"]\n", "p.toml:2: source.a b: 1 to 64 letters, digits and \"-_.@+\" are allowed in a name"),
+        (
+            "[source.a]\nwarmup = \"standard\"",
+            "p.toml:3: source.a.warmup = \"standard\": this key is planned, but not in this version yet; remove the line",
+        ),
+        (
+            "[[site]]\nname = \"x\"\nmx = [\"a.example\"]\nmax_message_rate = [\"2/1s\"]",
+            "p.toml:5: site.max_message_rate = [\"2/1s\"]: this key is planned, but not in this version yet",
+        ),
+        ("[[site]]\nname = \"x\"\nmx = []", "p.toml:4: site.mx = []: at least one MX host is needed"),
+        ("[[site]]\nmx = [\"a.example\"]", "p.toml:2: site: the key `name` is needed in site"),
+        (
+            "[[site]]\nname = \"x\"\nmx = [\"a.example\"]\n[[site]]\nname = \"y\"\nmx = [\"A.example.\"]",
+            "p.toml:7: site.mx = \"A.example.\": \"a.example\" stands in line 4 already",
+        ),
+        (
+            "[[listener]]\nbind = \"587\"\nmode = \"smtp\"",
+            "p.toml:3: listener.bind = \"587\": an address and a port such as \"0.0.0.0:587\" or \"[::]:587\" is expected",
+        ),
+        (
+            "[[listener]]\nbind = \"0.0.0.0:25\"\nmode = \"smtps\"",
+            "p.toml:4: listener.mode = \"smtps\": \"submission\", \"submissions\" or \"smtp\" is expected",
+        ),
+        (
+            "[[listener]]\nbind = \"0.0.0.0:587\"\nmode = \"submission\"",
+            "p.toml:4: listener.mode = \"submission\": passwords are taken only under TLS: this port needs a [tls] section",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:465\"\nmode = \"submissions\"",
+            "p.toml:4: listener.mode = \"submissions\": passwords are taken only under TLS",
+        ),
+        (
+            "[[listener]]\nbind = \"0.0.0.0:25\"\nmode = \"smtp\"\n[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"",
+            "p.toml:6: listener.bind = \"127.0.0.1:25\": the listener in line 3 has this port already",
+        ),
+        (
+            "[[listener]]\nbind = \"0.0.0.0:25\"\nmode = \"smtp\"\ntrusted_networks = [\"::1\", \"0.0.0.0/0\"]",
+            "p.toml:5: listener.trusted_networks = \"0.0.0.0/0\": the whole internet must not relay without a password",
+        ),
+        (
+            "[[listener]]\nbind = \"0.0.0.0:25\"\nmode = \"smtp\"\ntrusted_networks = [\"10.1.2.3/8\"]",
+            "p.toml:5: listener.trusted_networks = \"10.1.2.3/8\": the address has bits set beyond its prefix; \"10.0.0.0/8\"",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"\nstream = \"bulk\"",
+            "p.toml:5: listener.stream = \"bulk\": there is no stream \"bulk\"; there are: marketing, transactional",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"\nreceived = \"none\"",
+            "p.toml:5: listener.received = \"none\": \"full\" or \"hide-client\" is expected",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*.example\"\nnext_hop = [\"a.example\"]",
+            "p.toml:3: route.recipient_domain = \"*.example\": \"*\", a domain such as \"example.com\", or \"=example.com\"",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"a.example:x\"]",
+            "p.toml:4: route.next_hop = \"a.example:x\": a host such as \"smtp.example.net\", \"smtp.example.net:587\" or",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"a.example\"]\nusername = \"u\"",
+            "p.toml:5: route.username = \"u\": `password_file` is needed with it",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"a.example\"]\nusername = \"u\"\npassword_file = \"/p\"\n\
+             tls = \"none\"",
+            "p.toml:7: route.tls = \"none\": a password needs \"require\", \"verify\" or \"implicit\"",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"a.example\"]\n\
+             [[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"b.example\"]",
+            "p.toml:6: route.recipient_domain = \"*\": \"*\" stands in line 3 already",
+        ),
+        (
+            "[[credential]]\nname = \"a\"\npassword_hash = \"secret\"\nfrom_domains = [\"example.com\"]",
+            "p.toml:4: credential.password_hash = \"secret\": an argon2id hash that begins \"$argon2id$v=19$\" is expected",
+        ),
+        (
+            "[[credential]]\nname = \"APIKEY\"\nfrom_domains = [\"example.com\"]",
+            "p.toml:3: credential.name = \"APIKEY\": `apikey` is the user name that goes with every key; choose another",
+        ),
+        (
+            "[[credential]]\nname = \"a\"\nfrom_domains = [\"exa mple\"]",
+            "p.toml:4: credential.from_domains = \"exa mple\": a domain such as \"example.com\", or \"=example.com\" without",
+        ),
+        (
+            "[[credential]]\nname = \"a\"\nfrom_domains = []",
+            "p.toml:4: credential.from_domains = []: at least one domain is needed, or nothing could be sent",
+        ),
+        (
+            "[[credential]]\nname = \"shop\"\nfrom_domains = [\"example.com\"]",
+            "p.toml:6: credential.name = \"shop\": \"shop\" stands in line 3 already",
+        ),
+        (
+            "[[sending_domain]]\nname = \"a.example\"\nbounce_domain = \"b.example\"",
+            "p.toml:4: sending_domain.bounce_domain = \"b.example\": this key is planned, but not in this version yet",
+        ),
+        (
+            "[[sending_domain]]\nname = \"example.com\"",
+            "p.toml:9: sending_domain.name = \"example.com\": \"example.com\" stands in line 3 already",
+        ),
+        (
+            "[[sending_domain]]\nname = \"a.example\"\ndkim = [{ selector = \"s\", key = \"/k\", bits = 1024 }]",
+            "p.toml:4: sending_domain.dkim.bits: there is no such key here; known are",
+        ),
+        ("hostname = \"b.example\"", "p.toml:2: this is not TOML: duplicate key"),
+    ] {
+        let said = parse(&sound(extra)).map(|_| ()).map_err(|problems| problems.to_string());
+        let first = said.as_ref().err().and_then(|text| text.lines().next()).unwrap_or("no error");
+        if !first.starts_with(want) {
+            wrong += &format!("\n{extra}\n  says  {first}\n  wants {want}\n");
+        }
+    }
+    assert_eq!(wrong, "");
+}
+
+#[test]
+fn what_the_whole_file_lacks_is_named() {
+    for (text, want) in [
+        ("", "p.toml: the key `hostname` is needed at the top of the file"),
+        (
+            "hostname = \"a.example\"\ncredential = []",
+            "p.toml: the key `sending_domain` is needed at the top of the file",
+        ),
+        (
+            "hostname = \"a.example\"\ncredential = []\nsending_domain = []",
+            "p.toml:2: credential = []: at least one [[credential]] is needed",
+        ),
+        ("hostname = \"a b\"", "p.toml:1: hostname = \"a b\": a domain name such as \"example.com\" is expected"),
+    ] {
+        let said = parse(text).map(|_| ()).map_err(|problems| problems.to_string());
+        assert!(said.as_ref().is_err_and(|said| said.starts_with(want)), "{text}\n  says  {said:?}\n  wants {want}");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_in_meaning_is_told_at_once_in_the_file_s_order() {
+    let text = sound("data_dir = \"x\"\n[limits]\nerrors = 0\n[retry]\nfirst = \"3d\"");
+    let Problems(problems) = parse(&text).unwrap_err();
+    let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["data_dir", "limits.errors", "retry.first"]);
+}
+
+#[test]
+fn what_will_be_regretted_is_warned_of() {
+    let covered = "[[sending_domain]]\nname = \"relay.example.com\"\ndkim = [{ selector = \"s\", key = \"/k\" }]";
+    for (extra, want) in [
+        ("", "credential \"shop\" may send from example.com, for which no [[sending_domain]] has a DKIM key"),
+        ("", "no DKIM key covers relay.example.com: our bounces leave unsigned"),
+        ("", "there is no [tls] section"),
+        ("", "there is no postmaster"),
+        (
+            "[[listener]]\nbind = \"0.0.0.0:25\"\nmode = \"smtp\"",
+            "the smtp listener 0.0.0.0:25 has no trusted_networks",
+        ),
+    ] {
+        let warnings = parse(&sound(extra)).unwrap().warnings();
+        assert!(warnings.iter().any(|warning| warning.starts_with(want)), "{want}\n{warnings:#?}");
+    }
+    let warnings = parse(&sound(covered)).unwrap().warnings();
+    assert!(!warnings.iter().any(|warning| warning.starts_with("no DKIM key covers")), "{warnings:#?}");
+}
+
+/// The shipped file with its defaults, and if asked its examples too, turned into keys.
+fn uncommented(examples: bool) -> String {
+    let line = |line: &str| {
+        let example = line.strip_prefix("#| ");
+        let default =
+            line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
+        match (example, default) {
+            (Some(example), _) if examples => example.to_owned(),
+            (_, Some(default)) => default.to_owned(),
+            (_, None) => line.to_owned(),
+        }
+    };
+    SHIPPED.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_shipped_file_s_defaults_are_the_code_s() {
+    let bare = parse(SHIPPED).unwrap();
+    let written_out = parse(&uncommented(false)).unwrap();
+    assert_eq!(bare, written_out);
+    let long = SHIPPED.lines().find(|line| line.chars().count() > 120);
+    assert_eq!(long, None);
+}
+
+#[test]
+fn the_shipped_file_s_examples_are_sound() {
+    // The one default that an example replaces.
+    let text = uncommented(true).replace("dkim = []\n", "");
+    let config = parse(&text).unwrap();
+    assert_eq!((config.routes.len(), config.sites.len(), config.sending_domains[0].dkim.len()), (1, 1, 2));
+    assert!(config.tls.is_some() && config.postmaster.is_some());
+}
+
+/// Serde lists the keys it knows when it meets one that it does not: each must stand in the shipped file.
+#[test]
+fn the_shipped_file_has_every_key_that_the_code_knows() {
+    let tables = [
+        "",
+        "[tls]",
+        "[[listener]]",
+        "[[credential]]",
+        "[limits]",
+        "[stream.x]",
+        "[pool.x]",
+        "[source.x]",
+        "[[sending_domain]]",
+        "[[route]]",
+        "[[site]]",
+        "[delivery]",
+        "[retry]",
+        "[dns]",
+        "[log]",
+    ];
+    let planned = ["bounce_domain", "max_message_rate", "warmup"];
+    for table in tables {
+        let said = parse(&format!("{table}\nqqqqqqqqqqqq = 1")).map(|_| ()).unwrap_err().to_string();
+        let (_, known) = said.split_once("known are ").unwrap_or_else(|| panic!("{table}: {said}"));
+        let known = known.split(", ").filter(|key| !planned.contains(key));
+        for key in known {
+            let here = |line: &str| {
+                let line = line.trim_start_matches("#| ").trim_start_matches('#');
+                line.starts_with(&format!("{key} = ")) || line.trim_start_matches('[').starts_with(key)
+            };
+            assert!(SHIPPED.lines().any(here), "{table} {key} is not in conf/postrider.toml");
+        }
+    }
+}
+
+#[test]
+fn files_that_strangers_can_read_or_that_are_not_what_they_should_be_are_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str, mode: u32| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let config = |extra: &str| write("p.toml", &sound(extra), 0o640);
+    let dkim = |name: &str| {
+        format!("[[sending_domain]]\nname = \"a.example\"\ndkim = [{{ selector = \"s\", key = \"{name}\" }}]")
+    };
+    write("good.pem", key, 0o640);
+    write("open.pem", key, 0o644);
+    write("shared.pem", key, 0o660);
+    write("text.pem", "not a key\n", 0o600);
+    for (name, want) in [
+        ("good.pem", None),
+        (
+            "open.pem",
+            Some("sending_domain.dkim.key = \"open.pem\": everybody on this machine can read the file (mode 0644)"),
+        ),
+        (
+            "shared.pem",
+            Some("sending_domain.dkim.key = \"shared.pem\": others than its owner can change the file (mode 0660)"),
+        ),
+        (
+            "text.pem",
+            Some("sending_domain.dkim.key = \"text.pem\": a PEM file with a block \"-----BEGIN PRIVATE KEY-----\""),
+        ),
+        ("none.pem", Some("sending_domain.dkim.key = \"none.pem\": there is no file ")),
+    ] {
+        let said = Config::load(&config(&dkim(name))).map(|_| ()).map_err(|problems| problems.to_string());
+        match want {
+            None => assert_eq!(said, Ok(())),
+            Some(want) => assert!(said.as_ref().is_err_and(|said| said.contains(want)), "{said:?}\n  wants {want}"),
+        }
+    }
+    let anchored = Config::load(&config(&dkim("good.pem"))).unwrap();
+    assert_eq!(anchored.sending_domains[0].dkim[0].key, dir.path().join("good.pem"));
+    let said = Config::load(&write("w.toml", &sound(""), 0o666)).map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("others than its owner can change it (mode 0666)"), "{said}");
+    let said = Config::load(&dir.path().join("absent.toml")).map(|_| ()).unwrap_err().to_string();
+    assert!(said.ends_with("there is no such file; `postrider init DOMAIN` writes one"), "{said}");
+}

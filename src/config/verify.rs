@@ -1,0 +1,383 @@
+//! What a config must mean, once every single value is sound: names that exist, ranges, no two ports alike, no open relay.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use super::inbound::{Listener, Mode};
+use super::place::Places;
+use super::units::show_duration;
+use super::{Config, Problem, Retry, TlsPolicy};
+use crate::mail::Domain;
+use crate::size::ByteSize;
+
+/// Longest name of a stream, pool, source, site or credential, in characters.
+const NAME_CHARS_MAX: usize = 64;
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Everything that is wrong, in the file's order.
+pub(super) fn problems(config: &Config, file: &Path, places: &Places) -> Vec<Problem> {
+    let mut judge = Judge { file, places, problems: Vec::new() };
+    if !config.data_dir.is_absolute() {
+        judge.refuse("data_dir", "an absolute path such as \"/var/lib/postrider\" is expected");
+    }
+    listeners(config, &mut judge);
+    credentials(config, &mut judge);
+    streams(config, &mut judge);
+    pools(config, &mut judge);
+    sending_domains(config, &mut judge);
+    routes(config, &mut judge);
+    sites(config, &mut judge);
+    limits(config, &mut judge);
+    delivery(config, &mut judge);
+    let mut problems = judge.problems;
+    problems.sort_by_key(|problem| problem.line);
+    problems
+}
+
+struct Judge<'a> {
+    file: &'a Path,
+    places: &'a Places,
+    problems: Vec<Problem>,
+}
+
+impl Judge<'_> {
+    fn refuse(&mut self, path: impl AsRef<str>, right: impl Into<String>) {
+        self.problems.push(Problem::at(self.file, self.places.of_key(path.as_ref()), right));
+    }
+
+    fn range<T: PartialOrd + Shown>(&mut self, path: impl AsRef<str>, value: T, allowed: RangeInclusive<T>) {
+        if !allowed.contains(&value) {
+            let right = format!("{} to {} is allowed", allowed.start().shown(), allowed.end().shown());
+            self.refuse(path, right);
+        }
+    }
+
+    /// Names stand in logs, file names, listings and URLs.
+    fn name(&mut self, path: impl AsRef<str>, name: &str) {
+        let sound = |c: char| c.is_ascii_alphanumeric() || "-_.@+".contains(c);
+        if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || !name.chars().all(sound) {
+            self.refuse(path, "1 to 64 letters, digits and \"-_.@+\" are allowed in a name");
+        }
+    }
+
+    /// A name that must stand among others, which are listed if it does not.
+    fn known<'n>(&mut self, path: impl AsRef<str>, what: &str, name: &str, known: impl Iterator<Item = &'n String>) {
+        let known: Vec<&str> = known.map(String::as_str).collect();
+        if !known.contains(&name) {
+            self.refuse(path, format!("there is no {what} \"{name}\"; there are: {}", known.join(", ")));
+        }
+    }
+
+    /// That nothing in a list of tables stands there twice.
+    fn unique<K: Ord + Display>(&mut self, paths_and_values: impl Iterator<Item = (String, K)>) {
+        let mut seen: BTreeMap<K, usize> = BTreeMap::new();
+        for (path, value) in paths_and_values {
+            let line = self.places.of_key(&path).line;
+            match seen.get(&value) {
+                Some(first) => self.refuse(path, format!("\"{value}\" stands in line {first} already")),
+                None => {
+                    seen.insert(value, line);
+                }
+            }
+        }
+    }
+}
+
+trait Shown {
+    fn shown(&self) -> String;
+}
+
+impl Shown for Duration {
+    fn shown(&self) -> String {
+        show_duration(*self)
+    }
+}
+
+macro_rules! shown_by_display {
+    ($($type:ty),*) => {$(impl Shown for $type {
+        fn shown(&self) -> String {
+            self.to_string()
+        }
+    })*};
+}
+shown_by_display!(u8, u16, u32, ByteSize);
+
+fn listeners(config: &Config, judge: &mut Judge<'_>) {
+    if config.listeners.is_empty() {
+        judge.refuse("listener", "at least one [[listener]] is needed, or none at all for the default ones");
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let path = |key: &str| format!("listener[{index}].{key}");
+        if let Some(stream) = &listener.stream {
+            judge.known(path("stream"), "stream", stream, config.streams.keys());
+        }
+        if let Some(at) = listener.trusted_networks.iter().position(|network| network.prefix_len() == 0) {
+            let right = "the whole internet must not relay without a password; name your own networks";
+            judge.refuse(format!("listener[{index}].trusted_networks[{at}]"), right);
+        }
+        let needs_tls = match listener.mode {
+            Mode::Submissions => true,
+            // A loopback port offers AUTH in clear; what it says reaches no wire.
+            Mode::Submission => !listener.bind.ip().is_loopback() && listener.trusted_networks.is_empty(),
+            Mode::Smtp => false,
+        };
+        if needs_tls && config.tls.is_none() {
+            judge.refuse(path("mode"), "passwords are taken only under TLS: this port needs a [tls] section");
+        }
+        let twin = config.listeners.iter().take(index).position(|earlier| overlap(earlier, listener));
+        if let Some(twin) = twin {
+            let line = judge.places.of_key(&format!("listener[{twin}].bind")).line;
+            judge.refuse(path("bind"), format!("the listener in line {line} has this port already"));
+        }
+    }
+}
+
+/// Whether two listeners would bind the same port of the same address. `[::]` is bound for IPv6 alone, so that it can
+/// stand beside `0.0.0.0`.
+fn overlap(a: &Listener, b: &Listener) -> bool {
+    let (a, b) = (a.bind, b.bind);
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && same_family && (any || a.ip() == b.ip())
+}
+
+fn credentials(config: &Config, judge: &mut Judge<'_>) {
+    if config.credentials.is_empty() {
+        judge.refuse("credential", "at least one [[credential]] is needed; `postrider credential add` makes one");
+    }
+    for (index, credential) in config.credentials.iter().enumerate() {
+        let path = |key: &str| format!("credential[{index}].{key}");
+        judge.name(path("name"), &credential.name);
+        if credential.name.eq_ignore_ascii_case("apikey") {
+            judge.refuse(path("name"), "`apikey` is the user name that goes with every key; choose another name");
+        }
+        if credential.password_hash.as_deref().is_some_and(|hash| !is_argon2id(hash)) {
+            let right =
+                "an argon2id hash that begins \"$argon2id$v=19$\" is expected; `postrider credential hash` makes one";
+            judge.refuse(path("password_hash"), right);
+        }
+        if credential.from_domains.is_empty() {
+            judge.refuse(path("from_domains"), "at least one domain is needed, or nothing could be sent");
+        }
+        judge.known(path("stream"), "stream", &credential.stream, config.streams.keys());
+    }
+    let names = config.credentials.iter().enumerate();
+    judge.unique(names.map(|(index, credential)| (format!("credential[{index}].name"), credential.name.clone())));
+}
+
+/// The PHC form: `$argon2id$v=19$m=…,t=…,p=…$salt$hash`. That it verifies is for `credential` to see.
+fn is_argon2id(hash: &str) -> bool {
+    let parts: Vec<&str> = hash.split('$').collect();
+    let base64 = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b));
+    match parts.as_slice() {
+        ["", "argon2id", "v=19", parameters, salt, digest] => {
+            ["m=", "t=", "p="].iter().all(|key| parameters.contains(key)) && base64(salt) && base64(digest)
+        }
+        _ => false,
+    }
+}
+
+fn streams(config: &Config, judge: &mut Judge<'_>) {
+    for (name, stream) in &config.streams {
+        let path = |key: &str| format!("stream.{name}.{key}");
+        judge.name(format!("stream.{name}"), name);
+        judge.known(path("pool"), "pool", &stream.pool, config.pools.keys());
+        judge.range(path("priority"), stream.priority, 0..=100);
+        judge.range(path("max_age"), stream.max_age, MINUTE..=30 * DAY);
+        // What is inherited from [retry] is judged there.
+        if stream.retry != config.retry {
+            retry(&stream.retry, [&path("retry_first"), &path("retry_longest")], judge);
+        }
+    }
+}
+
+fn pools(config: &Config, judge: &mut Judge<'_>) {
+    for (name, pool) in &config.pools {
+        judge.name(format!("pool.{name}"), name);
+        if pool.sources.is_empty() {
+            judge.refuse(format!("pool.{name}.sources"), "at least one source is needed");
+        }
+        for (index, member) in pool.sources.iter().enumerate() {
+            let path = format!("pool.{name}.sources[{index}]");
+            judge.known(&path, "source", &member.source, config.sources.keys());
+            judge.range(&path, member.weight, 1..=1000);
+        }
+        let members = pool.sources.iter().enumerate();
+        judge.unique(members.map(|(index, member)| (format!("pool.{name}.sources[{index}]"), member.source.clone())));
+    }
+    for (name, source) in &config.sources {
+        judge.name(format!("source.{name}"), name);
+        let unbindable = |address: IpAddr| address.is_multicast() || address == IpAddr::from([255, 255, 255, 255]);
+        if unbindable(source.address) {
+            judge.refuse(format!("source.{name}.address"), "an address of this machine is expected");
+        }
+        if source.public_address.is_some_and(|address| address.is_unspecified() || unbindable(address)) {
+            judge.refuse(format!("source.{name}.public_address"), "the address that peers see is expected");
+        }
+    }
+}
+
+fn sending_domains(config: &Config, judge: &mut Judge<'_>) {
+    if config.sending_domains.is_empty() {
+        judge.refuse("sending_domain", "at least one [[sending_domain]] is needed");
+    }
+    let domains = config.sending_domains.iter().enumerate();
+    judge.unique(domains.map(|(index, sending)| (format!("sending_domain[{index}].name"), sending.name.to_string())));
+    for (domain_index, sending) in config.sending_domains.iter().enumerate() {
+        let path = |index: usize| format!("sending_domain[{domain_index}].dkim[{index}].selector");
+        let selectors = sending.dkim.iter().enumerate();
+        judge.unique(selectors.map(|(index, dkim)| (path(index), dkim.selector.to_string())));
+        if sending.dkim.len() > 2 {
+            let right = "two keys are enough, one RSA and one Ed25519: each adds a signature to every message";
+            judge.refuse(format!("sending_domain[{domain_index}].dkim"), right);
+        }
+    }
+}
+
+fn routes(config: &Config, judge: &mut Judge<'_>) {
+    for (index, route) in config.routes.iter().enumerate() {
+        let path = |key: &str| format!("route[{index}].{key}");
+        if route.next_hop.is_empty() {
+            judge.refuse(path("next_hop"), "at least one host is needed");
+        }
+        if let Some(limit) = route.connection_limit {
+            judge.range(path("connection_limit"), limit, 1..=10_000);
+        }
+        if let Some(port) = route.port {
+            judge.range(path("port"), port, 1..=u16::MAX);
+        }
+        match (&route.username, &route.password_file) {
+            (Some(_), None) => judge.refuse(path("username"), "`password_file` is needed with it"),
+            (None, Some(_)) => judge.refuse(path("password_file"), "`username` is needed with it"),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        let in_clear = matches!(route.tls, Some(TlsPolicy::None | TlsPolicy::Opportunistic));
+        let local = |host: &str| host.parse().is_ok_and(|address: IpAddr| address.is_loopback()) || host == "localhost";
+        if route.username.is_some() && in_clear && !route.next_hop.iter().all(|hop| local(&hop.host)) {
+            judge.refuse(
+                path("tls"),
+                "a password needs \"require\", \"verify\" or \"implicit\"; without the line, \"verify\"",
+            );
+        }
+    }
+    let routes = config.routes.iter().enumerate();
+    let patterns =
+        routes.map(|(index, route)| (format!("route[{index}].recipient_domain"), route.recipient_domain.to_string()));
+    judge.unique(patterns);
+}
+
+fn sites(config: &Config, judge: &mut Judge<'_>) {
+    for (index, site) in config.sites.iter().enumerate() {
+        let path = |key: &str| format!("site[{index}].{key}");
+        judge.name(path("name"), &site.name);
+        if site.mx.is_empty() {
+            judge.refuse(path("mx"), "at least one MX host is needed");
+        }
+        if let Some(limit) = site.connection_limit {
+            judge.range(path("connection_limit"), limit, 1..=10_000);
+        }
+        if let Some(limit) = site.max_deliveries_per_connection {
+            judge.range(path("max_deliveries_per_connection"), limit, 1..=100_000);
+        }
+        if site.tls == Some(TlsPolicy::Implicit) {
+            judge.refuse(path("tls"), "MX hosts speak STARTTLS; \"implicit\" is for a [[route]] to port 465");
+        }
+    }
+    let sites = || config.sites.iter().enumerate();
+    judge.unique(sites().map(|(index, site)| (format!("site[{index}].name"), site.name.clone())));
+    let hosts = sites().flat_map(|(index, site)| {
+        let hosts = site.mx.iter().enumerate();
+        hosts.map(move |(at, host)| (format!("site[{index}].mx[{at}]"), host.to_string()))
+    });
+    judge.unique(hosts);
+}
+
+fn limits(config: &Config, judge: &mut Judge<'_>) {
+    let limits = &config.limits;
+    judge.range("limits.command_line", limits.command_line, ByteSize(512)..=ByteSize::kib(64));
+    judge.range("limits.header_block", limits.header_block, ByteSize::kib(16)..=ByteSize::mib(16));
+    judge.range("limits.message", limits.message, ByteSize::kib(64)..=ByteSize::mib(2048));
+    judge.range("limits.recipients", limits.recipients, 100..=100_000);
+    judge.range("limits.errors", limits.errors, 1..=1000);
+    judge.range("limits.connections", limits.connections, 1..=100_000);
+    judge.range("limits.connections_per_client", limits.connections_per_client, 1..=100_000);
+    judge.range("limits.command_timeout", limits.command_timeout, 10 * SECOND..=HOUR);
+    judge.range("limits.handshake_timeout", limits.handshake_timeout, SECOND..=5 * MINUTE);
+    judge.range("limits.message_timeout", limits.message_timeout, MINUTE..=DAY);
+    judge.range("limits.data_rate_min", limits.data_rate_min, ByteSize(0)..=ByteSize::mib(1));
+    judge.range("limits.body_memory", limits.body_memory, ByteSize::mib(16)..=ByteSize::mib(64 << 10));
+    judge.range("limits.hops", limits.hops, 10..=200);
+    if limits.body_memory < limits.message {
+        let right = format!("limits.message is {}, and one such message must fit", limits.message);
+        judge.refuse("limits.body_memory", right);
+    }
+}
+
+fn delivery(config: &Config, judge: &mut Judge<'_>) {
+    let delivery = &config.delivery;
+    judge.range("delivery.port", delivery.port, 1..=u16::MAX);
+    judge.range("delivery.connection_limit", delivery.connection_limit, 1..=10_000);
+    judge.range("delivery.max_deliveries_per_connection", delivery.max_deliveries_per_connection, 1..=100_000);
+    judge.range("delivery.connections", delivery.connections, 1..=100_000);
+    judge.range("delivery.connect_timeout", delivery.connect_timeout, SECOND..=5 * MINUTE);
+    judge.range("delivery.greeting_timeout", delivery.greeting_timeout, 10 * SECOND..=HOUR);
+    judge.range("delivery.command_timeout", delivery.command_timeout, 10 * SECOND..=HOUR);
+    judge.range("delivery.data_timeout", delivery.data_timeout, 10 * SECOND..=HOUR);
+    judge.range("delivery.block_timeout", delivery.block_timeout, 10 * SECOND..=HOUR);
+    judge.range("delivery.final_dot_timeout", delivery.final_dot_timeout, MINUTE..=HOUR);
+    judge.range("delivery.attempt_timeout", delivery.attempt_timeout, MINUTE..=DAY);
+    judge.range("delivery.idle_timeout", delivery.idle_timeout, Duration::ZERO..=5 * MINUTE);
+    if delivery.tls == TlsPolicy::Implicit {
+        judge.refuse("delivery.tls", "MX hosts speak STARTTLS; \"implicit\" is for a [[route]] to port 465");
+    }
+    retry(&config.retry, ["retry.first", "retry.longest"], judge);
+    judge.range("dns.timeout", config.dns.timeout, SECOND / 2..=MINUTE);
+}
+
+fn retry(retry: &Retry, [first, longest]: [&str; 2], judge: &mut Judge<'_>) {
+    let allowed = SECOND..=DAY;
+    let least = if allowed.contains(&retry.first) { retry.first } else { SECOND };
+    judge.range(first, retry.first, allowed);
+    judge.range(longest, retry.longest, least..=DAY);
+}
+
+/// What is allowed, and still likely to be regretted.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let signed = |domain: &Domain| config.sending_domain(domain).is_some_and(|sending| !sending.dkim.is_empty());
+    for credential in &config.credentials {
+        for pattern in credential.from_domains.iter().filter(|pattern| !signed(&pattern.domain)) {
+            warnings.push(format!(
+                "credential \"{}\" may send from {}, for which no [[sending_domain]] has a DKIM key: \
+                 that mail leaves unsigned, and the big providers refuse it",
+                credential.name, pattern.domain
+            ));
+        }
+    }
+    if !signed(&config.hostname) {
+        warnings.push(format!(
+            "no DKIM key covers {}: our bounces leave unsigned (`postrider dkim new {}`)",
+            config.hostname, config.hostname
+        ));
+    }
+    if config.tls.is_none() {
+        warnings.push("there is no [tls] section: only programs on this machine can hand in mail".to_owned());
+    }
+    for listener in config.listeners.iter().filter(|listener| listener.mode == Mode::Smtp) {
+        if listener.trusted_networks.is_empty() {
+            let bind = listener.bind;
+            warnings.push(format!("the smtp listener {bind} has no trusted_networks: it refuses all mail"));
+        }
+    }
+    if config.postmaster.is_none() {
+        warnings.push("there is no postmaster: alarms go to the log alone".to_owned());
+    }
+    warnings
+}

@@ -1,0 +1,236 @@
+//! From MAIL to the first octet of the message.
+
+use super::super::answer::Answer;
+use super::super::command::Command;
+use super::super::data::Decoder;
+use super::super::parameter::{MailParameters, RcptParameters};
+use super::super::path::Path;
+use super::Policy;
+use super::receive::{ExpectBdat, ExpectText};
+use super::states::{Common, ExpectMail, State};
+use crate::mail::{Address, Notify, Return, ReversePath};
+
+/// A message as the client handed it over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// What the client called itself, a safe argument.
+    pub hello: Box<str>,
+    /// The keyword for Received: RFC 3848 and RFC 6531 §4.3.
+    pub protocol: &'static str,
+    /// MAIL FROM.
+    pub reverse_path: ReversePath,
+    /// RFC 3461.
+    pub ret: Option<Return>,
+    /// RFC 3461, as it came.
+    pub envid: Option<Box<str>>,
+    /// RCPT TO in order, one or more.
+    pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
+    /// CRLF line ends only, no NUL.
+    pub body: Vec<u8>,
+}
+
+/// A transaction that is being built up.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    reverse_path: ReversePath,
+    parameters: MailParameters,
+    recipients: Vec<(Address, Notify, Option<Box<str>>)>,
+    /// RCPT was tried.
+    attempted: bool,
+}
+
+const SMTPUTF8_FIRST: Answer =
+    Answer::fixed(553, "5.6.7", "Must declare SMTPUTF8 in MAIL to send to or from a non-ASCII address");
+pub(super) const TOO_BIG: Answer = Answer::fixed(552, "5.3.4", "Message size exceeds fixed limit");
+
+impl Transaction {
+    /// MAIL.
+    pub(super) fn begin(
+        common: &Common,
+        path: Path,
+        parameters: MailParameters,
+        policy: &impl Policy,
+    ) -> Result<Transaction, Answer> {
+        let reverse_path = match path {
+            Path::Null => ReversePath::Null,
+            Path::Mailbox(address) => ReversePath::Address(address),
+            Path::Postmaster => ReversePath::Address(postmaster(common)?),
+        };
+        if !parameters.smtputf8 && reverse_path.address().is_some_and(Address::needs_smtputf8) {
+            return Err(SMTPUTF8_FIRST);
+        }
+        if parameters.size.is_some_and(|size| size > common.terms.limits.message_size_max as u64) {
+            return Err(TOO_BIG);
+        }
+        policy.sender(common.login.as_deref(), &reverse_path)?;
+        Ok(Transaction { reverse_path, parameters, recipients: Vec::new(), attempted: false })
+    }
+
+    /// RCPT: the one place that decides about a recipient.
+    fn recipient(&mut self, common: &Common, path: Path, parameters: RcptParameters) -> Result<(), Answer> {
+        let address = match path {
+            Path::Null => return Err(Answer::fixed(501, "5.1.3", "Bad recipient: the address is missing")),
+            Path::Mailbox(address) => address,
+            Path::Postmaster => postmaster(common)?,
+        };
+        common
+            .may_relay()
+            .map_err(|denied| Answer { text: format!("<{address}>: {}", denied.text).into(), ..denied })?;
+        if !self.parameters.smtputf8 && address.needs_smtputf8() {
+            return Err(SMTPUTF8_FIRST);
+        }
+        if self.recipients.len() >= common.terms.limits.recipients_max {
+            return Err(Answer::fixed(452, "4.5.3", "Error: too many recipients; send the rest in another message"));
+        }
+        self.recipients.push((address, parameters.notify, parameters.original));
+        Ok(())
+    }
+
+    /// Whether there is somebody to send to.
+    fn is_addressed(&self) -> Result<(), Answer> {
+        match (self.recipients.is_empty(), self.attempted) {
+            (false, _) => Ok(()),
+            (true, true) => Err(Answer::fixed(554, "5.5.1", "Error: no valid recipients")),
+            (true, false) => Err(Answer::fixed(503, "5.5.1", "Error: need RCPT command")),
+        }
+    }
+
+    pub(super) fn complete(self, common: &Common, body: Vec<u8>) -> Message {
+        let hello = common.hello.as_ref();
+        Message {
+            hello: hello.map(|hello| hello.name.clone()).unwrap_or_default(),
+            protocol: self.protocol(common),
+            reverse_path: self.reverse_path,
+            ret: self.parameters.ret,
+            envid: self.parameters.envid,
+            recipients: self.recipients,
+            body,
+        }
+    }
+
+    fn protocol(&self, common: &Common) -> &'static str {
+        let extended = common.hello.as_ref().is_some_and(|hello| hello.extended);
+        let tls = common.link.security == super::Security::Tls;
+        match (extended, self.parameters.smtputf8, tls, common.login.is_some()) {
+            (false, ..) => "SMTP",
+            (true, false, false, false) => "ESMTP",
+            (true, false, false, true) => "ESMTPA",
+            (true, false, true, false) => "ESMTPS",
+            (true, false, true, true) => "ESMTPSA",
+            (true, true, false, false) => "UTF8SMTP",
+            (true, true, false, true) => "UTF8SMTPA",
+            (true, true, true, false) => "UTF8SMTPS",
+            (true, true, true, true) => "UTF8SMTPSA",
+        }
+    }
+}
+
+/// `<postmaster>` is ours: RFC 5321 §4.5.1.
+fn postmaster(common: &Common) -> Result<Address, Answer> {
+    Address::new("postmaster", common.terms.hostname.clone())
+        .map_err(|_| Answer::fixed(451, "4.3.0", "Error: no postmaster is known here"))
+}
+
+/// After MAIL.
+#[derive(Debug)]
+pub(super) struct ExpectRcpt(Transaction);
+
+impl ExpectRcpt {
+    pub(super) fn new(transaction: Transaction) -> ExpectRcpt {
+        ExpectRcpt(transaction)
+    }
+
+    pub(super) fn step(mut self, common: &mut Common, command: Command, behind: bool) -> State {
+        match command {
+            Command::Rcpt(path, parameters) => {
+                self.0.attempted = true;
+                match self.0.recipient(common, path, parameters) {
+                    Ok(()) => common.say(&Answer::fixed(250, "2.1.5", "Ok")),
+                    // Some have long lists, and take this for "the rest later": no error of theirs.
+                    Err(answer) if answer.code == 452 => common.say(&answer),
+                    Err(answer) => common.refuse(&answer),
+                }
+                State::Rcpt(self)
+            }
+            Command::Data => self.data(common, behind),
+            Command::Bdat { size, last } => match self.0.is_addressed() {
+                Ok(()) => {
+                    let decoder = Decoder::for_chunks(common.terms.limits.message_size_max);
+                    ExpectBdat::begun(self.0, decoder, size, last).begin(common)
+                }
+                Err(answer) => ExpectBdat::refused(size, answer, State::Rcpt(self)).begin(common),
+            },
+            Command::Mail(..) => self.refuse(common, Answer::fixed(503, "5.5.1", "Error: nested MAIL command")),
+            Command::Auth { .. } => self
+                .refuse(common, Answer::fixed(503, "5.5.1", "Error: AUTH is not permitted during a mail transaction")),
+            Command::StartTls => self.refuse(
+                common,
+                Answer::fixed(503, "5.5.1", "Error: STARTTLS is not permitted during a mail transaction"),
+            ),
+            // Answered in every state alike.
+            Command::Ehlo(_)
+            | Command::Helo(_)
+            | Command::Rset
+            | Command::Noop
+            | Command::Vrfy
+            | Command::Help
+            | Command::Quit => State::Rcpt(self),
+        }
+    }
+
+    fn refuse(self, common: &mut Common, answer: Answer) -> State {
+        common.refuse(&answer);
+        State::Rcpt(self)
+    }
+
+    fn data(self, common: &mut Common, behind: bool) -> State {
+        match self.0.is_addressed() {
+            Ok(()) => {
+                common.say(&Answer::fixed(354, "", "End data with <CR><LF>.<CR><LF>"));
+                let decoder = Decoder::for_data(common.terms.limits.message_size_max);
+                State::Text(ExpectText::new(self.0, decoder))
+            }
+            Err(answer) => common.refuse_data(State::Rcpt(self), &answer, behind),
+        }
+    }
+}
+
+/// Between two chunks.
+#[derive(Debug)]
+pub(super) struct ExpectChunk {
+    pub(super) transaction: Transaction,
+    pub(super) decoder: Decoder,
+}
+
+impl ExpectChunk {
+    pub(super) fn step(self, common: &mut Common, command: Command, behind: bool) -> State {
+        match command {
+            Command::Bdat { size, last } => ExpectBdat::begun(self.transaction, self.decoder, size, last).begin(common),
+            Command::Data => {
+                let answer = Answer::fixed(503, "5.5.1", "Error: DATA after BDAT");
+                common.refuse_data(State::Chunk(self), &answer, behind)
+            }
+            Command::Mail(..) | Command::Rcpt(..) | Command::Auth { .. } | Command::StartTls => {
+                self.refuse(common, Answer::fixed(503, "5.5.1", "Error: only BDAT may follow BDAT; RSET to start over"))
+            }
+            // Answered in every state alike.
+            Command::Ehlo(_)
+            | Command::Helo(_)
+            | Command::Rset
+            | Command::Noop
+            | Command::Vrfy
+            | Command::Help
+            | Command::Quit => State::Chunk(self),
+        }
+    }
+
+    fn refuse(self, common: &mut Common, answer: Answer) -> State {
+        common.refuse(&answer);
+        State::Chunk(self)
+    }
+}
+
+/// The state after a transaction came to its end, one way or the other.
+pub(super) fn over() -> State {
+    State::Mail(ExpectMail)
+}

@@ -1,0 +1,306 @@
+//! How the words of `mail` stand in an entry: envelopes and progress.
+//!
+//! A value read back was checked again by its own type (an address that could break out of a command does not decode),
+//! and enums go by numbers written here, never by their order in the source.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+use super::wire::{Reader, Writer};
+use crate::mail::{
+    Address, BodyFacts, Cause, Domain, EnhancedStatus, Envelope, Notify, Outcome, Progress, QueueId, Recipient,
+    RecipientProgress, RecipientState, Reply, Return, ReversePath, Stage, StreamKind,
+};
+use crate::time::Timestamp;
+
+const EIGHT_BIT: u8 = 1;
+const UTF8_HEADERS: u8 = 2;
+const FOREIGN_SIGNATURE: u8 = 4;
+
+/// Writes an envelope: fixed numbers first, texts after, recipients last (`docs/SPOOL.md`, "Envelope").
+pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
+    w.framed(|w| {
+        w.u64(envelope.id.as_u64());
+        w.u64(envelope.submission.as_u64());
+        w.u64(envelope.accepted_at.as_millis());
+        w.u64(envelope.expires_at.as_millis());
+        w.u8(match envelope.kind {
+            StreamKind::Transactional => 1,
+            StreamKind::Marketing => 2,
+        });
+        w.u8(envelope.priority);
+        w.u8(match envelope.ret {
+            None => 0,
+            Some(Return::Full) => 1,
+            Some(Return::Headers) => 2,
+        });
+        w.u64(envelope.body.size_bytes);
+        w.u32(envelope.body.header_bytes);
+        let facts = [
+            (envelope.body.eight_bit, EIGHT_BIT),
+            (envelope.body.utf8_headers, UTF8_HEADERS),
+            (envelope.body.foreign_signature, FOREIGN_SIGNATURE),
+        ];
+        w.u8(facts.iter().filter(|(on, _)| *on).map(|(_, bit)| bit).sum());
+        w.text(&envelope.stream);
+        w.text(&envelope.credential);
+        w.text(&envelope.pool);
+        w.option(envelope.reverse_path.address(), write_address);
+        w.option(envelope.envid.as_deref(), |w, envid| w.text(envid));
+        w.option(envelope.author_domain.as_ref(), |w, domain| w.text(domain.as_str()));
+        w.text(&envelope.message_id);
+        w.bytes(&envelope.added_headers);
+        w.u32(envelope.recipients.len() as u32);
+        for recipient in &envelope.recipients {
+            write_address(w, &recipient.address);
+            w.u8(notify_number(recipient.notify));
+            w.option(recipient.original.as_deref(), |w, original| w.text(original));
+        }
+    });
+}
+
+/// Reads an envelope; ignores what a later version appended to it.
+pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
+    let r = &mut r.framed()?;
+    let id = QueueId::from_u64(r.u64()?);
+    let submission = QueueId::from_u64(r.u64()?);
+    let accepted_at = Timestamp::from_millis(r.u64()?);
+    let expires_at = Timestamp::from_millis(r.u64()?);
+    let kind = match r.u8()? {
+        1 => StreamKind::Transactional,
+        2 => StreamKind::Marketing,
+        _ => return None,
+    };
+    let priority = r.u8()?;
+    let ret = match r.u8()? {
+        0 => None,
+        1 => Some(Return::Full),
+        2 => Some(Return::Headers),
+        _ => return None,
+    };
+    let (size_bytes, header_bytes, facts) = (r.u64()?, r.u32()?, r.u8()?);
+    let body = BodyFacts {
+        size_bytes,
+        header_bytes,
+        eight_bit: facts & EIGHT_BIT != 0,
+        utf8_headers: facts & UTF8_HEADERS != 0,
+        foreign_signature: facts & FOREIGN_SIGNATURE != 0,
+    };
+    let (stream, credential, pool) = (r.text()?.into(), r.text()?.into(), r.text()?.into());
+    let reverse_path = r.option(read_address)?.map_or(ReversePath::Null, ReversePath::Address);
+    let envid = r.option(|r| r.text().map(Box::from))?;
+    let author_domain = r.option(|r| r.text()?.parse::<Domain>().ok())?;
+    let message_id = r.text()?.into();
+    let added_headers = Bytes::copy_from_slice(r.bytes()?);
+    let count = r.u32()? as usize;
+    let recipients = r.list(count, 6, |r| {
+        let address = read_address(r)?;
+        let notify = notify(r.u8()?)?;
+        let original = r.option(|r| r.text().map(Box::from))?;
+        Some(Recipient { address, notify, original })
+    })?;
+    Some(Envelope {
+        id,
+        submission,
+        accepted_at,
+        expires_at,
+        stream,
+        kind,
+        priority,
+        credential,
+        pool,
+        reverse_path,
+        ret,
+        envid,
+        author_domain,
+        message_id,
+        added_headers,
+        body,
+        recipients,
+    })
+}
+
+fn write_address(w: &mut Writer, address: &Address) {
+    w.text(address.local());
+    w.text(address.domain().as_str());
+}
+
+fn read_address(r: &mut Reader) -> Option<Address> {
+    let local = r.text()?;
+    let domain = r.text()?.parse().ok()?;
+    Address::new(local, domain).ok()
+}
+
+fn notify_number(notify: Notify) -> u8 {
+    match notify {
+        Notify::Default => 0,
+        Notify::Never => 1,
+        Notify::On { success, failure, delay } => 8 | u8::from(success) | u8::from(failure) << 1 | u8::from(delay) << 2,
+    }
+}
+
+fn notify(number: u8) -> Option<Notify> {
+    match number {
+        0 => Some(Notify::Default),
+        1 => Some(Notify::Never),
+        8..=15 => Some(Notify::On { success: number & 1 != 0, failure: number & 2 != 0, delay: number & 4 != 0 }),
+        _ => None,
+    }
+}
+
+/// Writes the whole state of an envelope (`docs/SPOOL.md`, "Progress").
+pub(super) fn write_progress(w: &mut Writer, progress: &Progress) {
+    w.framed(|w| {
+        w.u16(progress.attempts);
+        w.u64(progress.due.as_millis());
+        w.u8(u8::from(progress.held));
+        w.u8(progress.uncertain);
+        w.u8(u8::from(progress.delay_reported));
+        w.text(&progress.source);
+        w.u32(progress.recipients.len() as u32);
+        for recipient in &progress.recipients {
+            w.u8(state_number(recipient.state));
+            w.option(recipient.last.as_ref(), write_outcome);
+        }
+    });
+}
+
+/// Reads a state; ignores what a later version appended to it.
+pub(super) fn read_progress(r: &mut Reader) -> Option<Progress> {
+    let r = &mut r.framed()?;
+    let attempts = r.u16()?;
+    let due = Timestamp::from_millis(r.u64()?);
+    let held = r.flag()?;
+    let uncertain = r.u8()?;
+    let delay_reported = r.flag()?;
+    let source = r.text()?.into();
+    let count = r.u32()? as usize;
+    let recipients = r.list(count, 2, |r| {
+        let state = state(r.u8()?)?;
+        let last = r.option(read_outcome)?;
+        Some(RecipientProgress { state, last })
+    })?;
+    Some(Progress { attempts, due, held, uncertain, delay_reported, source, recipients })
+}
+
+fn write_outcome(w: &mut Writer, outcome: &Outcome) {
+    w.u64(outcome.at.as_millis());
+    w.u8(stage_number(outcome.stage));
+    w.text(&outcome.host);
+    match outcome.address {
+        None => w.u8(0),
+        Some(IpAddr::V4(address)) => {
+            w.u8(4);
+            w.0.extend_from_slice(&address.octets());
+        }
+        Some(IpAddr::V6(address)) => {
+            w.u8(6);
+            w.0.extend_from_slice(&address.octets());
+        }
+    }
+    match &outcome.cause {
+        Cause::Reply(reply) => {
+            w.u8(1);
+            w.u16(reply.code);
+            w.option(reply.enhanced, write_status);
+            w.text(&reply.text);
+        }
+        Cause::Local { status, text } => {
+            w.u8(2);
+            write_status(w, *status);
+            w.text(text);
+        }
+    }
+}
+
+fn read_outcome(r: &mut Reader) -> Option<Outcome> {
+    let at = Timestamp::from_millis(r.u64()?);
+    let stage = stage(r.u8()?)?;
+    let host = r.text()?.into();
+    let address = match r.u8()? {
+        0 => None,
+        4 => Some(IpAddr::from(r.octets::<4>()?)),
+        6 => Some(IpAddr::from(r.octets::<16>()?)),
+        _ => return None,
+    };
+    let cause = match r.u8()? {
+        1 => {
+            let code = r.u16()?;
+            let enhanced = r.option(read_status)?;
+            Cause::Reply(Reply { code, enhanced, text: r.text()?.into() })
+        }
+        2 => {
+            let status = read_status(r)?;
+            Cause::Local { status, text: r.text()?.into() }
+        }
+        _ => return None,
+    };
+    Some(Outcome { at, stage, host, address, cause })
+}
+
+fn write_status(w: &mut Writer, status: EnhancedStatus) {
+    w.u8(status.class);
+    w.u16(status.subject);
+    w.u16(status.detail);
+}
+
+fn read_status(r: &mut Reader) -> Option<EnhancedStatus> {
+    Some(EnhancedStatus::new(r.u8()?, r.u16()?, r.u16()?))
+}
+
+fn state_number(state: RecipientState) -> u8 {
+    match state {
+        RecipientState::Pending => 0,
+        RecipientState::Delivered => 1,
+        RecipientState::Failed => 2,
+        RecipientState::Expired => 3,
+        RecipientState::Suppressed => 4,
+        RecipientState::Deleted => 5,
+    }
+}
+
+fn state(number: u8) -> Option<RecipientState> {
+    Some(match number {
+        0 => RecipientState::Pending,
+        1 => RecipientState::Delivered,
+        2 => RecipientState::Failed,
+        3 => RecipientState::Expired,
+        4 => RecipientState::Suppressed,
+        5 => RecipientState::Deleted,
+        _ => return None,
+    })
+}
+
+fn stage_number(stage: Stage) -> u8 {
+    match stage {
+        Stage::Resolve => 1,
+        Stage::Connect => 2,
+        Stage::Greeting => 3,
+        Stage::Hello => 4,
+        Stage::Tls => 5,
+        Stage::Auth => 6,
+        Stage::Mail => 7,
+        Stage::Rcpt => 8,
+        Stage::Data => 9,
+        Stage::FinalDot => 10,
+        Stage::Local => 11,
+    }
+}
+
+fn stage(number: u8) -> Option<Stage> {
+    Some(match number {
+        1 => Stage::Resolve,
+        2 => Stage::Connect,
+        3 => Stage::Greeting,
+        4 => Stage::Hello,
+        5 => Stage::Tls,
+        6 => Stage::Auth,
+        7 => Stage::Mail,
+        8 => Stage::Rcpt,
+        9 => Stage::Data,
+        10 => Stage::FinalDot,
+        11 => Stage::Local,
+        _ => return None,
+    })
+}

@@ -1,0 +1,406 @@
+//! One client's connection: reads, writes and waits on behalf of a session.
+//!
+//! A connection that waits for a command holds no buffers: what is read lands in a buffer of the thread, and only what
+//! a session could not use at once is kept. 2,000 idle TLS sessions are to cost 40 MiB at most.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+
+use super::admission::Ticket;
+use super::budget::Share;
+use super::gate::{Gate, GatePolicy, answer};
+use super::io::Io;
+use super::penalty::Failure;
+use super::server::{Post, Shared};
+use crate::accept::{Origin, Submission};
+use crate::credential::VerifyError;
+use crate::smtp::answer::Answer;
+use crate::smtp::auth::Login;
+use crate::smtp::session::{Act, Denial, Link, Message, Mode, Security, Session};
+
+/// What one read can bring. Unit: octets. One buffer a thread.
+const SCRATCH_LENGTH: usize = 64 * 1024;
+/// Buffers over this are freed when a client goes quiet. Unit: octets.
+const IDLE_CAPACITY_MAX: usize = 1024;
+/// After a farewell we read on for so long, and so much, so that the kernel does not throw away our last reply along
+/// with what the client is still sending.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+const LINGER_OCTETS: usize = 256 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_LENGTH]);
+}
+
+/// Why waiting for the client ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wake {
+    Octets,
+    /// It is gone.
+    End,
+    Timeout,
+    /// The server is stopping.
+    Drain,
+}
+
+/// What a connection is made of.
+pub(super) struct Arrival<G: Gate> {
+    pub(super) shared: Arc<Shared<G>>,
+    pub(super) post: Arc<Post>,
+    pub(super) stream: TcpStream,
+    pub(super) client: SocketAddr,
+    pub(super) ticket: Ticket,
+    pub(super) drain: oneshot::Receiver<()>,
+}
+
+impl<G: Gate> Arrival<G> {
+    /// Talks to the client until one of us has had enough.
+    pub(super) async fn serve(self) {
+        let client = self.client;
+        match Connection::open(self).await {
+            Ok(mut connection) => connection.run().await,
+            Err(error) => tracing::debug!(%client, %error, "connection lost before the greeting"),
+        }
+    }
+}
+
+struct Connection<G: Gate> {
+    shared: Arc<Shared<G>>,
+    post: Arc<Post>,
+    client: SocketAddr,
+    io: Option<Io>,
+    tls: Option<Box<str>>,
+    session: Session,
+    /// Read and not yet used.
+    input: Vec<u8>,
+    /// Memory for the message being received.
+    share: Share,
+    drain: oneshot::Receiver<()>,
+    draining: bool,
+    deadline: Pin<Box<Sleep>>,
+    /// When the present wait, for a command or a message, began.
+    since: Instant,
+    commands: u64,
+    login_failed: bool,
+    _ticket: Ticket,
+}
+
+impl<G: Gate> Connection<G> {
+    async fn open(arrival: Arrival<G>) -> io::Result<Connection<G>> {
+        let Arrival { shared, post, stream, client, ticket, drain } = arrival;
+        stream.set_nodelay(true)?;
+        let local = stream.local_addr()?;
+        let loopback = [local, client].iter().all(|end| end.ip().to_canonical().is_loopback());
+        let (io, tls, security) = match (&post.tls, post.terms.mode) {
+            (Some(config), Mode::Submissions) => {
+                let handshake = Box::pin(Io::secure(stream, config.config()));
+                let (io, tls) = timeout(post.settings.handshake_timeout, handshake).await??;
+                (io, Some(tls), Security::Tls)
+            }
+            // On this machine's own loopback nobody can listen in, and clients that upgrade whenever they can (Go,
+            // nodemailer) would fail to verify a certificate that nobody vouches for.
+            (Some(config), _) if !(loopback && config.is_self_signed()) => {
+                (Io::Plain(stream), None, Security::Upgradable)
+            }
+            _ => (Io::Plain(stream), None, Security::Clear),
+        };
+        let link = Link { security, loopback, trusted: post.listener.trusts(client.ip()) };
+        let session = Session::new(post.terms.clone(), link);
+        let since = Instant::now();
+        let deadline = Box::pin(sleep_until(since + post.settings.command_timeout));
+        let (input, share) = (Vec::new(), Share::default());
+        let connection = Connection {
+            shared,
+            post,
+            client,
+            io: Some(io),
+            tls,
+            session,
+            input,
+            share,
+            drain,
+            draining: false,
+            deadline,
+            since,
+            commands: 0,
+            login_failed: false,
+            _ticket: ticket,
+        };
+        Ok(connection)
+    }
+
+    async fn run(&mut self) {
+        if self.talks_early().await {
+            tracing::debug!(client = %self.client, "client talked before the greeting");
+            self.session.output().clear();
+            self.session.end(&Answer::fixed(554, "5.5.0", "Error: wait for the greeting before you talk"));
+        }
+        loop {
+            let act = self.advance().await;
+            let outcome = match act {
+                Act::Read => self.listen().await,
+                Act::Flush => self.flush().await,
+                Act::Verify(login) => {
+                    self.verify(login).await;
+                    Ok(())
+                }
+                Act::Accept(message) => {
+                    self.accept(*message).await;
+                    Ok(())
+                }
+                Act::StartTls => Box::pin(self.start_tls()).await,
+                Act::Close => return self.farewell().await,
+            };
+            if let Err(error) = outcome {
+                tracing::debug!(client = %self.client, %error, "connection lost");
+                return;
+            }
+        }
+    }
+
+    /// Lets the session work on what was read.
+    async fn advance(&mut self) -> Act {
+        let need = self.session.body_need(self.input.len());
+        if need > self.share.octets() {
+            let wait = self.post.settings.body_memory_wait;
+            match self.shared.budget.grow(&mut self.share, need, wait).await {
+                Ok(()) => self.session.grant(self.share.octets()),
+                Err(_) => {
+                    tracing::warn!(client = %self.client, "no memory for a message: client told to try again");
+                    self.session.forsake();
+                }
+            }
+        }
+        let (used, act) = self.session.step(&self.input, &GatePolicy(&self.shared.gate));
+        match used >= self.input.len() {
+            true => self.input.clear(),
+            false => drop(self.input.drain(..used)),
+        }
+        if !self.session.holds_body() && self.share.octets() > 0 {
+            self.share = Share::default();
+        }
+        act
+    }
+
+    /// Sends what there is to say, then waits for more.
+    async fn listen(&mut self) -> io::Result<()> {
+        self.flush().await?;
+        if self.draining && self.session.is_idle() {
+            return self.stop();
+        }
+        self.set_deadline();
+        if self.session.is_idle() && self.input.is_empty() && self.input.capacity() > IDLE_CAPACITY_MAX {
+            self.input = Vec::new();
+        }
+        match self.read().await {
+            Wake::Octets | Wake::Drain => Ok(()),
+            Wake::End => Err(io::ErrorKind::UnexpectedEof.into()),
+            Wake::Timeout => {
+                let text = format!("{} Error: timeout exceeded", self.post.terms.hostname);
+                self.session.end(&Answer::new(421, "4.4.2", text));
+                Ok(())
+            }
+        }
+    }
+
+    fn stop(&mut self) -> io::Result<()> {
+        let text = format!("{} Service is stopping; try again soon", self.post.terms.hostname);
+        self.session.end(&Answer::new(421, "4.3.2", text));
+        Ok(())
+    }
+
+    /// A command has its time as a whole, not each piece of it; a message may last as long as it keeps its pace.
+    fn set_deadline(&mut self) {
+        let now = Instant::now();
+        let settings = &self.post.settings;
+        let commands = self.session.commands();
+        if commands != self.commands {
+            (self.commands, self.since) = (commands, now);
+        }
+        let deadline = match self.session.receiving() {
+            None => self.since + settings.command_timeout,
+            Some(received) => {
+                let earned = received.checked_div(settings.data_rate_min).map_or(Duration::MAX, Duration::from_secs);
+                let pace = self.since.checked_add(settings.data_timeout.saturating_add(earned));
+                let pause = now + settings.data_timeout;
+                pace.map_or(pause, |pace| pace.min(pause))
+            }
+        };
+        self.deadline.as_mut().reset(deadline);
+    }
+
+    /// # Cancel safety
+    /// Nothing is lost: octets are taken from the stream only in the poll that ends it.
+    async fn read(&mut self) -> Wake {
+        poll_fn(|cx| {
+            let Some(io) = &mut self.io else { return Poll::Ready(Wake::End) };
+            if !self.draining && Pin::new(&mut self.drain).poll(cx).is_ready() {
+                self.draining = true;
+                return Poll::Ready(Wake::Drain);
+            }
+            let wake = SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(io).poll_read(cx, &mut buffer) {
+                    Poll::Pending => None,
+                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                        self.input.extend_from_slice(buffer.filled());
+                        Some(Wake::Octets)
+                    }
+                    Poll::Ready(_) => Some(Wake::End),
+                }
+            });
+            match wake {
+                Some(wake) => Poll::Ready(wake),
+                None => self.deadline.as_mut().poll(cx).map(|()| Wake::Timeout),
+            }
+        })
+        .await
+    }
+
+    /// Writes all replies at once.
+    async fn flush(&mut self) -> io::Result<()> {
+        let out = self.session.output();
+        if out.is_empty() {
+            return Ok(());
+        }
+        let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        // A client that does not read its replies has as much time as one that sends no commands.
+        let until = Instant::now() + self.post.settings.command_timeout;
+        timeout_at(until, io.write_all(out)).await??;
+        if let Io::Tls(_) = io {
+            timeout_at(until, io.flush()).await??;
+        }
+        match out.capacity() > IDLE_CAPACITY_MAX {
+            true => *out = Vec::new(),
+            false => out.clear(),
+        }
+        Ok(())
+    }
+
+    async fn verify(&mut self, login: Login) {
+        let outcome = self.shared.credentials.verify(&login.name, &login.secret).await;
+        let denial = match outcome {
+            Ok(name) => return self.session.verified(Ok(name)),
+            Err(VerifyError::Busy) => Denial::Busy,
+            Err(VerifyError::Rejected) => Denial::Rejected,
+        };
+        tracing::info!(client = %self.client.ip(), user = %login.name, reason = ?denial, "login failed");
+        if denial == Denial::Rejected {
+            let failure = if self.login_failed { Failure::Another } else { Failure::FirstOfSession };
+            self.login_failed = true;
+            let (base, max) = (self.post.settings.login_failure_delay, self.post.settings.login_failure_delay_max);
+            let wait = self.shared.penalties.note(self.client.ip(), failure, base, max);
+            // Not while stopping: nobody guesses on at a closed door.
+            if !wait.is_zero() && !self.draining {
+                self.draining = timeout(wait, &mut self.drain).await.is_ok();
+            }
+        }
+        self.session.verified(Err(denial));
+    }
+
+    async fn accept(&mut self, message: Message) {
+        let post = &self.post;
+        let origin = Origin {
+            client: Some(self.client),
+            hello: message.hello,
+            protocol: message.protocol,
+            tls: self.tls.clone(),
+            credential: self.session.login().map(|name| Box::from(&**name)),
+            listener_stream: post.listener.stream.clone(),
+            hide_client: post.listener.hide_client,
+            // RFC 6409 §8 is for submissions; what this machine's own programs say on port 25 is one too.
+            fix_headers: post.terms.mode != Mode::Smtp || self.client.ip().to_canonical().is_loopback(),
+        };
+        let submission = Submission {
+            origin,
+            reverse_path: message.reverse_path,
+            ret: message.ret,
+            envid: message.envid,
+            recipients: message.recipients,
+            message: Bytes::from(message.body),
+            received_at: self.shared.clock.now(),
+        };
+        // Boxed, so that an idle connection's task is small.
+        let accepting = Box::pin(self.shared.gate.accept(submission));
+        let outcome = accepting.await.map_err(answer);
+        self.session.accepted(outcome);
+        self.share = Share::default();
+    }
+
+    async fn start_tls(&mut self) -> io::Result<()> {
+        // In clear, behind STARTTLS: whoever put it there wants it read as if said under TLS. The session saw what came
+        // with the command; this is what came since.
+        if !self.input.is_empty() || self.is_readable_now().await {
+            self.session.output().clear();
+            self.session.end(&Answer::fixed(554, "5.5.0", "Error: nothing may follow STARTTLS; closing"));
+            return Ok(());
+        }
+        self.flush().await?;
+        let (Some(Io::Plain(stream)), Some(tls)) = (self.io.take(), &self.post.tls) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let handshake = Io::secure(stream, tls.config());
+        let (io, description) = timeout(self.post.settings.handshake_timeout, handshake).await??;
+        (self.io, self.tls) = (Some(io), Some(description));
+        self.session.secured();
+        Ok(())
+    }
+
+    /// Whether the client says anything before we greet it.
+    async fn talks_early(&mut self) -> bool {
+        let wait = self.post.settings.greeting_delay;
+        if wait.is_zero() {
+            return self.is_readable_now().await;
+        }
+        self.deadline.as_mut().reset(Instant::now() + wait);
+        self.read().await == Wake::Octets
+    }
+
+    /// Looks for octets that are there already.
+    async fn is_readable_now(&mut self) -> bool {
+        match &mut self.io {
+            None => false,
+            // Asked of the kernel: the runtime learns only later what came in with the connection.
+            Some(Io::Plain(stream)) => {
+                SockRef::from(&*stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|length| length > 0)
+            }
+            // Taken, not peeked at: whoever it is gets no answer to it.
+            Some(Io::Tls(stream)) => {
+                poll_fn(|cx| {
+                    let mut octet = [0; 1];
+                    let mut buffer = ReadBuf::new(&mut octet);
+                    let read = Pin::new(&mut *stream).poll_read(cx, &mut buffer);
+                    Poll::Ready(matches!(read, Poll::Ready(Ok(()))) && !buffer.filled().is_empty())
+                })
+                .await
+            }
+        }
+    }
+
+    async fn farewell(&mut self) {
+        if self.flush().await.is_err() {
+            return;
+        }
+        let Some(io) = &mut self.io else { return };
+        let until = Instant::now() + LINGER_TIME;
+        let _ = timeout_at(until, async {
+            io.shutdown().await?;
+            let mut rest = io.take(LINGER_OCTETS as u64);
+            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+        })
+        .await;
+    }
+}
