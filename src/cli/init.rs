@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use super::{Context, Exit};
+use crate::certificate::Certificate;
 use crate::config;
 use crate::credential;
-use crate::certificate::Certificate;
 use crate::mail::Domain;
 use crate::signer::{self, Algorithm};
 use text::{Address, DkimKey, NewFile, Plan};
@@ -85,10 +85,7 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
         address: address.or_else(own_public_address).map(located),
         password_hash: credential::hash(&password)?,
         password,
-        dkim: [
-            new_key(Algorithm::Rsa, RSA_SELECTOR, domain)?,
-            new_key(Algorithm::Ed25519, ED25519_SELECTOR, domain)?,
-        ],
+        dkim: [new_key(Algorithm::Rsa, RSA_SELECTOR, domain)?, new_key(Algorithm::Ed25519, ED25519_SELECTOR, domain)?],
         certificate: Certificate::self_signed(&[hostname.as_str()])?,
         domain: domain.clone(),
         directory: std::path::absolute(dir).context("--dir")?,
@@ -116,7 +113,12 @@ pub(super) fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
             let shared = a == 100 && (64..128).contains(&b);
-            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_documentation() || shared)
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_documentation()
+                || shared)
         }
         IpAddr::V6(v6) => v6.segments().first().is_some_and(|first| first & 0xe000 == 0x2000),
     }

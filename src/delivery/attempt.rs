@@ -245,3 +245,6 @@ pub(super) fn due_after(
     let pending = progress.recipients.iter().filter(|recipient| !recipient.state.is_final()).count();
     (pending > settled).then_some(attempt.due)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::accept::Door;
 use crate::mail::{Domain, Outcome, QueueId};
 use crate::queue::Queue;
+use crate::signer::Signer;
 use crate::time::Timestamp;
 
 pub use crate::classify::Feedback;
@@ -135,6 +136,8 @@ pub struct Tools {
     pub queue: Queue,
     /// Where attempts are concluded.
     pub door: Door,
+    /// DKIM.
+    pub signer: Signer,
     /// Timeouts, TLS towards peers, the clock.
     pub caller: Caller,
 }

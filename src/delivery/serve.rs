@@ -6,8 +6,9 @@ use std::pin::{Pin, pin};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use crate::mail::{EnhancedStatus, QueueId};
 use crate::queue::{Lease, Settling};
-use crate::smtp::dialog::{self, Letter};
+use crate::smtp::dialog::Letter;
 
 use super::attempt::{Circumstances, Found, due_after, needs, round};
 use super::letter;
@@ -81,7 +82,8 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                 let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
                 let event = Event::Settled { id, due, feedback: found.feedback };
                 finish(unwritten.as_mut()).await;
-                unwritten.set(Some(line.settled(tools.door.conclude(lease, found.attempt, now).await, event)));
+                let settling = tools.door.conclude_with(lease, found.attempt, found.reports, now).await;
+                unwritten.set(Some(line.settled(settling, event)));
                 if !found.reusable {
                     break Farewell::Gone;
                 }
@@ -103,7 +105,7 @@ async fn finish<F: Future<Output = ()>>(mut unwritten: Pin<&mut Option<F>>) {
 async fn attempt<T, F>(
     plan: &Plan,
     session: &mut Session<T>,
-    id: crate::mail::QueueId,
+    id: QueueId,
     line: &Line,
     tools: &Tools,
     unwritten: Pin<&mut Option<F>>,
@@ -126,11 +128,17 @@ where
     if round.places.is_empty() {
         return Done::Told(Event::Skipped(id), None);
     }
-    let content = match letter::compose(tools, &lease, &session.offered).await {
+    let content = match letter::compose(tools, &lease, &session.offered, tools.caller.clock().now()).await {
         Ok(content) => content,
         Err(letter::Unsent::Unreadable(error)) => {
             tracing::warn!(queue_id = %id, %error, "a body could not be read; its envelope waits for an operator");
             return Done::Told(Event::Skipped(id), None);
+        }
+        Err(letter::Unsent::Unsigned(error)) => {
+            tracing::error!(queue_id = %id, %error, "a message could not be signed; it is tried again later");
+            let status = EnhancedStatus::new(4, 7, 0);
+            let found = circumstances(plan, session, &lease, tools).unsent(&round.places, status, &error.to_string());
+            return Done::Attempted(lease, found);
         }
         Err(letter::Unsent::Refused(unsendable)) => {
             let found = circumstances(plan, session, &lease, tools).unsent(
@@ -142,14 +150,6 @@ where
         }
     };
     let needs = needs(&envelope, &content);
-    if let Err(unsendable) = dialog::check(&session.offered, needs) {
-        let found = circumstances(plan, session, &lease, tools).unsent(
-            &round.places,
-            unsendable.status(),
-            &unsendable.to_string(),
-        );
-        return Done::Attempted(lease, found);
-    }
     let letter = Letter { envelope: &envelope, places: &round.places, needs };
     let first = session.transactions == 0;
     let mail_written = line.tell(Event::MailWritten(id));

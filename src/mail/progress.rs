@@ -205,13 +205,7 @@ mod tests {
     }
 
     fn attempt(verdicts: Vec<(usize, Verdict)>) -> Attempt {
-        Attempt {
-            verdicts,
-            due: Timestamp::from_secs(9),
-            counts: true,
-            uncertain: false,
-            source: "".into(),
-        }
+        Attempt { verdicts, due: Timestamp::from_secs(9), counts: true, uncertain: false, source: "".into() }
     }
 
     #[test]

@@ -1,1 +1,147 @@
-//! To be written.
+//! The clerk of the engine: one task that owns it, tells it what happens, and does what it orders.
+//!
+//! ```text
+//!   queue ──► inbox ─┐                              ┌─► connections (delivery)
+//!   connections ─────┼─► facts ─► Engine ─► orders ─┼─► look-ups (dns, routes)
+//!   look-ups, http ──┘                              └─► ends (the door)
+//! ```
+//! It knows the names for the engine's handles, the peers' last words, and nothing else: what goes when is the
+//! engine's decision. Started by `app`; asked by `http` through its [`Handle`].
+
+mod clerk;
+mod explain;
+mod names;
+mod resolve;
+mod settings;
+mod world;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::mail::QueueId;
+use crate::queue::{Change, Waiting};
+
+use clerk::Clerk;
+pub use settings::{Pool, Recipients, Route, Settings, SiteRule};
+pub use world::{End, Found, Live, Task, World};
+
+/// Questions and orders that wait for the scheduler; more senders wait themselves.
+const COMMANDS_MAX: usize = 64;
+
+/// What the queue announced and the scheduler did not take yet. Its bound is the queue's: an envelope stands here only
+/// if its state just changed.
+#[derive(Default)]
+struct Inbox {
+    changes: Mutex<Vec<Change>>,
+    filled: Notify,
+}
+
+impl Inbox {
+    fn push(&self, change: Change) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = changes.is_empty();
+        changes.push(change);
+        drop(changes);
+        if was_empty {
+            self.filled.notify_one();
+        }
+    }
+
+    fn swap(&self, taken: &mut Vec<Change>) {
+        std::mem::swap(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner), taken);
+    }
+}
+
+/// What others ask of the scheduler.
+enum Command {
+    Why(QueueId, oneshot::Sender<Value>),
+    Sites(oneshot::Sender<Value>),
+    Reload(Box<Settings>),
+    Suspend(Arc<str>, oneshot::Sender<bool>),
+    Resume(Arc<str>, oneshot::Sender<bool>),
+    Stop(Duration, oneshot::Sender<usize>),
+}
+
+/// The way to the scheduler. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    inbox: Arc<Inbox>,
+}
+
+impl Handle {
+    /// Where the queue announces its changes, before and while the scheduler runs. Never blocks.
+    pub fn sink(&self) -> Arc<dyn Fn(Change) + Send + Sync> {
+        let inbox = Arc::clone(&self.inbox);
+        Arc::new(move |change| inbox.push(change))
+    }
+
+    /// Why an envelope waits: an array of `{kind, text, cause, until}`, the binding constraint first. Empty: it is not
+    /// known here.
+    pub async fn why(&self, id: QueueId) -> Value {
+        self.ask(|answer| Command::Why(id, answer)).await.unwrap_or_else(|| Value::Array(Vec::new()))
+    }
+
+    /// All sites that are known, the one with the most waiting first.
+    pub async fn sites(&self) -> Value {
+        self.ask(Command::Sites).await.unwrap_or_else(|| Value::Array(Vec::new()))
+    }
+
+    /// Replaces sources, pools, routes, sites and limits. Connections stay; no more than is allowed now are made.
+    pub async fn reload(&self, settings: Settings) {
+        // A scheduler that has stopped needs no settings.
+        let _ = self.commands.send(Command::Reload(Box::new(settings))).await;
+    }
+
+    /// Stops using a source, until resumed. False: there is none of that name.
+    pub async fn suspend(&self, source: &str) -> bool {
+        self.ask(|answer| Command::Suspend(source.into(), answer)).await.unwrap_or(false)
+    }
+
+    /// Undoes [`Handle::suspend`].
+    pub async fn resume(&self, source: &str) -> bool {
+        self.ask(|answer| Command::Resume(source.into(), answer)).await.unwrap_or(false)
+    }
+
+    /// Sends nothing more, waits until all connections have ended, `within` at most, and then drops the rest. Returns
+    /// how many were dropped: what was past its final dot on these settles as uncertain.
+    pub async fn stop(&self, within: Duration) -> usize {
+        self.ask(|answer| Command::Stop(within, answer)).await.unwrap_or(0)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+/// A scheduler that does not run yet.
+pub struct Scheduler<W> {
+    settings: Settings,
+    world: Arc<W>,
+    handle: Handle,
+    commands: mpsc::Receiver<Command>,
+}
+
+impl<W: World> Scheduler<W> {
+    /// With these settings, in this world. Its [`Handle::sink`] is to be set in the queue before it runs.
+    pub fn new(settings: Settings, world: W) -> Scheduler<W> {
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let handle = Handle { commands: sender, inbox: Arc::new(Inbox::default()) };
+        Scheduler { settings, world: Arc::new(world), handle, commands }
+    }
+
+    /// The way to it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Takes in what waits already, and then works until it is stopped.
+    pub async fn run(self, waiting: impl Iterator<Item = Waiting> + Send) {
+        Clerk::new(self.settings, self.world, Arc::clone(&self.handle.inbox)).run(self.commands, waiting).await;
+    }
+}

@@ -32,12 +32,7 @@ impl Engine {
         }
     }
 
-    fn end(
-        &mut self,
-        slot: u32,
-        order: fn(QueueId, super::words::DomainHandle) -> Order,
-        out: &mut Vec<Order>,
-    ) {
+    fn end(&mut self, slot: u32, order: fn(QueueId, super::words::DomainHandle) -> Order, out: &mut Vec<Order>) {
         self.unplace(slot);
         self.rows[slot].state = State::Ending;
         self.ending += 1;

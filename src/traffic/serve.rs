@@ -1,10 +1,10 @@
 //! The engine's part that grants: which connection gets which envelope, who may dial, and who has to make room.
 
+use super::Engine;
 use super::lane::place_of;
 use super::link::{Doing, Link};
 use super::slab::State;
 use super::words::{ConnectionHandle, Order, SourceHandle, TargetHandle};
-use super::Engine;
 use crate::mail::StreamKind;
 
 /// Of this many grants while both kinds wait, one is marketing's.
@@ -158,9 +158,10 @@ impl Engine {
 
     /// Closes one connection that idles at a full site for another target.
     fn make_room(&mut self, site: u32, target: u32, out: &mut Vec<Order>) {
-        let elsewhere = self.idle.iter().take(TRIES).find(|(_, number)| {
-            self.links.get(number).is_some_and(|link| link.site == site && link.target != target)
-        });
+        let elsewhere =
+            self.idle.iter().take(TRIES).find(|(_, number)| {
+                self.links.get(number).is_some_and(|link| link.site == site && link.target != target)
+            });
         if let Some((_, number)) = elsewhere.copied() {
             self.close(number, out);
         }
@@ -304,9 +305,7 @@ impl Engine {
         let site = &self.sites[link.site];
         let marketing = || best(StreamKind::Marketing).filter(|_| !site.is_reserved(link.source, self.now));
         match best(StreamKind::Transactional) {
-            Some(transactional) if site.since_marketing >= MARKETING_ONE_IN - 1 => {
-                marketing().or(Some(transactional))
-            }
+            Some(transactional) if site.since_marketing >= MARKETING_ONE_IN - 1 => marketing().or(Some(transactional)),
             Some(transactional) => Some(transactional),
             None => marketing(),
         }
@@ -321,15 +320,7 @@ impl Engine {
         Some(slot)
     }
 
-    fn hand_over(
-        &mut self,
-        number: u32,
-        link: &Link,
-        lane: u32,
-        kind: StreamKind,
-        slot: u32,
-        out: &mut Vec<Order>,
-    ) {
+    fn hand_over(&mut self, number: u32, link: &Link, lane: u32, kind: StreamKind, slot: u32, out: &mut Vec<Order>) {
         if let Doing::Idle(since) = link.doing {
             self.unidle(number, since);
         }

@@ -236,7 +236,9 @@ impl Engine {
     /// Whose sources carry a flow: those of its pool, or the one that its last 4xx came over, while that is usable.
     pub(super) fn via(&self, key: &FlowKey) -> Via {
         match key.source {
-            Some(source) if self.sources(Via::Pool(key.pool)).contains(&source) && !self.suspended.contains(&source) => {
+            Some(source)
+                if self.sources(Via::Pool(key.pool)).contains(&source) && !self.suspended.contains(&source) =>
+            {
                 Via::Source(source)
             }
             Some(_) | None => Via::Pool(key.pool),

@@ -27,6 +27,16 @@ impl Engine {
         }
     }
 
+    /// The site that an envelope would go to, if its hosts are known.
+    pub fn site_of(&self, id: QueueId) -> Option<SiteHandle> {
+        let slot = self.rows.find(id)?;
+        let domain = self.domains.get(self.flows[self.rows[slot].flow].key.domain.0)?;
+        match domain.hosts {
+            Hosts::Known(target) => Some(SiteHandle(self.targets[target].site)),
+            Hosts::Unknown | Hosts::Failing(_) | Hosts::Never => None,
+        }
+    }
+
     fn why_flow(&self, now: Now, flow: u32) -> Vec<Constraint> {
         let key = self.flows[flow].key;
         let Some(domain) = self.domains.get(key.domain.0) else { return Vec::new() };

@@ -33,7 +33,12 @@ pub struct Seen<'a> {
 }
 
 /// Everything, in the order in which it should be put right.
-pub async fn findings(config: &Config, sources: &[Seen<'_>], keys: &[signer::Record], lookups: &impl Lookups) -> Vec<Finding> {
+pub async fn findings(
+    config: &Config,
+    sources: &[Seen<'_>],
+    keys: &[signer::Record],
+    lookups: &impl Lookups,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let resolver = resolver(lookups).await;
     let answers = resolver.weight == Weight::Good;
@@ -337,12 +342,7 @@ mod tests {
                 "the published key is not that of the private key",
                 "p=BwcH",
             ),
-            (
-                |t| published(t, ""),
-                "DKIM r1._domainkey.example.com",
-                "the published key is revoked",
-                "p=BwcH",
-            ),
+            (|t| published(t, ""), "DKIM r1._domainkey.example.com", "the published key is revoked", "p=BwcH"),
             (
                 |t| drop(t.texts.remove("_dmarc.example.com")),
                 "DMARC example.com",

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::cli::records::{Record, both_forms};
 use crate::certificate::Certificate;
+use crate::cli::records::{Record, both_forms};
 use crate::mail::Domain;
 use crate::signer;
 
@@ -93,9 +93,10 @@ impl Plan {
     pub fn config(&self) -> String {
         let Plan { domain, hostname, password_hash, .. } = self;
         let data_dir = toml::Value::from(self.data_dir.to_string_lossy().into_owned());
-        let keys = self.dkim.iter().map(|key| {
-            format!("    {{ selector = \"{}\", key = \"{}\" }},\n", key.selector, self.key_path(key))
-        });
+        let keys = self
+            .dkim
+            .iter()
+            .map(|key| format!("    {{ selector = \"{}\", key = \"{}\" }},\n", key.selector, self.key_path(key)));
         let keys: String = keys.collect();
         let source = match self.address {
             Some(Address::Local(address)) => format!("\n[source.default]\naddress = \"{address}\"\n"),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postrider::mail::StreamKind::Transactional;
-use postrider::traffic::{Limits, Order, Rules};
 use postrider::traffic::{Engine, Fact};
+use postrider::traffic::{Limits, Order, Rules};
 
 use super::world::{End, Place, START, Temper, World, secs};
 

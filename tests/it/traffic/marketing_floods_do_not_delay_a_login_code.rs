@@ -83,7 +83,8 @@ fn priority_goes_before_turns_and_turns_before_age() {
     world.run_for(secs(10));
     let order: String = world.sent.iter().filter_map(|(_, id, ..)| names.get(id)).take(9).collect();
     assert!(["uabababaa", "ubabababa", "ubababaaa"].contains(&&*order), "{order}");
-    let due: Vec<_> = world.sent.iter().filter(|(_, id, ..)| names.get(id) == Some(&'a')).map(|(_, id, ..)| *id).collect();
+    let due: Vec<_> =
+        world.sent.iter().filter(|(_, id, ..)| names.get(id) == Some(&'a')).map(|(_, id, ..)| *id).collect();
     assert!(due.is_sorted(), "the oldest due is first");
 }
 

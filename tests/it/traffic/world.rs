@@ -232,7 +232,7 @@ impl World {
                 self.refusals += 1;
                 self.connections.get(&connection.0)?;
             }
-            Fact::Settled { connection, id, due, .. } => {
+            Fact::Settled { connection, id, due, feedback } => {
                 self.landed(*connection, *id);
                 let now = self.now;
                 let known = *self.waiting.get(id)?;
@@ -244,7 +244,7 @@ impl World {
                             connection: *connection,
                             id: *id,
                             due: None,
-                            feedback: Feedback::Neutral,
+                            feedback: *feedback,
                         });
                     }
                     Some(due) => self.again(*id, *due),

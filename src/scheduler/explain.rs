@@ -1,0 +1,189 @@
+//! What the engine says, in words for people and names for programs.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::clerk::Clerk;
+use super::resolve::SiteKey;
+use super::world::World;
+use crate::mail::{Outcome, QueueId};
+use crate::time::Timestamp;
+use crate::traffic::{Constraint, DomainHandle, SiteHandle, SiteView, SourceHandle};
+
+impl<W: World> Clerk<W> {
+    /// `[{kind, text, cause, until}]`, the binding constraint first.
+    pub(super) fn why(&self, id: QueueId) -> Value {
+        let now = self.world.now();
+        self.engine.why(now, id).into_iter().map(|constraint| self.explain(constraint, now)).collect()
+    }
+
+    fn explain(&self, constraint: Constraint, now: Timestamp) -> Value {
+        match constraint {
+            Constraint::Held => said("held", "it is held, until somebody releases it", None, None),
+            Constraint::Attempted(_) => said("attempted", "it is being delivered right now", None, None),
+            Constraint::Ending => said("ending", "it is about to be returned to its sender", None, None),
+            Constraint::NotDue(until) => {
+                said("not_due", &format!("it waits until {}", when(until, now)), None, Some(until))
+            }
+            Constraint::Resolving(domain) => {
+                said("resolving", &format!("the hosts of {} are being looked up", self.domain(domain)), None, None)
+            }
+            Constraint::Unresolved(domain, until) => {
+                let cause = self.domains.value(domain.0).and_then(Option::as_ref).map(ToString::to_string);
+                let cause = cause.unwrap_or_else(|| "the look-up failed".to_owned());
+                let text = format!("waits until {}: {cause}", when(until, now));
+                said("unresolved", &text, Some(cause), Some(until))
+            }
+            Constraint::NoSource(pool) => {
+                said("no_source", &format!("the pool {} has no source", self.pools.name(pool.0)), None, None)
+            }
+            Constraint::Suspended(source) => {
+                said("suspended", &format!("the source {} is suspended", self.sources.name(source.0)), None, None)
+            }
+            Constraint::Throttled(source, site, until) => {
+                let cause = self.last_words(source, site);
+                let text =
+                    format!("waits until {}: {}", when(until, now), cause.as_deref().unwrap_or("it was refused"));
+                said("throttled", &text, cause, Some(until))
+            }
+            Constraint::Connections { source, site, open, allowed, limit } => {
+                let (source_name, name) = (self.sources.name(source.0), self.site(site));
+                let learned = if allowed < limit { " for now" } else { "" };
+                let text = format!("{open} of {allowed} connections{learned} from {source_name} to {name} are in use");
+                let cause = match allowed < limit {
+                    true => self.last_words(source, site),
+                    false => Some(format!("connection_limit = {limit}")),
+                };
+                said("connections", &text, cause, None)
+            }
+            Constraint::Reserved(source, site) => {
+                let (source, site) = (self.sources.name(source.0), self.site(site));
+                let text = format!("the last connection from {source} to {site} is kept for transactional mail");
+                said("reserved", &text, None, None)
+            }
+            Constraint::TotalConnections(most) => {
+                let text = "other sites use all connections that there may be".to_owned();
+                said("total_connections", &text, Some(format!("connections = {most}")), None)
+            }
+            Constraint::Dialing(site) => {
+                said("dialing", &format!("a connection to {} is being made", self.site(site)), None, None)
+            }
+            Constraint::InLine(site, waiting) => {
+                said("in_line", &format!("{waiting} messages are ready for {}", self.site(site)), None, None)
+            }
+        }
+    }
+
+    fn domain(&self, domain: DomainHandle) -> String {
+        self.domains.key(domain.0).map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn site(&self, site: SiteHandle) -> String {
+        self.sites.key(site.0).map(SiteKey::name).unwrap_or_default()
+    }
+
+    fn last_words(&self, source: SourceHandle, site: SiteHandle) -> Option<String> {
+        self.sites.value(site.0)?.last.get(&source.0).map(words)
+    }
+
+    /// All sites, the one with the most waiting first.
+    pub(super) fn list_sites(&self) -> Value {
+        let mut views = self.engine.sites();
+        let waiting = |view: &SiteView| view.waiting.iter().map(|n| u64::from(*n)).sum::<u64>();
+        views.sort_by_key(|view| std::cmp::Reverse(waiting(view)));
+        views.iter().map(|view| self.list_site(view)).collect()
+    }
+
+    fn list_site(&self, view: &SiteView) -> Value {
+        let aim = view.target.and_then(|target| self.targets.value(target.0));
+        let hosts: Vec<&str> = aim.map(|aim| aim.target.hosts.iter().map(|h| &*h.name).collect()).unwrap_or_default();
+        let sources: Vec<Value> = view
+            .paths
+            .iter()
+            .map(|path| {
+                json!({
+                    "source": self.sources.name(path.source.0),
+                    "connections": path.open,
+                    "allowed": path.allowed,
+                    "limit": view.limits.connections,
+                    "state": if path.throttled.is_some() { "throttled" } else { "ready" },
+                    "until": path.throttled.map(Timestamp::rfc3339),
+                    "cause": self.last_words(path.source, view.site),
+                })
+            })
+            .collect();
+        json!({
+            "site": self.site(view.site),
+            "hosts": hosts,
+            "waiting": { "transactional": view.waiting[0], "marketing": view.waiting[1] },
+            "connections": view.paths.iter().map(|path| u64::from(path.open)).sum::<u64>(),
+            "proven": view.proven,
+            "sources": sources,
+        })
+    }
+}
+
+fn said(kind: &str, text: &str, cause: Option<String>, until: Option<Timestamp>) -> Value {
+    let mut value = json!({ "kind": kind, "text": text });
+    if let Some(cause) = cause {
+        value["cause"] = cause.into();
+    }
+    if let Some(until) = until {
+        value["until"] = until.rfc3339().into();
+    }
+    value
+}
+
+/// `mx1.example.net said 421 4.7.0 …`, or what we found out.
+fn words(outcome: &Outcome) -> String {
+    match (&outcome.cause, outcome.host.is_empty()) {
+        (crate::mail::Cause::Reply(reply), false) => format!("{} said {reply}", outcome.host),
+        (cause, false) => format!("{}: {cause}", outcome.host),
+        (cause, true) => cause.to_string(),
+    }
+}
+
+/// `10:32 UTC (in 4 min)`.
+fn when(at: Timestamp, now: Timestamp) -> String {
+    let text = at.rfc3339();
+    let wait = at.since(now);
+    let shown = match (text.get(..10), text.get(11..16)) {
+        (Some(_), Some(clock)) if wait < Duration::from_secs(12 * 3600) => format!("{clock} UTC"),
+        (Some(date), Some(clock)) => format!("{date} {clock} UTC"),
+        _ => text,
+    };
+    format!("{shown} ({})", how_long(wait))
+}
+
+fn how_long(wait: Duration) -> String {
+    match wait.as_secs() {
+        0 => "now".to_owned(),
+        secs @ 1..100 => format!("in {secs} s"),
+        secs @ 100..5400 => format!("in {} min", secs / 60),
+        secs @ 5400..172_800 => format!("in {} h", secs / 3600),
+        secs => format!("in {} days", secs / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_reads_as_people_say_it() {
+        let now = Timestamp::from_secs(1_795_255_200);
+        let rows = [
+            (0, "10:00 UTC (now)"),
+            (40, "10:00 UTC (in 40 s)"),
+            (240, "10:04 UTC (in 4 min)"),
+            (7200, "12:00 UTC (in 2 h)"),
+            (86_400, "2026-11-22 10:00 UTC (in 24 h)"),
+            (345_600, "2026-11-25 10:00 UTC (in 4 days)"),
+        ];
+        for (secs, want) in rows {
+            assert_eq!(when(now.after(Duration::from_secs(secs)), now), want);
+        }
+        assert!(when(Timestamp::NEVER, now).starts_with("never"));
+    }
+}

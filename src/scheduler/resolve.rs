@@ -1,0 +1,127 @@
+//! Where a domain's mail goes: by a route, else by its MX; and what that means as target and site.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::settings::{Route, Settings};
+use super::world::World;
+use crate::delivery::{Host, TlsPolicy};
+use crate::dns::Failure;
+use crate::mail::Domain;
+use crate::traffic::Limits;
+
+/// How long hosts are used before they are asked for again. The resolver keeps to the records' own times meanwhile.
+pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(300);
+
+/// Hosts, and how to talk to them.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub hosts: Arc<[Host]>,
+    pub tls: TlsPolicy,
+    pub login: Option<(Arc<str>, Arc<str>)>,
+    pub allow_private: bool,
+}
+
+/// What makes two targets one: names and ports of the hosts, best first, and the way of talking to them. Addresses are
+/// not part of it, since they rotate.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct TargetKey {
+    hosts: Box<[(u16, Arc<str>, u16)]>,
+    tls: TlsPolicy,
+    login: Option<(Arc<str>, Arc<str>)>,
+    allow_private: bool,
+}
+
+/// What makes two sites one.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum SiteKey {
+    /// A rule's name.
+    Rule(Arc<str>),
+    /// The host set, in the order of names: whoever shares hosts shares limits, whatever the preferences.
+    Hosts(Box<[(Arc<str>, u16)]>),
+}
+
+impl SiteKey {
+    /// As listings name it.
+    pub fn name(&self) -> String {
+        match self {
+            SiteKey::Rule(name) => name.to_string(),
+            SiteKey::Hosts(hosts) => hosts.iter().map(|(name, _)| &**name).take(3).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+/// A domain's way.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub target: Target,
+    pub target_key: TargetKey,
+    pub site_key: SiteKey,
+    pub limits: Limits,
+}
+
+/// Looks a domain's way up.
+pub(super) async fn resolve(world: &impl World, settings: &Settings, domain: &Domain) -> Result<Way, Failure> {
+    match settings.route(domain) {
+        Some(route) => by_route(world, route).await,
+        None => Ok(by_mx(settings, world.mail_hosts(domain.clone()).await?)),
+    }
+}
+
+/// The hosts of a route that can be found; the failure of the last, if none can.
+async fn by_route(world: &impl World, route: &Route) -> Result<Way, Failure> {
+    let mut hosts = Vec::with_capacity(route.next_hops.len());
+    let mut failure = None;
+    for (place, (name, port)) in route.next_hops.iter().enumerate() {
+        match world.host(Arc::clone(name), *port).await {
+            // The config's order is the preference.
+            Ok(host) => hosts.push(Host { preference: u16::try_from(place).unwrap_or(u16::MAX), ..host }),
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(failure) if hosts.is_empty() => Err(failure),
+        Some(_) | None => {
+            let target =
+                Target { hosts: hosts.into(), tls: route.tls, login: route.login.clone(), allow_private: true };
+            Ok(way(target, None, route.limits))
+        }
+    }
+}
+
+fn by_mx(settings: &Settings, hosts: Arc<[Host]>) -> Way {
+    let best = hosts.iter().map(|host| host.preference).min();
+    let best: Vec<Domain> =
+        hosts.iter().filter(|host| Some(host.preference) == best).filter_map(|host| host.name.parse().ok()).collect();
+    let rule = settings.site(&best);
+    let tls = rule.map_or(settings.tls, |rule| rule.tls);
+    let target = Target { hosts, tls, login: None, allow_private: settings.allow_private_peers };
+    way(target, rule.map(|rule| Arc::clone(&rule.name)), rule.map_or(settings.limits, |rule| rule.limits))
+}
+
+fn way(target: Target, rule: Option<Arc<str>>, limits: Limits) -> Way {
+    let mut hosts: Vec<_> =
+        target.hosts.iter().map(|host| (host.preference, Arc::clone(&host.name), host.port)).collect();
+    hosts.sort();
+    let site_key = rule.map(SiteKey::Rule).unwrap_or_else(|| {
+        let mut set: Vec<_> = hosts.iter().map(|(_, name, port)| (Arc::clone(name), *port)).collect();
+        set.sort();
+        SiteKey::Hosts(set.into())
+    });
+    let (tls, login, allow_private) = (target.tls, target.login.clone(), target.allow_private);
+    let target_key = TargetKey { hosts: ranked(hosts), tls, login, allow_private };
+    Way { target, target_key, site_key, limits }
+}
+
+/// Preferences as ranks: 10 and 20 mean what 5 and 7 mean.
+fn ranked(mut hosts: Vec<(u16, Arc<str>, u16)>) -> Box<[(u16, Arc<str>, u16)]> {
+    let (mut rank, mut last) = (0, None);
+    for (preference, ..) in &mut hosts {
+        if last.is_some_and(|last| last != *preference) {
+            rank += 1;
+        }
+        last = Some(*preference);
+        *preference = rank;
+    }
+    hosts.into()
+}

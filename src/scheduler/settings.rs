@@ -1,0 +1,209 @@
+//! What the operator decides about the way out, as the scheduler needs it. Filled by `config`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::delivery::{Source, TlsPolicy};
+use crate::mail::Domain;
+use crate::traffic::Limits;
+
+/// Sources, pools, routes, sites and limits.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Local addresses and their names. Default: one on the kernel's own address.
+    pub sources: Vec<Source>,
+    /// Pools, each with the names of its sources. An envelope whose pool is not here goes by the first one.
+    pub pools: Vec<Pool>,
+    /// Where mail goes instead of to the MX. The most specific one wins.
+    pub routes: Vec<Route>,
+    /// MX hosts that share limits.
+    pub sites: Vec<SiteRule>,
+    /// Limits of every other site.
+    pub limits: Limits,
+    /// TLS towards every other host. Default: opportunistic.
+    pub tls: TlsPolicy,
+    /// Whether hosts from DNS may have loopback and private addresses. Default: no. A route's hosts always may, since
+    /// the operator named them.
+    pub allow_private_peers: bool,
+    /// Connections to all peers at once. Default 1,000. Sites that never took a message hold at most a quarter.
+    pub connections: u32,
+    /// How long an idle connection is kept for the next message. Unit: seconds. Default 4.
+    pub idle_timeout: Duration,
+    /// DNS look-ups at once. Default 64.
+    pub lookups: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let source = Source {
+            name: "default".into(),
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            ehlo: "localhost.localdomain".into(),
+        };
+        Settings {
+            pools: vec![Pool { name: "default".into(), sources: vec![Arc::clone(&source.name)] }],
+            sources: vec![source],
+            routes: Vec::new(),
+            sites: Vec::new(),
+            limits: Limits::default(),
+            tls: TlsPolicy::default(),
+            allow_private_peers: false,
+            connections: 1000,
+            idle_timeout: Duration::from_secs(4),
+            lookups: 64,
+        }
+    }
+}
+
+/// Sources that share the work of some streams, in turn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Names of sources. One that stands here twice gets twice the work.
+    pub sources: Vec<Arc<str>>,
+}
+
+/// Which recipient domains a route is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Recipients {
+    /// `*`: all.
+    Any,
+    /// A domain and those below it.
+    Within(Domain),
+    /// That domain alone.
+    Only(Domain),
+}
+
+impl Recipients {
+    /// How specific it is for this domain; `None`: not meant.
+    fn fits(&self, domain: &Domain) -> Option<(usize, bool)> {
+        let labels = |name: &Domain| name.as_str().split('.').count();
+        match self {
+            Recipients::Any => Some((0, false)),
+            Recipients::Within(parent) => domain.is_within(parent).then(|| (labels(parent), false)),
+            Recipients::Only(name) => (domain == name).then(|| (labels(name), true)),
+        }
+    }
+}
+
+/// Hosts to hand mail to instead of the MX.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// For whom.
+    pub recipients: Recipients,
+    /// Names or address literals, and ports, tried in this order.
+    pub next_hops: Vec<(Arc<str>, u16)>,
+    /// Limits.
+    pub limits: Limits,
+    /// TLS.
+    pub tls: TlsPolicy,
+    /// User and password.
+    pub login: Option<(Arc<str>, Arc<str>)>,
+}
+
+/// Limits of a provider, or of any MX.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SiteRule {
+    /// Its name in listings.
+    pub name: Arc<str>,
+    /// Hosts, each with those below it.
+    pub mx: Vec<Domain>,
+    /// Limits.
+    pub limits: Limits,
+    /// TLS.
+    pub tls: TlsPolicy,
+}
+
+impl Settings {
+    /// The most specific route for a recipient domain; of equal ones the first.
+    pub(super) fn route(&self, domain: &Domain) -> Option<&Route> {
+        let fits = |route: &'_ Route| route.recipients.fits(domain);
+        let mut best: Option<(&Route, (usize, bool))> = None;
+        for route in &self.routes {
+            if let Some(rank) = fits(route)
+                && best.is_none_or(|(_, other)| rank > other)
+            {
+                best = Some((route, rank));
+            }
+        }
+        best.map(|(route, _)| route)
+    }
+
+    /// The site rule that all these hosts fall under, by the longest name.
+    pub(super) fn site(&self, hosts: &[Domain]) -> Option<&SiteRule> {
+        let length = |rule: &SiteRule, host: &Domain| {
+            rule.mx.iter().filter(|mx| host.is_within(mx)).map(|mx| mx.as_str().len()).max()
+        };
+        let fits = |rule: &&SiteRule| !hosts.is_empty() && hosts.iter().all(|host| length(rule, host).is_some());
+        self.sites.iter().filter(fits).max_by_key(|rule| hosts.first().and_then(|host| length(rule, host)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(name: &str) -> Domain {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn the_most_specific_route_wins() {
+        let route = |recipients, hop: &str| Route {
+            recipients,
+            next_hops: vec![(hop.into(), 25)],
+            limits: Limits::default(),
+            tls: TlsPolicy::default(),
+            login: None,
+        };
+        let settings = Settings {
+            routes: vec![
+                route(Recipients::Any, "any"),
+                route(Recipients::Within(domain("example.com")), "within"),
+                route(Recipients::Only(domain("example.com")), "only"),
+                route(Recipients::Within(domain("a.example.com")), "below"),
+            ],
+            ..Settings::default()
+        };
+        let rows = [
+            ("other.example", "any"),
+            ("example.com", "only"),
+            ("b.example.com", "within"),
+            ("a.example.com", "below"),
+            ("x.a.example.com", "below"),
+            ("badexample.com", "any"),
+        ];
+        for (name, want) in rows {
+            assert_eq!(settings.route(&domain(name)).map(|route| &*route.next_hops[0].0), Some(want), "{name}");
+        }
+        assert_eq!(Settings::default().route(&domain("a.example")), None);
+    }
+
+    #[test]
+    fn a_site_rule_holds_only_if_all_hosts_fall_under_it() {
+        let rule = |name: &str, mx: &[&str]| SiteRule {
+            name: name.into(),
+            mx: mx.iter().map(|name| domain(name)).collect(),
+            limits: Limits::default(),
+            tls: TlsPolicy::default(),
+        };
+        let settings = Settings {
+            sites: vec![rule("big", &["example.net"]), rule("olc", &["olc.example.net", "olc.example.org"])],
+            ..Settings::default()
+        };
+        let rows: [(&[&str], Option<&str>); 6] = [
+            (&["mx.example.net"], Some("big")),
+            (&["a.olc.example.net"], Some("olc")),
+            (&["a.olc.example.net", "b.olc.example.org"], Some("olc")),
+            (&["mx.example.net", "mx.example.org"], None),
+            (&["badexample.net"], None),
+            (&[], None),
+        ];
+        for (hosts, want) in rows {
+            let hosts: Vec<Domain> = hosts.iter().map(|name| domain(name)).collect();
+            assert_eq!(settings.site(&hosts).map(|rule| &*rule.name), want, "{hosts:?}");
+        }
+    }
+}

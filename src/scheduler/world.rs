@@ -1,0 +1,120 @@
+//! The world as the scheduler sees it: look-ups, connections, and envelopes that end without a peer.
+//!
+//! [`Live`] is the real one; tests bring a simulated one, so that the whole scheduler runs on a paused clock.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::delivery::{ConnectionId, Event, Host, Order, Plan, Tools};
+use crate::dns::{Dns, Failure};
+use crate::mail::{Attempt, Domain, Outcome, Progress, QueueId, RecipientState, Verdict};
+use crate::time::Timestamp;
+
+/// What a look-up finds.
+pub type Found<T> = Result<T, Failure>;
+/// A future that the scheduler may run on any thread.
+pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// How an envelope ends without a peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Its longest age passed; with what last stood in its way, if that is known.
+    Expired(Option<Outcome>),
+    /// Its domain takes no mail, for this reason.
+    Failed(Outcome),
+}
+
+/// What the scheduler does to the world.
+pub trait World: Send + Sync + 'static {
+    /// The time.
+    fn now(&self) -> Timestamp;
+    /// The hosts of a domain.
+    fn mail_hosts(&self, domain: Domain) -> Task<Found<Arc<[Host]>>>;
+    /// A named host.
+    fn host(&self, name: Arc<str>, port: u16) -> Task<Found<Host>>;
+    /// Makes a connection, works on it, and ends with `Event::Eof`.
+    fn connect(
+        &self,
+        plan: Plan,
+        orders: mpsc::Receiver<Order>,
+        events: mpsc::Sender<(ConnectionId, Event)>,
+    ) -> Task<()>;
+    /// Ends an envelope. False: it could not be leased.
+    fn end(&self, id: QueueId, end: End) -> Task<bool>;
+}
+
+/// The real world.
+#[derive(Clone)]
+pub struct Live {
+    /// Names.
+    pub dns: Dns,
+    /// Connections, queue and door.
+    pub tools: Arc<Tools>,
+}
+
+impl World for Live {
+    fn now(&self) -> Timestamp {
+        self.tools.caller.clock().now()
+    }
+
+    fn mail_hosts(&self, domain: Domain) -> Task<Found<Arc<[Host]>>> {
+        let (dns, now) = (self.dns.clone(), self.now());
+        Box::pin(async move { dns.mail_hosts(&domain, now).await })
+    }
+
+    fn host(&self, name: Arc<str>, port: u16) -> Task<Found<Host>> {
+        let (dns, now) = (self.dns.clone(), self.now());
+        Box::pin(async move { dns.host(&name, port, now).await })
+    }
+
+    fn connect(
+        &self,
+        plan: Plan,
+        orders: mpsc::Receiver<Order>,
+        events: mpsc::Sender<(ConnectionId, Event)>,
+    ) -> Task<()> {
+        Box::pin(crate::delivery::run(plan, orders, events, Arc::clone(&self.tools)))
+    }
+
+    fn end(&self, id: QueueId, end: End) -> Task<bool> {
+        let (tools, now) = (Arc::clone(&self.tools), self.now());
+        Box::pin(async move {
+            // An error was logged by the queue, which holds or postpones what it cannot read.
+            let Ok(Some(lease)) = tools.queue.lease(id).await else { return false };
+            let settling = match end {
+                End::Failed(outcome) => {
+                    let attempt = attempt(lease.progress(), Verdict::Failed(outcome), now);
+                    tools.door.conclude(lease, attempt, now).await
+                }
+                // Deferred past the longest age is expired, and the bounce then says what stood in the way. What a peer
+                // said to an attempt of its own says more.
+                End::Expired(Some(outcome)) if now >= lease.envelope().expires_at && is_untried(lease.progress()) => {
+                    let attempt = attempt(lease.progress(), Verdict::Deferred(outcome), now);
+                    tools.door.conclude(lease, attempt, now).await
+                }
+                End::Expired(_) => tools.door.expire(lease, now).await,
+            };
+            settling.written().await;
+            true
+        })
+    }
+}
+
+fn is_untried(progress: &Progress) -> bool {
+    progress.recipients.iter().all(|recipient| recipient.last.is_none())
+}
+
+/// One verdict for all who wait.
+fn attempt(progress: &Progress, verdict: Verdict, now: Timestamp) -> Attempt {
+    let pending = progress.recipients.iter().enumerate().filter(|(_, r)| r.state == RecipientState::Pending);
+    Attempt {
+        verdicts: pending.map(|(place, _)| (place, verdict.clone())).collect(),
+        due: now,
+        counts: false,
+        uncertain: false,
+        source: progress.source.clone(),
+    }
+}
