@@ -126,9 +126,7 @@ pub fn main() -> ExitCode {
         Command::Serve => serve(&context).map(ExitCode::from),
         Command::Check(arguments) => check::run(&context, &arguments).map(ExitCode::from),
         Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),
-        Command::Queue(command) => {
-            context.ask(|daemon, out| queue::run(daemon, &command, context.json, out))
-        }
+        Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
     };
     match outcome {

@@ -137,9 +137,11 @@ struct Keyring {
 #[derive(Clone)]
 pub struct Signer {
     keyring: Arc<ArcSwap<Keyring>>,
-    made: Arc<Mutex<Bounded<SignatureName, Made>>>,
-    hashes: Arc<Mutex<Bounded<(QueueId, Form), [u8; 32]>>>,
+    made: Arc<Cache<SignatureName, Made>>,
+    hashes: Arc<Cache<(QueueId, Form), [u8; 32]>>,
 }
+
+type Cache<K, V> = Mutex<Bounded<K, V>>;
 
 impl Signer {
     /// Reads all keys.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,8 +23,8 @@ use super::replay::{Learned, MailReplay, file_of, state_entry, state_puts};
 use super::segment::LogKind;
 use super::table::Table;
 use super::{
-    Apply, DurableSeq, Message, OpenError, OpenOptions, Position, PutError, Sequence, Settings, SpoolId, StartReport,
-    StateEntry, StateValue, Stats,
+    Apply, DurableSeq, Message, OpenError, OpenOptions, Position, PutError, Reader, Sequence, Settings, SpoolId,
+    StartReport, StateEntry, StateValue, Stats,
 };
 use crate::mail::{Prepared, Progress, QueueId};
 use crate::time::Timestamp;
@@ -331,6 +332,24 @@ impl Writer {
             settle_trouble(log.write().and_then(|()| log.sync()))?;
         }
         Ok(())
+    }
+
+    /// The spool's name.
+    pub fn spool_id(&self) -> SpoolId {
+        self.mail.spool_id
+    }
+
+    /// Reads beside this writer.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.disk.clone(), self.mail.segments.clone())
+    }
+
+    /// All entries of one state table that are not absent, in the order of keys.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn state_entries(&self, table: u16) -> std::io::Result<Vec<StateEntry>> {
+        super::state::entries(&self.state.segments, self.state.committed.load(Ordering::Acquire), table)
     }
 
     /// Numbers for metrics.

@@ -181,6 +181,7 @@ impl<G: Gate> Connection<G> {
                 Err(_) => {
                     tracing::warn!(client = %self.client, "no memory for a message: client told to try again");
                     self.session.forsake();
+                    self.share = Share::default();
                 }
             }
         }
