@@ -1,4 +1,5 @@
-//! The one way in: checks, stamps, tags and splits a message, and puts it into the queue. Our own DSNs take the same door.
+//! The one way in: checks, stamps, tags and splits a message, and puts it into the queue. Our own DSNs take the same
+//! door.
 //!
 //! Called by `submission` and `http` (accept), `delivery` (conclude) and `scheduler` (expire). It never connects to
 //! anything, and never decides when mail goes.
@@ -58,7 +59,8 @@ pub struct Submission {
     pub envid: Option<Box<str>>,
     /// RCPT TO, in order; duplicates are removed at the door.
     pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
-    /// The message after dot-unstuffing: every line ended by CRLF; no bare CR or LF, no NUL (the SMTP session saw to that).
+    /// The message after dot-unstuffing: every line ended by CRLF; no bare CR or LF, no NUL (the SMTP session saw to
+    /// that).
     pub message: Bytes,
     /// When its last byte came.
     pub received_at: Timestamp,
@@ -124,8 +126,8 @@ impl Door {
         self.settings.load().postmaster.clone()
     }
 
-    /// Whether a credential (or a trusted network, `None`) may use this envelope sender: asked at MAIL FROM, so that the
-    /// client learns it before it sends the body.
+    /// Whether a credential (or a trusted network, `None`) may use this envelope sender: asked at MAIL FROM, so that
+    /// the client learns it before it sends the body.
     ///
     /// # Errors
     /// The refusal to answer.
@@ -163,8 +165,8 @@ impl Door {
         }
     }
 
-    /// Ends an attempt: settles the envelope, and writes what its sender must hear (a DSN) in the same record. Success that
-    /// was to be reported is reported as "relayed": right for a peer without DSN, see [`Door::conclude_with`].
+    /// Ends an attempt: settles the envelope, and writes what its sender must hear (a DSN) in the same record. Success
+    /// that was to be reported is reported as "relayed": right for a peer without DSN, see [`Door::conclude_with`].
     ///
     /// # Cancel safety
     /// Waits only where a report is due, for the body. Dropped there, the lease is dropped, with what that means.
@@ -172,8 +174,8 @@ impl Door {
         self.conclude_with(lease, attempt, PeerReports::No, now).await
     }
 
-    /// As [`Door::conclude`], for a peer that may have taken over to report success: it offered DSN, and was sent the NOTIFY
-    /// parameters (RFC 3461 §5.2.1).
+    /// As [`Door::conclude`], for a peer that may have taken over to report success: it offered DSN, and was sent the
+    /// NOTIFY parameters (RFC 3461 §5.2.1).
     ///
     /// # Cancel safety
     /// As [`Door::conclude`].
