@@ -97,7 +97,7 @@ pub fn submission(config: &Config) -> submission::Plan {
         connections_max: limits.connections as usize,
         body_memory_max: limits.body_memory,
         command_timeout: limits.command_timeout,
-        data_timeout: limits.message_timeout,
+        data_timeout: limits.data_timeout,
         data_rate_min: limits.data_rate_min.bytes(),
         handshake_timeout: limits.handshake_timeout,
         ..submission::Settings::default()
@@ -182,9 +182,10 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
         ehlo: source.ehlo.as_str().into(),
     });
     let pools = config.pools.iter().map(|(name, pool)| {
-        let shares = pool.sources.iter().flat_map(|member| {
-            std::iter::repeat_n(Arc::from(member.source.as_str()), member.weight as usize)
-        });
+        let shares = pool
+            .sources
+            .iter()
+            .flat_map(|member| std::iter::repeat_n(Arc::from(member.source.as_str()), member.weight as usize));
         scheduler::Pool { name: name.as_str().into(), sources: shares.collect() }
     });
     let sites = config.sites.iter().map(|site| scheduler::SiteRule {
