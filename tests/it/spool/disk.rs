@@ -155,7 +155,9 @@ impl State {
 
     fn grow(&self, more: usize) -> io::Result<()> {
         match self.capacity {
-            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }
@@ -234,11 +236,6 @@ impl SimDisk {
         if let Some(byte) = inode.durable.get_mut(at) {
             *byte ^= with;
         }
-    }
-
-    pub fn byte(&self, name: &str, at: usize) -> u8 {
-        let state = self.state();
-        state.inodes[state.names[name]].cached[at]
     }
 
     /// The process, or the machine, is gone; what comes next sees what is left.

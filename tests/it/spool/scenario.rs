@@ -11,7 +11,7 @@ use bytes::Bytes;
 use postrider::mail::{Progress, QueueId};
 use postrider::size::ByteSize;
 use postrider::spool::{
-    DurableSeq, OpenError, OpenOptions, PutError, PutFailure, PutRequest, SettleRequest, Settings, SpoolId,
+    DurableSeq, OpenError, OpenOptions, PutError, PutFailure, PutRequest, Settings, SettleRequest, SpoolId,
     StateRequest, StateValue, Work, Writer,
 };
 use tokio::sync::oneshot::Receiver;
@@ -99,9 +99,13 @@ impl History {
         assert!(queue.rows().live.is_empty());
         writer.close(Work::default(), self.now).unwrap();
         drop(writer);
-        let (writer, report) =
-            Writer::open(self.settings.clone(), Arc::new(self.disk.clone()), &OpenOptions::default(), Box::new(Queue::default()))
-                .unwrap();
+        let (writer, report) = Writer::open(
+            self.settings.clone(),
+            Arc::new(self.disk.clone()),
+            &OpenOptions::default(),
+            Box::new(Queue::default()),
+        )
+        .unwrap();
         assert!(report.clean, "after a clean close");
         assert_eq!(report.live, 0, "what was ended came back");
         assert_eq!(writer.stats().live_bytes, 0);
