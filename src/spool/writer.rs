@@ -386,8 +386,7 @@ impl Writer {
             self.space_at = Some(now);
             self.space = self.disk.space().unwrap_or(self.space);
         }
-        let short = !self.spares.reserve_is_whole();
-        if short && self.retried_at.is_none_or(|at| now.saturating_sub(at) >= RETRY_EVERY) {
+        if self.spares.is_short() && self.retried_at.is_none_or(|at| now.saturating_sub(at) >= RETRY_EVERY) {
             self.retried_at = Some(now);
             settle_trouble(self.spares.retry())?;
         }
