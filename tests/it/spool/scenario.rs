@@ -90,7 +90,8 @@ impl History {
         self.verify(&writer, &queue);
         // There is room again: within a second, mail is taken in.
         self.now += Duration::from_secs(1);
-        let (request, mut answer) = PutRequest::new(&self.disk, &self.settings, self.message(100)).unwrap();
+        let late = self.message(100);
+        let (request, mut answer) = PutRequest::new(&self.disk, &self.settings, late).unwrap();
         writer.step(Work { puts: [request].into(), ..Work::default() }, self.now).unwrap();
         assert!(matches!(answer.try_recv(), Ok(Ok(_))), "mail is refused though there is room");
         // Everything that is left can be ended, and then nothing is left.
