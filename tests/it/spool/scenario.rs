@@ -46,12 +46,15 @@ struct History {
     end: End,
 }
 
+type PutAnswer = Receiver<Result<DurableSeq, PutError>>;
+type StateAnswer = Receiver<Result<(), PutError>>;
+
 /// A life's questions that wait for answers.
 #[derive(Default)]
 struct Waiting {
-    puts: Vec<(Vec<QueueId>, Receiver<Result<DurableSeq, PutError>>)>,
+    puts: Vec<(Vec<QueueId>, PutAnswer)>,
     settles: Vec<(QueueId, usize, Receiver<()>)>,
-    states: Vec<((u16, u8), usize, Receiver<Result<(), PutError>>)>,
+    states: Vec<((u16, u8), usize, StateAnswer)>,
 }
 
 impl History {
