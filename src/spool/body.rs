@@ -61,7 +61,7 @@ fn write(disk: &dyn Disk, name: &str, body: &[u8]) -> Result<(), Step> {
 pub(super) fn read(disk: &dyn Disk, name: QueueId, len: u64, crc: u32) -> io::Result<(Vec<u8>, bool)> {
     let file = disk.open(&file_name(name), Open::ReadOnly)?;
     // The file's own length bounds what is allocated, whatever the record says.
-    let mut body = vec![0; len.min(file.len()?) as usize];
+    let mut body = vec![0; len.min(file.length()?) as usize];
     let read = file.read_at(&mut body, 0)?;
     body.truncate(read);
     let sound = body.len() as u64 == len && crc32fast::hash(&body) == crc;

@@ -111,7 +111,7 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// The system's.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
     /// Names that lead to it. More than one: a backup shares it, and it must not be written again.
     ///
     /// # Errors
@@ -258,7 +258,7 @@ impl DiskFile for RealFile {
         Ok(rustix::fs::fdatasync(&self.0)?)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 

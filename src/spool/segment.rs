@@ -280,7 +280,7 @@ impl<'a> Walk<'a> {
             };
             let candidate = at + place as u64;
             let header = self.bytes(candidate, HEADER_BYTES)?;
-            if candidate % ALIGN == 0 && Header::read(header, u64::from_le_bytes(magic)).is_some() {
+            if candidate.is_multiple_of(ALIGN) && Header::read(header, u64::from_le_bytes(magic)).is_some() {
                 self.at = candidate;
                 return Ok(Some(Found::Gap { at: start as u32, len: candidate - start }));
             }

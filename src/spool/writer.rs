@@ -448,14 +448,10 @@ impl Writer {
         queue.extend(settles);
         let mut pending: Vec<Pending> = Vec::with_capacity(queue.len() + puts.len());
         while let Some(request) = queue.pop_front() {
-            match self.compose_settle(request, &mut pending) {
-                Ok(()) => {}
-                Err((Trouble::Full, request)) => {
-                    self.drop_unwritten(&mut pending);
-                    self.retained.extend(request);
-                    break;
-                }
-                Err((broken, _)) => return Err(broken),
+            if let Some(request) = self.compose_settle(request, &mut pending)? {
+                self.drop_unwritten(&mut pending);
+                self.retained.push_back(request);
+                break;
             }
         }
         self.retained.extend(queue);
@@ -496,11 +492,11 @@ impl Writer {
         &mut self,
         request: SettleRequest,
         pending: &mut Vec<Pending>,
-    ) -> Result<(), (Trouble, Option<SettleRequest>)> {
+    ) -> Result<Option<SettleRequest>, Trouble> {
         let Some(home) = self.table.home_sequence(request.id) else {
             warn!(queue_id = %request.id, "a settle for an envelope that is not live was ignored");
             let _ = request.done.send(());
-            return Ok(());
+            return Ok(None);
         };
         let ends = if request.progress.is_final() { home } else { 0 };
         let mut place = BodyPlace::Inline;
@@ -509,21 +505,23 @@ impl Writer {
             Some(dsn) => {
                 place = match body::place(&*self.disk, &self.settings, dsn) {
                     Ok(place) => place,
-                    Err(PutFailure::Full) => return Err((Trouble::Full, Some(request))),
-                    Err(PutFailure::Broken(Broken(what))) => return Err((Trouble::Broken(what), None)),
+                    Err(PutFailure::Full) => return Ok(Some(request)),
+                    Err(PutFailure::Broken(Broken(what))) => return Err(Trouble::Broken(what)),
                 };
                 encode_prepared(dsn, place, Some((request.id, &request.progress)))
             }
         };
         let bytes = encoded.record_bytes();
-        if let Err(trouble) = ensure(&mut self.mail, &mut self.spares, bytes, Purpose::Reserve) {
-            return Err((trouble, Some(request)));
+        match ensure(&mut self.mail, &mut self.spares, bytes, Purpose::Reserve) {
+            Ok(()) => {}
+            Err(Trouble::Full) => return Ok(Some(request)),
+            Err(broken) => return Err(broken),
         }
         match self.mail.compose(&encoded, ends) {
             Some((sequence, at)) => pending.push(Pending::Settle { sequence, at, bytes, place, request }),
-            None => return Err((Trouble::Full, Some(request))),
+            None => return Ok(Some(request)),
         }
-        Ok(())
+        Ok(None)
     }
 
     fn write_or_drop(&mut self, pending: &mut Vec<Pending>) -> Result<(), Trouble> {

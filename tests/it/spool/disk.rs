@@ -420,7 +420,7 @@ impl DiskFile for SimFile {
         after(called?)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.disk.state().inodes[self.inode].cached.len() as u64)
     }
 

@@ -46,12 +46,15 @@ struct History {
     end: End,
 }
 
+type PutAnswer = Receiver<Result<DurableSeq, PutError>>;
+type StateAnswer = Receiver<Result<(), PutError>>;
+
 /// A life's questions that wait for answers.
 #[derive(Default)]
 struct Waiting {
-    puts: Vec<(Vec<QueueId>, Receiver<Result<DurableSeq, PutError>>)>,
+    puts: Vec<(Vec<QueueId>, PutAnswer)>,
     settles: Vec<(QueueId, usize, Receiver<()>)>,
-    states: Vec<((u16, u8), usize, Receiver<Result<(), PutError>>)>,
+    states: Vec<((u16, u8), usize, StateAnswer)>,
 }
 
 impl History {
@@ -90,8 +93,8 @@ impl History {
         self.verify(&writer, &queue);
         // There is room again: within a second, mail is taken in.
         self.now += Duration::from_secs(1);
-        let message = self.message(100);
-        let (request, mut answer) = PutRequest::new(&self.disk, &self.settings, message).unwrap();
+        let late = self.message(100);
+        let (request, mut answer) = PutRequest::new(&self.disk, &self.settings, late).unwrap();
         writer.step(Work { puts: [request].into(), ..Work::default() }, self.now).unwrap();
         assert!(matches!(answer.try_recv(), Ok(Ok(_))), "mail is refused though there is room");
         // Everything that is left can be ended, and then nothing is left.
