@@ -9,6 +9,7 @@ mod moment;
 pub mod queue;
 pub mod records;
 mod sandbox;
+pub mod spool;
 pub mod why;
 
 use std::io::{self, IsTerminal, Write};
@@ -72,6 +73,9 @@ enum Command {
     Queue(queue::Command),
     /// Say why an envelope waits, who or what caused it, and when that ends.
     Why(why::Arguments),
+    /// Verify, rebuild, back up and restore the spool.
+    #[command(subcommand)]
+    Spool(spool::Command),
 }
 
 /// What every command may need.
@@ -130,6 +134,9 @@ pub fn main() -> ExitCode {
             context.ask(|daemon, out| queue::run(daemon, &command, context.json, out))
         }
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
+        Command::Spool(command) => {
+            context.ask(|daemon, out| spool::run(daemon, &command, context.json, out))
+        }
     };
     match outcome {
         Ok(exit) => exit,

@@ -1,5 +1,6 @@
 //! The control socket and its client: what an operator types, over a real socket, down to the rows.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use postrider::cli::client::Daemon;
-use postrider::cli::{queue as queue_cli, why as why_cli};
+use postrider::cli::{queue as queue_cli, spool as spool_cli, why as why_cli};
 use postrider::events::Events;
 use postrider::http::{self, Api};
 use postrider::queue::Queue;
@@ -74,11 +75,12 @@ impl Served {
         command(self.dir.path(), line).await
     }
 
-    async fn stop(self) {
+    async fn stop(self) -> tempfile::TempDir {
         self.stop.send(()).unwrap();
         self.server.await.unwrap().unwrap();
         assert!(!self.dir.path().join(http::SOCKET_NAME).exists());
         self.queue.close();
+        self.dir
     }
 }
 
@@ -95,6 +97,8 @@ enum Command {
     #[command(subcommand)]
     Queue(queue_cli::Command),
     Why(why_cli::Arguments),
+    #[command(subcommand)]
+    Spool(spool_cli::Command),
 }
 
 async fn command(data_dir: &Path, line: &str) -> (String, ExitCode) {
@@ -106,7 +110,10 @@ async fn command(data_dir: &Path, line: &str) -> (String, ExitCode) {
         let exit = match command {
             Command::Queue(command) => queue_cli::run(daemon, &command, json, &mut out),
             Command::Why(arguments) => why_cli::run(daemon, &arguments, json, &mut out),
+            Command::Spool(command) => spool_cli::run(daemon, &command, json, &mut out),
         };
+        // As the command line does with an error of the disk.
+        let exit = exit.or_else(|error| writeln!(out, "{error}").map(|()| ExitCode::FAILURE));
         (String::from_utf8(out).unwrap(), exit.unwrap())
     });
     printed.await.unwrap()
@@ -265,5 +272,39 @@ fn a_socket_that_a_crash_left_behind_is_replaced() {
         let served = Served::start_in(dir).await;
         assert_eq!(served.command("queue list").await.1, ExitCode::SUCCESS);
         served.stop().await;
+    });
+}
+
+#[test]
+fn a_spool_is_checked_copied_rebuilt_and_restored_by_command() {
+    run(async {
+        let served = Served::start().await;
+        let id = put(&served.queue, &["a@y.example"]).await;
+        let base = tempfile::tempdir().unwrap();
+        let (running, stopped) = (base.path().join("running"), base.path().join("stopped"));
+        let (text, exit) = served.command("spool check").await;
+        assert!(exit == ExitCode::SUCCESS && text.ends_with("Nothing is damaged.\n"), "{text}");
+        let (text, exit) = served.command(&format!("spool backup {}", running.display())).await;
+        assert!(exit == ExitCode::SUCCESS && text.starts_with("The spool was copied to "), "{text}");
+        let (text, exit) = served.command("spool rebuild").await;
+        assert!(exit == ExitCode::FAILURE && text.contains("stop it first"), "{text}");
+        let (text, exit) = served.command(&format!("spool restore {}", running.display())).await;
+        assert!(exit == ExitCode::FAILURE && text.contains("move it away first"), "{text}");
+
+        let dir = served.stop().await;
+        let (text, exit) = command(dir.path(), "spool rebuild").await;
+        assert!(exit == ExitCode::SUCCESS && text.contains(": 1 envelopes wait, 0 records"), "{text}");
+        let (text, exit) = command(dir.path(), &format!("spool backup {}", stopped.display())).await;
+        assert!(exit == ExitCode::SUCCESS, "{text}");
+        for copy in [running, stopped] {
+            std::fs::remove_dir_all(dir.path().join("spool")).unwrap();
+            assert_eq!(command(dir.path(), "spool check").await.1, ExitCode::FAILURE);
+            let (text, exit) = command(dir.path(), &format!("spool restore {}", copy.display())).await;
+            assert!(exit == ExitCode::SUCCESS, "{text}");
+            // The index is still there and of this very spool, or it is rebuilt.
+            let queue = kit::open(dir.path());
+            assert_eq!(queue.waiting().map(|row| row.id).collect::<Vec<_>>(), [id]);
+            queue.close();
+        }
     });
 }
