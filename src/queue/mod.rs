@@ -81,6 +81,9 @@ impl Default for Settings {
     }
 }
 
+/// Who hears of state entries.
+pub type StateEar = Box<dyn FnMut(StateEntry) + Send>;
+
 /// What the queue stands on.
 pub struct Ground {
     /// The spool's settings.
@@ -92,7 +95,7 @@ pub struct Ground {
     /// What time it is.
     pub clock: Arc<Clock>,
     /// Who hears of state entries, at start and on the writer thread: the rooms that keep state.
-    pub state: Box<dyn FnMut(StateEntry) + Send>,
+    pub state: StateEar,
 }
 
 /// What the scheduler must know of a waiting envelope, and when it changes.

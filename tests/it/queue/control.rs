@@ -40,7 +40,7 @@ impl Served {
                 json!([{ "kind": "connections", "text": format!("{id} waits for a connection"), "cause": "421 busy" }])
             })
         });
-        let api = Api { queue: queue.clone(), events: Events::default(), why };
+        let api = Api { queue: queue.clone(), events: Events::default(), why, bounce: bounce(&queue) };
         let settings = http::Settings::in_dir(dir.path());
         let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
         let socket = dir.path().join(http::SOCKET_NAME);
@@ -82,6 +82,16 @@ impl Served {
         self.queue.close();
         self.dir
     }
+}
+
+/// Fails the envelope, as the door does when there is nobody to tell.
+fn bounce(queue: &Queue) -> http::Bounce {
+    let queue = queue.clone();
+    Arc::new(move |lease| {
+        let progress = kit::after(lease.progress(), 550, Timestamp::ZERO);
+        let settling = queue.settle(lease, progress, None);
+        Box::pin(async move { settling })
+    })
 }
 
 #[derive(Parser)]
@@ -158,8 +168,10 @@ fn an_operator_lists_holds_releases_and_deletes() {
         let (_, exit) = served.command("queue delete").await;
         assert_eq!(exit, ExitCode::from(2), "an order without a choice is a mistake, not an order about everything");
         assert_eq!(served.queue.len(), 2);
+        let (text, _) = served.command(&format!("queue bounce {other}")).await;
+        assert_eq!(text, "bounce: 1 envelope.\n");
         let (text, _) = served.command("queue delete --all").await;
-        assert_eq!(text, "delete: 2 envelopes.\n");
+        assert_eq!(text, "delete: 1 envelope.\n");
         assert!(served.queue.is_empty());
         served.stop().await;
     });
@@ -256,7 +268,7 @@ fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
         let socket = served.dir.path().join(http::SOCKET_NAME);
         assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
         let why: http::Explain = Arc::new(|_| Box::pin(async { Value::Null }));
-        let api = Api { queue: served.queue.clone(), events: Events::default(), why };
+        let api = Api { queue: served.queue.clone(), events: Events::default(), why, bounce: bounce(&served.queue) };
         let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
         assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
         served.stop().await;
