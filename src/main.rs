@@ -1,7 +1,5 @@
 //! The binary: hands its arguments to the command line.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     postrider::cli::main()
 }

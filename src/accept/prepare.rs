@@ -214,6 +214,9 @@ fn split(
     recipients_max: usize,
     next_id: &mut dyn FnMut() -> QueueId,
 ) -> Vec<Envelope> {
+    if recipients.len() == 1 {
+        return vec![Envelope { recipients, ..template }];
+    }
     let mut groups: Vec<Vec<Recipient>> = Vec::new();
     let mut open: HashMap<Domain, usize> = HashMap::new();
     for recipient in recipients {

@@ -425,6 +425,35 @@ mod tests {
         }
     }
 
+    /// What another parser makes of the same field.
+    fn as_mail_parser_reads(value: &str) -> Vec<Address> {
+        let message = format!("From: {value}\r\n\r\n");
+        let Some(parsed) = mail_parser::MessageParser::new().parse(message.as_bytes()) else { return Vec::new() };
+        let Some(from) = parsed.from() else { return Vec::new() };
+        from.iter().filter_map(|mailbox| mailbox.address()?.trim().parse().ok()).collect()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(4000))]
+        #[test]
+        fn no_other_parser_finds_an_author_that_we_did_not(
+            pieces in proptest::collection::vec(proptest::sample::select(vec![
+                "a@b.example", "c@d.example", "<", ">", "<a@b.example>", "<c@d.example>", "\"", "\\", "(", ")", ",", ";", ":",
+                " ", "\r\n ", "Ann", "=?utf-8?q?=3Cx=40y.example=3E?=", "=?utf-8?b?PHhAeS5leGFtcGxlPg==?=", "@", ".",
+                "\"q\"", "\"<x@y.example>\"", "(<x@y.example>)", "g:", "@r.example:",
+            ]), 1..9)
+        ) {
+            let value = pieces.concat();
+            if let Ok(ours) = mailboxes(value.as_bytes()) {
+                for theirs in as_mail_parser_reads(&value) {
+                    // Rights are about domains.
+                    let is_known = ours.iter().any(|own| own.domain() == theirs.domain());
+                    proptest::prop_assert!(is_known, "{value:?}: {theirs} is not in {ours:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_number_of_mailboxes_and_of_nested_comments_is_bounded() {
         let many: Vec<String> = (0..101).map(|n| format!("a{n}@b.example")).collect();

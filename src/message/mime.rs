@@ -13,6 +13,8 @@ use super::header::{Field, HeaderBlock, HeaderLimits, Kind as FieldKind, line_le
 const DEPTH_MAX: usize = 20;
 /// Parts in all.
 const ENTITIES_MAX: usize = 1000;
+/// The header of a part. A larger one is no header, and the part opaque: what is read here stays bounded.
+const PART_LIMITS: HeaderLimits = HeaderLimits { bytes_max: 1 << 20, fields_max: 5000 };
 /// RFC 2046 §5.1.1 allows 70; some write more.
 const BOUNDARY_LENGTH_MAX: usize = 256;
 
@@ -108,8 +110,11 @@ impl<'a> Walk<'a> {
     fn open(&mut self, start: usize, frozen: bool, is_message: bool) -> (usize, Option<bool>) {
         let limit = self.header_limit(start);
         let part = self.message.get(start..limit).unwrap_or_default();
-        // Cannot fail without limits.
-        let Ok(block) = scan(part, HeaderLimits::NONE) else { return (start, None) };
+        let Ok(block) = scan(part, PART_LIMITS) else {
+            let (nature, encoding) = (Nature::Frozen, Encoding::SevenBit);
+            self.entities.push(Entity { header: start..start, body: start..start, nature, encoding, is_message });
+            return (start, None);
+        };
         let body_start = start + block.body_start;
         let (mut nature, encoding, boundary) = nature_of(&block);
         let is_signed = is_message && block.of(FieldKind::DkimSignature).next().is_some();
@@ -258,8 +263,8 @@ fn nature_of(block: &HeaderBlock) -> (Nature, Encoding, Contained) {
             _ => (Nature::Frozen, encoding, Contained::Nothing),
         },
         kind if kind.starts_with(b"text/") => (Nature::Text, encoding, Contained::Nothing),
-        // RFC 2046 §5.2.1, RFC 3464 §2.1: never encoded. RFC 6532 §3.7 allows it for message/global.
-        kind if kind.starts_with(b"message/") && kind != b"message/global" => {
+        // RFC 2046 §5.2.1, RFC 3464 §2.1: never encoded. RFC 6532 §3.7 and RFC 6533 §5 allow it for message/global….
+        kind if kind.starts_with(b"message/") && !kind.starts_with(b"message/global") => {
             (Nature::Frozen, encoding, Contained::Nothing)
         }
         kind if kind.contains(&b'/') => (Nature::Binary, encoding, Contained::Nothing),
@@ -418,6 +423,8 @@ mod tests {
         assert!(entities(deep.as_bytes()).len() <= DEPTH_MAX + 1);
         let nested = "Content-Type: message/rfc822\r\n\r\n".repeat(100);
         assert!(entities(nested.as_bytes()).len() <= DEPTH_MAX + 1);
+        let large = format!("{}\r\n\r\nbody", "a:\r\n".repeat(5001));
+        assert_eq!(bodies(&large), [(Nature::Frozen, large.as_str())]);
         let wide = format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{}", "--b\r\n\r\nx\r\n".repeat(5000));
         assert!(entities(wide.as_bytes()).len() <= ENTITIES_MAX);
     }

@@ -137,9 +137,11 @@ struct Keyring {
 #[derive(Clone)]
 pub struct Signer {
     keyring: Arc<ArcSwap<Keyring>>,
-    made: Arc<Mutex<Bounded<SignatureName, Made>>>,
-    hashes: Arc<Mutex<Bounded<(QueueId, Form), [u8; 32]>>>,
+    made: Arc<Cache<SignatureName, Made>>,
+    hashes: Arc<Cache<(QueueId, Form), [u8; 32]>>,
 }
+
+type Cache<K, V> = Mutex<Bounded<K, V>>;
 
 impl Signer {
     /// Reads all keys.
@@ -177,8 +179,8 @@ impl Signer {
         all.collect()
     }
 
-    /// The DKIM-Signature fields to put on top of the added headers, one a key, each ended by CRLF. Empty: no key covers
-    /// the author's domain, or the message has no From field (RFC 6376 §5.4 would forbid the signature).
+    /// The DKIM-Signature fields to put on top of the added headers, one a key, each ended by CRLF. Empty: no key
+    /// covers the author's domain, or the message has no From field (RFC 6376 §5.4 would forbid the signature).
     ///
     /// # Errors
     /// The library failed, which it does for no message, only for a broken machine.

@@ -18,8 +18,8 @@ use super::disk::Disk;
 use super::log::Segments;
 use super::writer::{Broken, PutFailure, PutRequest, SettleRequest, StateRequest, Work, Writer};
 use super::{
-    Apply, Compacted, DurableSeq, OpenError, OpenOptions, Place, Position, PutError, ReadError, Settings, StartReport,
-    StateEntry, Stats, Stored, read, state,
+    Apply, Compacted, DurableSeq, OpenError, OpenOptions, Place, Position, PutError, ReadError, Reader, Settings,
+    StartReport, StateEntry, Stats, Stored, state,
 };
 use crate::mail::{Prepared, Progress, QueueId};
 
@@ -44,7 +44,7 @@ struct Shared {
     filled: Condvar,
     settings: Settings,
     disk: Arc<dyn Disk>,
-    mail: Segments,
+    reader: Reader,
     state: Segments,
     state_end: Arc<AtomicU64>,
     places: Arc<Semaphore>,
@@ -101,7 +101,7 @@ impl Spool {
             places: Arc::new(Semaphore::new(settings.puts_waiting_max.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
             disk,
-            mail: writer.mail.segments.clone(),
+            reader: writer.reader(),
             state: writer.state.segments.clone(),
             state_end: writer.state.committed.clone(),
             stats: Mutex::new(writer.stats()),
@@ -174,7 +174,7 @@ impl Spool {
     /// # Errors
     /// See [`ReadError`]; at `Gone`, look the place up again.
     pub fn read(&self, place: Place, id: QueueId) -> Result<Stored, ReadError> {
-        read::stored(&self.shared.mail, place, id)
+        self.shared.reader.read(place, id)
     }
 
     /// Reads the body of the record at `home` and verifies its checksum. Blocks, as [`Spool::read`].
@@ -182,7 +182,7 @@ impl Spool {
     /// # Errors
     /// See [`ReadError`].
     pub fn read_body(&self, home: Position) -> Result<Bytes, ReadError> {
-        read::body(&*self.shared.disk, &self.shared.mail, home)
+        self.shared.reader.read_body(home)
     }
 
     /// Numbers for metrics, as of the writer's last step.

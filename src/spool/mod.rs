@@ -37,6 +37,7 @@ pub use backup::restore;
 pub use check::{CheckProgress, CheckReport, DAMAGE_LINES_MAX, check};
 pub use disk::{Disk, DiskFile, FileDisk};
 pub use handle::{Fatal, Spool, Ticket, abort};
+pub use read::Reader;
 pub use record::{BodyPlace, Entry, decode_front, decode_record, encode_record};
 pub use settings::{OpenOptions, Settings};
 pub use state::{Compacted, Compaction};

@@ -4,23 +4,54 @@
 //! it is `Gone`, and the queue knows the new place.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::error;
 
+use super::body as body_file;
 use super::clean::{envelopes_of, progress_in};
 use super::disk::Disk;
 use super::log::Segments;
 use super::record::{BodyPlace, Entry, Header, decode_front};
 use super::segment::{Segment, read_front, read_inline_body};
-use super::{Place, Position, ReadError, Stored, body};
+use super::{Place, Position, ReadError, Stored};
 use crate::mail::QueueId;
+
+/// Reads beside the writer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    disk: Arc<dyn Disk>,
+    mail: Segments,
+}
+
+impl Reader {
+    pub(super) fn new(disk: Arc<dyn Disk>, mail: Segments) -> Reader {
+        Reader { disk, mail }
+    }
+
+    /// As [`super::Spool::read`].
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn read(&self, place: Place, id: QueueId) -> Result<Stored, ReadError> {
+        stored(&self.mail, place, id)
+    }
+
+    /// As [`super::Spool::read_body`].
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn read_body(&self, home: Position) -> Result<Bytes, ReadError> {
+        body(&*self.disk, &self.mail, home)
+    }
+}
 
 fn unreadable(error: &io::Error) -> ReadError {
     ReadError::Unreadable(error.to_string())
 }
 
-fn segment_at(segments: &Segments, at: Position) -> Result<std::sync::Arc<Segment>, ReadError> {
+fn segment_at(segments: &Segments, at: Position) -> Result<Arc<Segment>, ReadError> {
     let segments = segments.read().unwrap_or_else(|poisoned| poisoned.into_inner());
     segments.get(&at.segment).cloned().ok_or(ReadError::Gone)
 }
@@ -36,7 +67,7 @@ fn damaged(segments: &Segments, at: Position) -> ReadError {
     }
 }
 
-fn record(segments: &Segments, at: Position) -> Result<(std::sync::Arc<Segment>, Header, Vec<Entry>), ReadError> {
+fn record(segments: &Segments, at: Position) -> Result<(Arc<Segment>, Header, Vec<Entry>), ReadError> {
     let segment = segment_at(segments, at)?;
     let found = read_front(&segment, at.offset).map_err(|error| unreadable(&error))?;
     let Some((header, front)) = found else { return Err(damaged(segments, at)) };
@@ -45,7 +76,7 @@ fn record(segments: &Segments, at: Position) -> Result<(std::sync::Arc<Segment>,
 }
 
 /// An envelope and its latest state.
-pub(super) fn stored(segments: &Segments, place: Place, id: QueueId) -> Result<Stored, ReadError> {
+fn stored(segments: &Segments, place: Place, id: QueueId) -> Result<Stored, ReadError> {
     let (_, _, entries) = record(segments, place.home)?;
     let absent = || ReadError::Unreadable("the record holds another envelope".into());
     let (_, all) = envelopes_of(entries).ok_or_else(absent)?;
@@ -58,14 +89,14 @@ pub(super) fn stored(segments: &Segments, place: Place, id: QueueId) -> Result<S
 }
 
 /// The body of the record at `home`, verified.
-pub(super) fn body(disk: &dyn Disk, segments: &Segments, home: Position) -> Result<Bytes, ReadError> {
+fn body(disk: &dyn Disk, segments: &Segments, home: Position) -> Result<Bytes, ReadError> {
     let (segment, header, entries) = record(segments, home)?;
     let place = entries.iter().find_map(|entry| match entry {
         Entry::Accepted { body, .. } | Entry::Moved { body, .. } => Some(*body),
         Entry::Settled { .. } | Entry::Put { .. } | Entry::Closed => None,
     });
     let (bytes, sound) = match place {
-        Some(BodyPlace::File { name, len, crc }) => match body::read(disk, name, len, crc) {
+        Some(BodyPlace::File { name, len, crc }) => match body_file::read(disk, name, len, crc) {
             Ok(read) => read,
             // The record says it is there: a name that is gone is damage like any other.
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), false),

@@ -22,7 +22,8 @@ struct Book {
 /// One connection's place. Dropping it gives the place back.
 pub(super) struct Ticket {
     admission: Arc<Admission>,
-    client: IpAddr,
+    /// `None`: exempt from counting.
+    client: Option<IpAddr>,
     number: u64,
 }
 
@@ -48,23 +49,26 @@ impl Admission {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place. What comes with it resolves when the connection should end.
+    /// Takes a place; without `per_client_max` the client is not counted. What comes with it resolves when the connection
+    /// should end.
     pub(super) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
-        per_client_max: usize,
+        per_client_max: Option<usize>,
         all_max: usize,
     ) -> Result<(Ticket, oneshot::Receiver<()>), Full> {
-        let client = client_key(address);
+        let client = per_client_max.map(|_| client_key(address));
         let mut book = self.book();
         if book.draining || book.live.len() >= all_max {
             return Err(Full::All);
         }
-        let count = book.per_client.entry(client).or_default();
-        if *count >= per_client_max {
-            return Err(Full::Client);
+        if let (Some(client), Some(max)) = (client, per_client_max) {
+            let count = book.per_client.entry(client).or_default();
+            if *count >= max {
+                return Err(Full::Client);
+            }
+            *count += 1;
         }
-        *count += 1;
         let number = book.next;
         book.next += 1;
         let (sender, receiver) = oneshot::channel();
@@ -87,12 +91,13 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut book = self.admission.book();
         book.live.remove(&self.number);
-        let left = book.per_client.get_mut(&self.client).map_or(0, |count| {
+        let Some(client) = self.client else { return };
+        let left = book.per_client.get_mut(&client).map_or(0, |count| {
             *count -= 1;
             *count
         });
         if left == 0 {
-            book.per_client.remove(&self.client);
+            book.per_client.remove(&client);
         }
     }
 }
@@ -104,7 +109,7 @@ mod tests {
     #[test]
     fn places_are_counted_by_client_and_in_all_and_given_back() {
         let admission = Arc::new(Admission::default());
-        let enter = |text: &str| admission.enter(text.parse().unwrap(), 2, 4);
+        let enter = |text: &str| admission.enter(text.parse().unwrap(), Some(2), 4);
         let a = enter("192.0.2.1").unwrap();
         let b = enter("::ffff:192.0.2.1").unwrap();
         assert_eq!(enter("192.0.2.1").err(), Some(Full::Client));
@@ -121,10 +126,10 @@ mod tests {
     #[test]
     fn draining_tells_everybody_once() {
         let admission = Arc::new(Admission::default());
-        let (_ticket, mut told) = admission.enter("192.0.2.1".parse().unwrap(), 9, 9).unwrap();
+        let (_ticket, mut told) = admission.enter("192.0.2.1".parse().unwrap(), None, 9).unwrap();
         assert!(told.try_recv().is_err());
         admission.drain();
         assert_eq!(told.try_recv(), Ok(()));
-        assert_eq!(admission.enter("192.0.2.2".parse().unwrap(), 9, 9).err(), Some(Full::All));
+        assert_eq!(admission.enter("192.0.2.2".parse().unwrap(), None, 9).err(), Some(Full::All));
     }
 }

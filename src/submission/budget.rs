@@ -10,7 +10,7 @@ const UNIT: usize = 1024;
 /// The first share of a message: most need no second.
 const FIRST_SHARE: usize = 64 * 1024;
 /// Shares double up to this.
-const SHARE_MAX: usize = 4 * 1024 * 1024;
+const SHARE_MAX: usize = 1024 * 1024;
 
 /// The budget. Cheap to clone.
 #[derive(Clone)]

@@ -181,10 +181,12 @@ impl<G: Gate> Connection<G> {
                 Err(_) => {
                     tracing::warn!(client = %self.client, "no memory for a message: client told to try again");
                     self.session.forsake();
+                    self.share = Share::default();
                 }
             }
         }
-        let (used, act) = self.session.step(&self.input, &GatePolicy(&self.shared.gate));
+        let policy = GatePolicy { gate: &self.shared.gate, credentials: &self.shared.credentials };
+        let (used, act) = self.session.step(&self.input, &policy);
         match used >= self.input.len() {
             true => self.input.clear(),
             false => drop(self.input.drain(..used)),

@@ -115,9 +115,9 @@ impl<G: Gate> Server<G> {
             bound.push(Bound { address, post });
             waiting.push(socket);
         }
-        let limits = &plan.settings.limits;
-        // Twice: a message may grow by as much when its line ends are mended, and must fit alone in any case.
-        let budget = plan.settings.body_memory_max.as_usize().max(2 * limits.message_size_max + (8 << 20));
+        // One message of full size must fit, with what is read of it at once.
+        let least = plan.settings.limits.message_size_max + (2 << 20);
+        let budget = plan.settings.body_memory_max.as_usize().max(least);
         let shared = Shared {
             gate,
             credentials,
@@ -230,8 +230,8 @@ impl<G: Gate> Accepting<G> {
         let post = self.post.load_full();
         let settings = &post.settings;
         let per_client = match post.listener.trusts(client.ip()) {
-            true => usize::MAX,
-            false => settings.connections_per_client_max,
+            true => None,
+            false => Some(settings.connections_per_client_max),
         };
         let entered = self.shared.admission.enter(client.ip(), per_client, settings.connections_max);
         let (ticket, drain) = match entered {

@@ -3,6 +3,7 @@
 mod accept;
 mod cli;
 mod delivery;
+mod fuzz_corpus;
 mod harness;
 mod queue;
 mod relay;

@@ -7,9 +7,11 @@ only, and ends what it started by process id. It never touches a system service 
 
 import base64
 import contextlib
+import json
 import os
 import pathlib
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -24,9 +26,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port(host="127.0.0.1"):
-    with socket.socket() as s:
-        s.bind((host, 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on, below the range from which the kernel takes those of outgoing connections."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind((host, port))
+            return port
 
 
 def wait_for(what, test, seconds):
@@ -269,6 +274,19 @@ class Postrider:
     def kill(self):
         if self.child:
             self.child.kill()
+
+    def api(self, path):
+        """GET from the daemon's own API, over the socket in its data directory: the JSON, or None while nobody answers."""
+        try:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(5)
+                s.connect(str(self.directory / "data" / "control.sock"))
+                s.sendall(f"GET {path} HTTP/1.1\r\nHost: postrider\r\nConnection: close\r\n\r\n".encode())
+                answer = b"".join(iter(lambda: s.recv(65536), b""))
+            head, _, body = answer.partition(b"\r\n\r\n")
+            return json.loads(body) if b" 200 " in head.splitlines()[0] else None
+        except (OSError, ValueError, IndexError):
+            return None
 
     def run(self, *arguments, **keywords):
         """Another command of the same binary with this config."""

@@ -35,8 +35,6 @@ pub(super) struct Transaction {
     reverse_path: ReversePath,
     parameters: MailParameters,
     recipients: Vec<(Address, Notify, Option<Box<str>>)>,
-    /// RCPT was tried.
-    attempted: bool,
 }
 
 const SMTPUTF8_FIRST: Answer =
@@ -63,7 +61,7 @@ impl Transaction {
             return Err(TOO_BIG);
         }
         policy.sender(common.login.as_deref(), &reverse_path)?;
-        Ok(Transaction { reverse_path, parameters, recipients: Vec::new(), attempted: false })
+        Ok(Transaction { reverse_path, parameters, recipients: Vec::new() })
     }
 
     /// RCPT: the one place that decides about a recipient.
@@ -88,10 +86,9 @@ impl Transaction {
 
     /// Whether there is somebody to send to.
     fn is_addressed(&self) -> Result<(), Answer> {
-        match (self.recipients.is_empty(), self.attempted) {
-            (false, _) => Ok(()),
-            (true, true) => Err(Answer::fixed(554, "5.5.1", "Error: no valid recipients")),
-            (true, false) => Err(Answer::fixed(503, "5.5.1", "Error: need RCPT command")),
+        match self.recipients.is_empty() {
+            false => Ok(()),
+            true => Err(Answer::fixed(554, "5.5.1", "Error: no valid recipients")),
         }
     }
 
@@ -143,7 +140,6 @@ impl ExpectRcpt {
     pub(super) fn step(mut self, common: &mut Common, command: Command, behind: bool) -> State {
         match command {
             Command::Rcpt(path, parameters) => {
-                self.0.attempted = true;
                 match self.0.recipient(common, path, parameters) {
                     Ok(()) => common.say(&Answer::fixed(250, "2.1.5", "Ok")),
                     // Some have long lists, and take this for "the rest later": no error of theirs.

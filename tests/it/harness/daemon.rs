@@ -230,7 +230,9 @@ impl Daemon {
     /// Makes everything that waits due now, whatever it waits for.
     pub fn retry_all(&self) {
         let output = self.run(&["queue", "retry", "--all"]);
-        assert!(output.status.success(), "queue retry --all: {}", String::from_utf8_lossy(&output.stderr));
+        // 1 says that some could not be ordered about, those being attempted this moment; more is no daemon or no config.
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 1)), "queue retry --all: {code:?} {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// What the daemon wrote to stdout and stderr in all its runs.

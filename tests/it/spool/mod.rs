@@ -1,1 +1,8 @@
-//! Scenarios of spool.
+//! The spool: its promises, on a simulated disk that breaks every rule and on a real one.
+
+mod codec;
+mod disk;
+mod flips;
+mod model;
+mod real;
+mod scenario;

@@ -1,0 +1,273 @@
+//! The daemon: composes the rooms, starts them in order, reloads them, and stops them.
+//!
+//! Called by `cli` (serve) and by the sandbox. What each room is told stands in [`compose`]; systemd, signals and logs in
+//! [`service`].
+
+pub mod compose;
+mod service;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::accept::Door;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::credential::{self, Credentials};
+use crate::delivery::{Caller, Tools};
+use crate::dns::Dns;
+use crate::events::Events;
+use crate::http;
+use crate::queue::{self, Ground, Queue};
+use crate::scheduler::{Handle, Live, Scheduler};
+use crate::signer::Signer;
+use crate::spool::{self, FileDisk};
+use crate::submission;
+use crate::tls::client::Client;
+use crate::tls::server::ServerTls;
+
+pub use service::serve;
+
+/// How long a stop may take, whatever clients and peers do. What is past its final dot by then is uncertain.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Of these, how long clients may take to finish the message that they are sending.
+const CLIENTS_WITHIN: Duration = Duration::from_secs(4);
+/// Of these, how long peers may take to answer.
+const PEERS_WITHIN: Duration = Duration::from_secs(8);
+
+/// What a started daemon tells.
+#[derive(Clone)]
+pub struct Ready {
+    /// The listeners in the config's order, with the ports that the system chose.
+    pub addresses: Vec<SocketAddr>,
+    /// Tells how long its writer has been silent: for the watchdog.
+    pub spool: spool::Spool,
+    /// Envelopes found waiting.
+    pub waiting: usize,
+}
+
+/// What can be asked of a running daemon.
+#[derive(Debug)]
+pub enum Request {
+    /// Follow this config.
+    Reload(Box<Config>),
+}
+
+/// Runs a daemon until `stop` becomes true (or its sender is gone). `ready` is called once clients can connect.
+///
+/// # Errors
+/// It cannot start; nothing is left running. The message says what to do.
+pub async fn run(
+    config: Config,
+    requests: mpsc::Receiver<Request>,
+    stop: watch::Receiver<bool>,
+    ready: impl FnOnce(Ready),
+) -> anyhow::Result<()> {
+    let daemon = Daemon::start(config).await?;
+    ready(Ready {
+        addresses: daemon.server.addresses(),
+        spool: daemon.queue.spool().clone(),
+        waiting: daemon.queue.len(),
+    });
+    daemon.attend(requests, stop).await
+}
+
+struct Daemon {
+    config: Config,
+    queue: Queue,
+    door: Door,
+    signer: Signer,
+    credentials: Credentials,
+    server_tls: Option<ServerTls>,
+    server: submission::Server<Door>,
+    scheduler: Handle,
+    api: tokio::task::JoinHandle<std::io::Result<()>>,
+    api_stop: watch::Sender<bool>,
+}
+
+impl Daemon {
+    async fn start(config: Config) -> anyhow::Result<Daemon> {
+        let clock = Arc::new(Clock::default());
+        let events = Events::default();
+        // What the config names is read before the spool is touched: a bad key or port must not cost a recovery.
+        let signer = Signer::new(&compose::signer(&config)).context("DKIM")?;
+        let client = Client::new(&compose::tls_client(&config)).context("TLS towards peers")?;
+        let server_tls = server_tls(&config)?;
+        let credentials = Credentials::new(
+            credential::Settings::default(),
+            compose::accounts(&config),
+            compose::credential_file(&config),
+        )
+        .context("credentials")?;
+        let dns = Dns::new(compose::dns(&config)).context("DNS")?;
+
+        let queue = open_queue(&config, clock.clone(), &events).await?;
+        let door = Door::new(queue.clone(), events.clone(), compose::door(&config));
+        queue.set_reporter(door.reporter());
+        let mut server = submission::Server::bind(
+            compose::submission(&config),
+            server_tls.clone(),
+            credentials.clone(),
+            door.clone(),
+            clock.clone(),
+        )?;
+        let caller = Caller::new(compose::delivery(&config), client, clock.clone());
+        let tools = Arc::new(Tools { queue: queue.clone(), door: door.clone(), signer: signer.clone(), caller });
+        let scheduler = Scheduler::new(compose::scheduler(&config)?, Live { dns, tools });
+        let handle = scheduler.handle();
+        let waiting = queue.set_sink(handle.sink());
+        tokio::spawn(scheduler.run(waiting));
+        let scheduler = handle;
+
+        let (api_stop, mut stopped) = watch::channel(false);
+        let asked = scheduler.clone();
+        let why: http::Explain = Arc::new(move |id| {
+            let asked = asked.clone();
+            Box::pin(async move { asked.why(id).await })
+        });
+        let (returning, time) = (door.clone(), clock.clone());
+        let bounce: http::Bounce = Arc::new(move |lease| {
+            let (door, now) = (returning.clone(), time.now());
+            Box::pin(async move { door.bounce(lease, now).await })
+        });
+        let api = http::Api { queue: queue.clone(), events, why, bounce };
+        let until = async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let api = tokio::spawn(http::serve(http::Settings::in_dir(&config.data_dir), api, until));
+        server.start();
+        Ok(Daemon { config, queue, door, signer, credentials, server_tls, server, scheduler, api, api_stop })
+    }
+
+    /// Serves requests until it must stop, then stops.
+    async fn attend(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                failed = &mut self.api => {
+                    // The mail flows without it; only the command line is blind.
+                    warn!(?failed, "the control socket is closed; restart to have it back");
+                    self.api = tokio::spawn(std::future::pending());
+                }
+                Some(request) = requests.recv() => match request {
+                    Request::Reload(config) => self.reload(*config).await,
+                },
+            }
+        }
+        self.stop().await
+    }
+
+    /// Follows a new config, room by room. What was checked by `config` and still fails here keeps its old state.
+    async fn reload(&mut self, config: Config) {
+        for (what, old, new) in [("data_dir", &self.config.data_dir, &config.data_dir)] {
+            if old != new {
+                warn!("{what} needs a restart to change");
+            }
+        }
+        if let Err(error) = self.signer.reload(&compose::signer(&config)) {
+            warn!(%error, "the DKIM keys stay as they were");
+        }
+        if let Err(error) = self.credentials.reload(compose::accounts(&config)) {
+            warn!(%error, "the credentials stay as they were");
+        }
+        if let (Some(server), Some(tls)) = (&self.server_tls, &config.tls)
+            && let Err(error) = server.reload(&tls.certificate, &tls.private_key)
+        {
+            warn!(%error, "the certificate stays as it was");
+        }
+        self.door.reload(compose::door(&config));
+        match compose::scheduler(&config) {
+            Ok(settings) => self.scheduler.reload(settings).await,
+            Err(error) => warn!("routes and sources stay as they were: {error:#}"),
+        }
+        for unchanged in self.server.reload(&compose::submission(&config)) {
+            warn!("{unchanged}");
+        }
+        if compose::delivery(&config) != compose::delivery(&self.config) || config.dns != self.config.dns {
+            warn!("[delivery] timeouts and [dns] need a restart to change");
+        }
+        self.config = config;
+        info!("the config was reloaded");
+    }
+
+    /// Stops taking mail, lets what is under way end, and closes the spool: all within ten seconds.
+    async fn stop(self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        info!("stopping");
+        let clients = self.server.drain(CLIENTS_WITHIN);
+        let peers = self.scheduler.stop(PEERS_WITHIN);
+        let (clients_gone, peers_dropped) = tokio::join!(clients, peers);
+        let _ = self.api_stop.send(true);
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.api).await;
+        let queue = self.queue;
+        let closed = tokio::task::spawn_blocking(move || queue.close());
+        let left = STOP_WITHIN.saturating_sub(began.elapsed()).max(Duration::from_millis(500));
+        let closed = tokio::time::timeout(left, closed).await.is_ok();
+        info!(clients_gone, peers_dropped, closed, seconds = began.elapsed().as_secs_f64(), "stopped");
+        Ok(())
+    }
+}
+
+fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let loaded = ServerTls::load(&tls.certificate, &tls.private_key).context("[tls]")?;
+    Ok(Some(loaded))
+}
+
+/// Opens spool and index on a thread of their own: a recovery may read gigabytes.
+async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyhow::Result<Queue> {
+    let (spool_dir, index_dir) = (compose::spool_dir(config), compose::index_dir(config));
+    make_private(&config.data_dir)?;
+    let settings = queue::Settings { index_dir: Some(index_dir), ..queue::Settings::default() };
+    let shown: PathBuf = spool_dir.clone();
+    let opening = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let disk = FileDisk::new(&spool_dir).with_context(|| format!("{}", spool_dir.display()))?;
+        let ground = Ground {
+            spool: spool::Settings::default(),
+            disk: Arc::new(disk),
+            fatal: Box::new(abort),
+            clock,
+            state: Box::new(|_| {}),
+        };
+        Ok(Queue::open(settings, ground)?)
+    });
+    let (queue, report) = opening.await?.with_context(|| format!("the spool at {}", shown.display()))?;
+    info!(
+        waiting = report.live,
+        clean = report.clean,
+        rewritten = report.rewritten,
+        quarantined = report.quarantined,
+        "the spool is open"
+    );
+    if report.quarantined > 0 {
+        warn!(
+            records = report.quarantined,
+            "records of the spool could not be read and were copied to {}: see `postrider spool check`",
+            shown.join("quarantine").display()
+        );
+    }
+    events.quarantined(report.quarantined);
+    Ok(queue)
+}
+
+/// A failed sync means that what was promised may not be on the disk: nothing more may be promised (fsync on Linux
+/// reports an error once, and forgets it).
+fn abort(reason: &str) {
+    tracing::error!("{reason}: ending the process, so that nothing more is answered 250");
+    std::process::abort();
+}
+
+fn make_private(directory: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory);
+    made.with_context(|| format!("data_dir {}: cannot be made", directory.display()))
+}

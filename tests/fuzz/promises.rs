@@ -1,0 +1,190 @@
+//! What each fuzz target promises about arbitrary octets: it does not panic, and what it lets through is well-formed.
+//!
+//! One function a target, named as its directory under `corpus/`. Called by `fuzz_targets/*.rs` (libFuzzer) and by
+//! `tests/it/fuzz_corpus.rs`, which replays the corpus in `cargo test`. Never part of the daemon.
+
+use std::path::Path;
+
+use postrider::config::Config;
+use postrider::message::{self, HeaderLimits, Kind};
+use postrider::smtp::dialog::Capabilities;
+use postrider::smtp::encode::Encoder;
+use postrider::smtp::exercise;
+use postrider::smtp::reply_reader::{ReplyError, ReplyReader};
+use postrider::spool;
+
+/// A target: its name, and the promise it tests.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 7] = [
+    ("bdat", bdat),
+    ("config", config),
+    ("egress_encode", egress_encode),
+    ("message", message),
+    ("reply_reader", reply_reader),
+    ("session", session),
+    ("spool_record", spool_record),
+];
+
+/// Longest line that may leave, without its CRLF (RFC 5321 §4.5.3.1.6), and the dot that stuffing may add.
+const LINE_OCTETS_MAX: usize = 998;
+/// The magic of the segment that the spool's seeds were written for.
+const SEGMENT_MAGIC: u64 = 0x0123_4567_89ab_cdef;
+
+/// The server's session, from the greeting to the end: the replies are replies, what is accepted has only CRLF line ends.
+pub fn session(octets: &[u8]) {
+    exercise::session(octets);
+}
+
+/// Chunks of BDAT: cut or whole, they make the same message.
+pub fn bdat(octets: &[u8]) {
+    exercise::chunks(octets);
+}
+
+/// A peer's replies: cut or whole, the same ones come out, and none is longer than what may be kept.
+pub fn reply_reader(octets: &[u8]) {
+    let Some((cut, octets)) = octets.split_first() else { return };
+    let whole = replies(octets, octets.len().max(1));
+    let pieces = replies(octets, usize::from(*cut).max(1));
+    assert_eq!(whole, pieces, "cutting changes no reply");
+}
+
+fn replies(octets: &[u8], piece: usize) -> (Vec<(u16, String)>, Option<ReplyError>) {
+    let mut reader = ReplyReader::default();
+    let mut found = Vec::new();
+    for piece in octets.chunks(piece) {
+        reader.space().extend_from_slice(piece);
+        loop {
+            match reader.next_reply() {
+                Ok(Some(answer)) => {
+                    let reply = answer.reply();
+                    let _ = Capabilities::parse(&answer);
+                    let text = reply.text.to_string();
+                    assert!((200..=599).contains(&answer.code()), "a reply has a reply's code");
+                    assert!(text.len() <= 2000 && !text.contains(char::is_control), "a kept reply is harmless");
+                    found.push((answer.code(), text));
+                }
+                Ok(None) => break,
+                Err(error) => return (found, Some(error)),
+            }
+        }
+    }
+    (found, None)
+}
+
+/// The encoder of what leaves: it refuses bare CR and LF and nothing else, ends exactly once, and can be undone.
+pub fn egress_encode(octets: &[u8]) {
+    let Some((cut, octets)) = octets.split_first() else { return };
+    let mut encoder = Encoder::default();
+    let mut out = Vec::new();
+    let mut result = Ok(());
+    for piece in octets.chunks(usize::from(*cut).max(1)) {
+        result = result.and_then(|()| encoder.encode(piece, &mut out));
+    }
+    let result = result.and_then(|()| encoder.finish(&mut out));
+    assert_eq!(result.is_ok(), !has_bare_line_end(octets), "refused if and only if it has a bare CR or LF");
+    if result.is_ok() {
+        assert_leaves_well(&out);
+        let mut expected = octets.to_vec();
+        if !expected.is_empty() && !expected.ends_with(b"\r\n") {
+            expected.extend_from_slice(b"\r\n");
+        }
+        assert_eq!(unstuffed(&out), expected, "the peer reads what was written");
+    }
+}
+
+/// The rules about messages, in the order of the door and of delivery: what comes out can leave.
+pub fn message(octets: &[u8]) {
+    // The session hands over CRLF line ends only, no NUL, and a last line that is ended.
+    let message = normal(octets);
+    let limits = HeaderLimits { bytes_max: 64 * 1024, fields_max: 500 };
+    let Ok(header) = message::scan(&message, limits) else { return };
+    for field in header.of(Kind::From) {
+        for mailbox in message::mailboxes(field.value).into_iter().flatten() {
+            assert!(!mailbox.to_string().contains(['\r', '\n', '<', '>']), "an address can stand between < and >");
+        }
+    }
+    let facts = message::facts(&message, &header);
+    let (short, _) = message::shorten_lines(&message);
+    let mut out = Vec::new();
+    let mut encoder = Encoder::default();
+    encoder.encode(&short, &mut out).and_then(|()| encoder.finish(&mut out)).expect("CRLF line ends stay so");
+    assert_leaves_well(&out);
+    for line in short.split(|octet| *octet == b'\n') {
+        assert!(line.len() <= LINE_OCTETS_MAX + 1, "a line of {} octets", line.len());
+    }
+    let (again, _) = message::shorten_lines(&short);
+    assert_eq!(again, short, "short lines are left alone");
+    if let Ok(seven_bit) = message::downgrade_8bit(&short) {
+        assert!(seven_bit.is_ascii(), "downgraded means ASCII");
+        assert!(!has_bare_line_end(&seven_bit), "and CRLF line ends");
+    }
+    let _ = facts;
+}
+
+/// A record of the spool, and its front alone, which is what a forger with a right checksum could choose.
+pub fn spool_record(octets: &[u8]) {
+    let _ = spool::decode_record(octets, SEGMENT_MAGIC);
+    let _ = spool::decode_front(octets);
+}
+
+/// The config: an error names a line, and what is read can be asked for its warnings.
+pub fn config(octets: &[u8]) {
+    let Ok(text) = std::str::from_utf8(octets) else { return };
+    match Config::parse(text, Path::new("postrider.toml")) {
+        Ok(config) => drop(config.warnings()),
+        Err(problems) => assert!(!problems.to_string().is_empty(), "an error says something"),
+    }
+}
+
+/// What a session makes of any octets, here without its dots: CRLF line ends, no NUL, the last line ended.
+fn normal(octets: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(octets.len() + 2);
+    let mut after_cr = false;
+    for octet in octets.iter().filter(|octet| **octet != 0) {
+        match octet {
+            b'\r' if !after_cr => after_cr = true,
+            b'\r' => out.extend_from_slice(b"\r\n"),
+            b'\n' => {
+                out.extend_from_slice(b"\r\n");
+                after_cr = false;
+            }
+            _ => {
+                if after_cr {
+                    out.extend_from_slice(b"\r\n");
+                    after_cr = false;
+                }
+                out.push(*octet);
+            }
+        }
+    }
+    if after_cr || !out.ends_with(b"\r\n") {
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+fn has_bare_line_end(octets: &[u8]) -> bool {
+    let bare_lf = octets.iter().enumerate().any(|(at, octet)| *octet == b'\n' && (at == 0 || octets[at - 1] != b'\r'));
+    let bare_cr = octets.iter().enumerate().any(|(at, octet)| *octet == b'\r' && octets.get(at + 1) != Some(&b'\n'));
+    bare_lf || bare_cr
+}
+
+/// Exactly one end of data, at the very end, by the strictest and by the laxest reader's rule.
+fn assert_leaves_well(out: &[u8]) {
+    assert!(!has_bare_line_end(out), "no bare CR or LF leaves");
+    let from_line_start = [b"\r\n", out].concat();
+    let ends = from_line_start.windows(5).filter(|window| window == b"\r\n.\r\n").count();
+    assert_eq!(ends, 1, "exactly one end of data");
+    assert!(out.ends_with(b".\r\n"));
+}
+
+/// What a peer makes of the data: dots removed, the end cut off.
+fn unstuffed(out: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(out.len());
+    for line in out.strip_suffix(b".\r\n").unwrap_or(out).split_inclusive(|octet| *octet == b'\n') {
+        message.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+    }
+    message
+}
