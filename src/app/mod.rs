@@ -130,7 +130,12 @@ impl Daemon {
             let asked = asked.clone();
             Box::pin(async move { asked.why(id).await })
         });
-        let api = http::Api { queue: queue.clone(), events, why };
+        let (returning, time) = (door.clone(), clock.clone());
+        let bounce: http::Bounce = Arc::new(move |lease| {
+            let (door, now) = (returning.clone(), time.now());
+            Box::pin(async move { door.bounce(lease, now).await })
+        });
+        let api = http::Api { queue: queue.clone(), events, why, bounce };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };

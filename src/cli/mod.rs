@@ -11,6 +11,7 @@ mod moment;
 pub mod queue;
 pub mod records;
 mod sandbox;
+pub mod spool;
 pub mod why;
 
 use std::io::{self, IsTerminal, Write};
@@ -80,6 +81,9 @@ enum Command {
     /// Make DKIM keys, and print the records to publish.
     #[command(subcommand)]
     Dkim(dkim::DkimCommand),
+    /// Verify, rebuild, back up and restore the spool.
+    #[command(subcommand)]
+    Spool(spool::Command),
 }
 
 /// What every command may need.
@@ -151,6 +155,7 @@ pub fn main() -> ExitCode {
             credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
         }
         Command::Dkim(command) => dkim::run(&command, &mut io::stdout().lock()),
+        Command::Spool(command) => context.ask(|daemon, out| spool::run(daemon, &command, context.json, out)),
     };
     match outcome {
         Ok(exit) => exit,

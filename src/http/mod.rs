@@ -23,7 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::events::Events;
 use crate::mail::QueueId;
-use crate::queue::Queue;
+use crate::queue::{Lease, Queue, Settling};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -53,6 +53,9 @@ impl Settings {
 /// Why an envelope waits: a JSON array of [`shapes::Constraint`], the binding one first. The engine's answer.
 pub type Explain = Arc<dyn Fn(QueueId) -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
 
+/// Returns an envelope to its sender: the door's `bounce`, which writes the DSN and the settle in one record.
+pub type Bounce = Arc<dyn Fn(Lease) -> Pin<Box<dyn Future<Output = Settling> + Send>> + Send + Sync>;
+
 /// What the API can ask.
 #[derive(Clone)]
 pub struct Api {
@@ -62,6 +65,8 @@ pub struct Api {
     pub events: Events,
     /// Why an envelope waits.
     pub why: Explain,
+    /// How an envelope is returned to its sender.
+    pub bounce: Bounce,
 }
 
 /// Offers the API until `stop`; answers what was asked by then.

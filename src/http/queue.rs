@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::shapes::{Envelope, Listing, OrderAnswer, OrderRequest, OrderResult, Select};
 use super::{Api, Refused, parse_id};
 use crate::mail::QueueId;
-use crate::queue::{Filter, LISTING_MAX, Order};
+use crate::queue::{Filter, LISTING_MAX, Order, Ordered};
 
 /// Envelopes of a page, unless the request says otherwise.
 const PAGE_ROWS: usize = 100;
@@ -74,8 +74,8 @@ async fn carry_out(api: &Api, order: Order, ids: &[QueueId]) -> Vec<OrderResult>
     loop {
         while running.len() < ORDERS_MAX {
             let Some((place, id)) = waiting.next() else { break };
-            let queue = api.queue.clone();
-            running.spawn(async move { (place, id, queue.order(id, order).await) });
+            let api = api.clone();
+            running.spawn(async move { (place, id, carry_out_one(&api, order, id).await) });
         }
         match running.join_next().await {
             Some(Ok((place, id, ordered))) => results.push((place, OrderResult::of(id.to_string(), &ordered))),
@@ -85,6 +85,19 @@ async fn carry_out(api: &Api, order: Order, ids: &[QueueId]) -> Vec<OrderResult>
     }
     results.sort_by_key(|(place, _)| *place);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+async fn carry_out_one(api: &Api, order: Order, id: QueueId) -> Ordered {
+    match order {
+        Order::Hold | Order::Release | Order::Retry | Order::Delete => api.queue.order(id, order).await,
+        Order::Bounce => match api.queue.lease_for_order(id, order).await {
+            Ok(lease) => {
+                (api.bounce)(lease).await.written().await;
+                Ordered::Done
+            }
+            Err(ordered) => ordered,
+        },
+    }
 }
 
 fn understood(select: &Select) -> Result<(Filter, QueueId, usize), Refused> {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Change, Shared, lock};
+use super::{Change, Shared, StateEar, lock};
 use crate::mail::{Envelope, Progress, QueueId};
 use crate::spool::{Apply, Message, Position, Sequence, StateEntry};
 
 /// The queue's ear at the spool.
 pub(super) struct Applier {
     pub(super) shared: Arc<Shared>,
-    pub(super) state: Arc<std::sync::Mutex<Box<dyn FnMut(StateEntry) + Send>>>,
+    pub(super) state: Arc<std::sync::Mutex<StateEar>>,
 }
 
 impl Apply for Applier {

@@ -197,6 +197,10 @@ impl Scribe {
     }
 
     fn close(&mut self) {
+        if self.store.is_none() && self.again.is_none() {
+            // Stopped before the first checkpoint.
+            self.begin();
+        }
         let Some(mut store) = self.store.take() else { return };
         let closed = write(&self.shared, &mut store, Extent::All).and_then(|sequence| store.close(sequence.0));
         if let Err(error) = closed {

@@ -7,13 +7,10 @@ use super::{Queue, Wish};
 use crate::mail::{
     Attempt, Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, Stage, Verdict,
 };
+use crate::retry;
 use crate::spool::{Body, Place, ReadError, Ticket};
 use crate::time::Timestamp;
 
-/// Waits after a lost answer to the final dot; when they are used up, the recipients fail as perhaps delivered
-/// (RFC 1047: most such messages were taken, and each new attempt is one more copy in the mailbox).
-pub const UNCERTAIN_WAITS: [Duration; 3] =
-    [Duration::from_secs(15 * 60), Duration::from_secs(60 * 60), Duration::from_secs(4 * 60 * 60)];
 /// How long an envelope waits whose record the disk could not read just now.
 pub const UNREADABLE_WAIT: Duration = Duration::from_secs(15 * 60);
 
@@ -35,16 +32,43 @@ pub struct Lease {
     fault: OnceLock<ReadError>,
     /// It was settled, and dropping it means nothing.
     ended: bool,
+    /// An operator's order has it, so that no connection tells the scheduler of its end; whether its row is held.
+    order: Option<bool>,
 }
 
 impl Lease {
     pub(super) fn new(queue: Queue, envelope: Arc<Envelope>, progress: Progress, place: Place) -> Lease {
-        Lease { queue, envelope, progress, place, body: None, dot_sent: false, fault: OnceLock::new(), ended: false }
+        Lease {
+            queue,
+            envelope,
+            progress,
+            place,
+            body: None,
+            dot_sent: false,
+            fault: OnceLock::new(),
+            ended: false,
+            order: None,
+        }
     }
 
     pub(super) fn with_body(mut self, body: Body) -> Lease {
         self.body = Some(body);
         self
+    }
+
+    pub(super) fn for_order(mut self, held: bool) -> Lease {
+        self.order = Some(held);
+        self
+    }
+
+    /// Whether an operator's order has it.
+    pub(super) fn is_order(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// Whether this state ends a hold that stands in memory alone, since the record could not be read before.
+    pub(super) fn releases(&self, after: &Progress) -> bool {
+        self.order == Some(true) && !after.held
     }
 
     /// As accepted.
@@ -137,14 +161,15 @@ impl Settling {
 pub(super) fn uncertain(progress: &mut Progress, now: Timestamp, expires_at: Timestamp) {
     let cause = Cause::local(EnhancedStatus::new(4, 4, 2), UNCERTAIN_TEXT);
     let outcome = Outcome { at: now, stage: Stage::FinalDot, host: "".into(), address: None, cause };
-    let wait = UNCERTAIN_WAITS.get(usize::from(progress.uncertain));
+    // Most such messages were taken, and each new attempt is one more copy in the mailbox.
+    let wait = retry::uncertain_wait(progress.uncertain.saturating_add(1));
     let verdict = match wait {
         Some(_) => Verdict::Deferred(outcome),
         None => Verdict::Failed(outcome),
     };
     let pending = progress.recipients.iter().enumerate().filter(|(_, r)| r.state == RecipientState::Pending);
     let verdicts = pending.map(|(place, _)| (place, verdict.clone())).collect();
-    let due = now.after(wait.copied().unwrap_or_default());
+    let due = now.after(wait.unwrap_or_default());
     let source = progress.source.clone();
     progress.settle(Attempt { verdicts, due, counts: true, uncertain: true, source }, now, expires_at);
 }
@@ -186,10 +211,10 @@ mod tests {
     fn a_lost_answer_is_tried_again_three_times_and_then_fails() {
         let now = Timestamp::from_secs(1_000_000);
         let mut progress = Progress::new(2, Timestamp::ZERO);
-        for (times, wait) in UNCERTAIN_WAITS.iter().enumerate() {
+        for (times, wait_secs) in [(1, 900), (2, 3600), (3, 14_400)] {
             uncertain(&mut progress, now, Timestamp::NEVER);
-            assert_eq!(usize::from(progress.uncertain), times + 1);
-            assert_eq!(progress.due, now.after(*wait));
+            assert_eq!(progress.uncertain, times);
+            assert_eq!(progress.due, now.after(Duration::from_secs(wait_secs)));
             assert!(!progress.is_final());
         }
         uncertain(&mut progress, now, Timestamp::NEVER);

@@ -42,7 +42,7 @@ use crate::{spool, store};
 use applier::Applier;
 use checkpoint::Checkpointer;
 use hot::Hot;
-pub use lease::{Lease, Settling, UNCERTAIN_WAITS, UNREADABLE_WAIT};
+pub use lease::{Lease, Settling, UNREADABLE_WAIT};
 pub use listing::{Filter, LISTING_MAX, Listed, Page, Sender, State};
 pub use operator::{Order, Ordered};
 use row::Flags;
@@ -81,6 +81,9 @@ impl Default for Settings {
     }
 }
 
+/// Who hears of state entries.
+pub type StateEar = Box<dyn FnMut(StateEntry) + Send>;
+
 /// What the queue stands on.
 pub struct Ground {
     /// The spool's settings.
@@ -92,7 +95,7 @@ pub struct Ground {
     /// What time it is.
     pub clock: Arc<Clock>,
     /// Who hears of state entries, at start and on the writer thread: the rooms that keep state.
-    pub state: Box<dyn FnMut(StateEntry) + Send>,
+    pub state: StateEar,
 }
 
 /// What the scheduler must know of a waiting envelope, and when it changes.
@@ -306,8 +309,12 @@ impl Queue {
     /// Writes an envelope's new state, and the DSN that goes with it, in one record, and ends the lease.
     pub fn settle(&self, lease: Lease, mut progress: Progress, dsn: Option<Prepared>) -> Settling {
         lease::hold_if_damaged(&mut progress, lease.fault());
+        let unasked = lease.is_order();
         let (envelope, _) = lease.end();
         let id = envelope.id;
+        if unasked {
+            self.shared.table().announce(id);
+        }
         if let Some(wish) = self.shared.take_wish(id).filter(|_| !progress.is_final()) {
             lease::grant(&mut progress, wish);
             self.shared.table().announce(id);

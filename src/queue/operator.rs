@@ -1,9 +1,11 @@
 //! What an operator may do to a waiting envelope: each order reads it, changes its state, and writes that like any
 //! other settle, so that it survives whatever comes.
 
-use super::{Claim, Flags, Queue, Wish, lock};
+use std::sync::Arc;
+
+use super::{Claim, Flags, Lease, Queue, Wish, lock};
 use crate::mail::{Cause, EnhancedStatus, Outcome, Progress, QueueId, RecipientState, Stage};
-use crate::spool::{ReadError, Stored};
+use crate::spool::ReadError;
 use crate::time::Timestamp;
 
 /// What to do.
@@ -67,34 +69,48 @@ impl Queue {
     /// # Cancel safety
     /// Dropped before it returns, the order was carried out or not.
     pub async fn order(&self, id: QueueId, order: Order) -> Ordered {
+        let lease = match self.lease_for_order(id, order).await {
+            Ok(lease) => lease,
+            Err(ordered) => return ordered,
+        };
+        let now = self.now();
+        let mut after = lease.progress().clone();
+        carry_out(&mut after, order, now);
+        if after == *lease.progress() && !lease.releases(&after) {
+            return Ordered::Unchanged;
+        }
+        if let Some(wish) = self.shared.take_wish(id).filter(|_| !after.is_final()) {
+            super::lease::grant(&mut after, wish);
+        }
+        let (envelope, before) = lease.end();
+        match self.settle_unasked(&envelope, &before, after).written().await {
+            true => Ordered::Done,
+            false => Ordered::Closed,
+        }
+    }
+
+    /// Takes the lease of an envelope, held or not, for an order that another room carries out: the door returns it to its
+    /// sender with the message. Its settle is announced to the scheduler.
+    ///
+    /// # Errors
+    /// What the order comes to without a lease.
+    pub async fn lease_for_order(&self, id: QueueId, order: Order) -> Result<Lease, Ordered> {
         let row = match self.shared.table().lease_for_order(id) {
             Ok(Some(row)) => row,
-            Ok(None) => return Ordered::Unknown,
-            Err(()) => return self.wish(id, order),
+            Ok(None) => return Err(Ordered::Unknown),
+            Err(()) => return Err(self.wish(id, order)),
         };
         let claim = Claim { queue: self, id, kept: false };
         let held = row.flags.has(Flags::HELD);
         if order == Order::Retry && held {
-            return Ordered::Held;
+            return Err(Ordered::Held);
         }
-        let Stored { envelope, progress: before } = match self.read(id, row.place).await {
-            Ok((stored, _)) => stored,
-            Err(error) => return Ordered::Unreadable(error),
-        };
-        let now = self.now();
-        let mut after = before.clone();
-        carry_out(&mut after, order, now);
-        // A hold for a record that could not be read stands in memory alone: a release must end that too.
-        if after == before && held == after.held {
-            return Ordered::Unchanged;
-        }
-        claim.keep();
-        if let Some(wish) = self.shared.take_wish(id).filter(|_| !after.is_final()) {
-            super::lease::grant(&mut after, wish);
-        }
-        match self.settle_unasked(&envelope, &before, after).written().await {
-            true => Ordered::Done,
-            false => Ordered::Closed,
+        match self.read(id, row.place).await {
+            Ok((stored, place)) => {
+                claim.keep();
+                Ok(Lease::new(self.clone(), Arc::new(stored.envelope), stored.progress, place).for_order(held))
+            }
+            Err(error) => Err(Ordered::Unreadable(error)),
         }
     }
 

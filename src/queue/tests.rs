@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::applier::Applier;
 use super::samples::{ACCEPTED_AT, envelope, envelope_to};
 use super::table::{Extent, Table};
-use super::{Change, Shared};
+use super::{Change, Shared, StateEar};
 use crate::clock::Clock;
 use crate::mail::{Attempt, Cause, EnhancedStatus, Outcome, Progress, QueueId, RecipientState, Stage, Verdict};
 use crate::size::ByteSize;
@@ -266,7 +266,7 @@ fn the_sink_hears_every_change_once_and_after_the_message_is_hot() {
         let hot = listener.hot.lock().unwrap().entry(waiting.id).is_some();
         ears.lock().unwrap().push((waiting.id, hot));
     }));
-    let state = Arc::new(std::sync::Mutex::new(Box::new(|_| ()) as Box<dyn FnMut(_) + Send>));
+    let state = Arc::new(std::sync::Mutex::new(Box::new(|_| ()) as StateEar));
     let mut applier = Applier { shared: Arc::clone(&shared), state };
     let message = Message { envelopes: vec![envelope(1), envelope(2)], body: Some(bytes::Bytes::from_static(b"x")) };
     applier.accepted(Sequence(1), at(1), message);
@@ -303,7 +303,7 @@ fn the_probe_of_memory_runs_alone() {
         return;
     }
     let shared = Arc::new(Shared::new(ByteSize::mib(64), Arc::new(Clock::starting_at(ACCEPTED_AT))));
-    let state = Arc::new(std::sync::Mutex::new(Box::new(|_| ()) as Box<dyn FnMut(_) + Send>));
+    let state = Arc::new(std::sync::Mutex::new(Box::new(|_| ()) as StateEar));
     let mut applier = Applier { shared: Arc::clone(&shared), state };
     shared.table().track_all();
     let before = resident_bytes();

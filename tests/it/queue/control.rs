@@ -1,5 +1,6 @@
 //! The control socket and its client: what an operator types, over a real socket, down to the rows.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use postrider::cli::client::Daemon;
-use postrider::cli::{queue as queue_cli, why as why_cli};
+use postrider::cli::{queue as queue_cli, spool as spool_cli, why as why_cli};
 use postrider::events::Events;
 use postrider::http::{self, Api};
 use postrider::queue::Queue;
@@ -39,7 +40,7 @@ impl Served {
                 json!([{ "kind": "connections", "text": format!("{id} waits for a connection"), "cause": "421 busy" }])
             })
         });
-        let api = Api { queue: queue.clone(), events: Events::default(), why };
+        let api = Api { queue: queue.clone(), events: Events::default(), why, bounce: bounce(&queue) };
         let settings = http::Settings::in_dir(dir.path());
         let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
         let socket = dir.path().join(http::SOCKET_NAME);
@@ -74,12 +75,23 @@ impl Served {
         command(self.dir.path(), line).await
     }
 
-    async fn stop(self) {
+    async fn stop(self) -> tempfile::TempDir {
         self.stop.send(()).unwrap();
         self.server.await.unwrap().unwrap();
         assert!(!self.dir.path().join(http::SOCKET_NAME).exists());
         self.queue.close();
+        self.dir
     }
+}
+
+/// Fails the envelope, as the door does when there is nobody to tell.
+fn bounce(queue: &Queue) -> http::Bounce {
+    let queue = queue.clone();
+    Arc::new(move |lease| {
+        let progress = kit::after(lease.progress(), 550, Timestamp::ZERO);
+        let settling = queue.settle(lease, progress, None);
+        Box::pin(async move { settling })
+    })
 }
 
 #[derive(Parser)]
@@ -95,6 +107,8 @@ enum Command {
     #[command(subcommand)]
     Queue(queue_cli::Command),
     Why(why_cli::Arguments),
+    #[command(subcommand)]
+    Spool(spool_cli::Command),
 }
 
 async fn command(data_dir: &Path, line: &str) -> (String, ExitCode) {
@@ -106,7 +120,10 @@ async fn command(data_dir: &Path, line: &str) -> (String, ExitCode) {
         let exit = match command {
             Command::Queue(command) => queue_cli::run(daemon, &command, json, &mut out),
             Command::Why(arguments) => why_cli::run(daemon, &arguments, json, &mut out),
+            Command::Spool(command) => spool_cli::run(daemon, &command, json, &mut out),
         };
+        // As the command line does with an error of the disk.
+        let exit = exit.or_else(|error| writeln!(out, "{error}").map(|()| ExitCode::FAILURE));
         (String::from_utf8(out).unwrap(), exit.unwrap())
     });
     printed.await.unwrap()
@@ -151,8 +168,10 @@ fn an_operator_lists_holds_releases_and_deletes() {
         let (_, exit) = served.command("queue delete").await;
         assert_eq!(exit, ExitCode::from(2), "an order without a choice is a mistake, not an order about everything");
         assert_eq!(served.queue.len(), 2);
+        let (text, _) = served.command(&format!("queue bounce {other}")).await;
+        assert_eq!(text, "bounce: 1 envelope.\n");
         let (text, _) = served.command("queue delete --all").await;
-        assert_eq!(text, "delete: 2 envelopes.\n");
+        assert_eq!(text, "delete: 1 envelope.\n");
         assert!(served.queue.is_empty());
         served.stop().await;
     });
@@ -249,7 +268,7 @@ fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
         let socket = served.dir.path().join(http::SOCKET_NAME);
         assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
         let why: http::Explain = Arc::new(|_| Box::pin(async { Value::Null }));
-        let api = Api { queue: served.queue.clone(), events: Events::default(), why };
+        let api = Api { queue: served.queue.clone(), events: Events::default(), why, bounce: bounce(&served.queue) };
         let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
         assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
         served.stop().await;
@@ -265,5 +284,39 @@ fn a_socket_that_a_crash_left_behind_is_replaced() {
         let served = Served::start_in(dir).await;
         assert_eq!(served.command("queue list").await.1, ExitCode::SUCCESS);
         served.stop().await;
+    });
+}
+
+#[test]
+fn a_spool_is_checked_copied_rebuilt_and_restored_by_command() {
+    run(async {
+        let served = Served::start().await;
+        let id = put(&served.queue, &["a@y.example"]).await;
+        let base = tempfile::tempdir().unwrap();
+        let (running, stopped) = (base.path().join("running"), base.path().join("stopped"));
+        let (text, exit) = served.command("spool check").await;
+        assert!(exit == ExitCode::SUCCESS && text.ends_with("Nothing is damaged.\n"), "{text}");
+        let (text, exit) = served.command(&format!("spool backup {}", running.display())).await;
+        assert!(exit == ExitCode::SUCCESS && text.starts_with("The spool was copied to "), "{text}");
+        let (text, exit) = served.command("spool rebuild").await;
+        assert!(exit == ExitCode::FAILURE && text.contains("stop it first"), "{text}");
+        let (text, exit) = served.command(&format!("spool restore {}", running.display())).await;
+        assert!(exit == ExitCode::FAILURE && text.contains("move it away first"), "{text}");
+
+        let dir = served.stop().await;
+        let (text, exit) = command(dir.path(), "spool rebuild").await;
+        assert!(exit == ExitCode::SUCCESS && text.contains(": 1 envelopes wait, 0 records"), "{text}");
+        let (text, exit) = command(dir.path(), &format!("spool backup {}", stopped.display())).await;
+        assert!(exit == ExitCode::SUCCESS, "{text}");
+        for copy in [running, stopped] {
+            std::fs::remove_dir_all(dir.path().join("spool")).unwrap();
+            assert_eq!(command(dir.path(), "spool check").await.1, ExitCode::FAILURE);
+            let (text, exit) = command(dir.path(), &format!("spool restore {}", copy.display())).await;
+            assert!(exit == ExitCode::SUCCESS, "{text}");
+            // The index is still there and of this very spool, or it is rebuilt.
+            let queue = kit::open(dir.path());
+            assert_eq!(queue.waiting().map(|row| row.id).collect::<Vec<_>>(), [id]);
+            queue.close();
+        }
     });
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use postrider::clock::Clock;
 use postrider::mail::{Prepared, Progress, RecipientState};
-use postrider::queue::UNCERTAIN_WAITS;
 use postrider::time::Timestamp;
 
 use super::kit::{self, Ear, lease, put, run, settle};
@@ -98,7 +97,7 @@ fn a_lease_dropped_after_the_dot_is_uncertain_and_fails_at_the_fourth_time() {
         let id = put(&queue, &["a@y.example"]).await;
         let ear = Ear::at(&queue);
         ear.heard();
-        for wait in UNCERTAIN_WAITS {
+        for wait in [900, 3600, 14_400].map(Duration::from_secs) {
             let mut lease = lease(&queue, id).await;
             lease.final_dot_sent();
             let began = Clock::default().now();

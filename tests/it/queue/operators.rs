@@ -194,3 +194,21 @@ fn a_filter_finds_what_it_names_and_pages_add_up() {
         queue.close();
     });
 }
+
+#[test]
+fn the_door_can_end_a_held_envelope_and_the_scheduler_hears_of_it() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = kit::open(dir.path());
+        let id = put(&queue, &["a@y.example"]).await;
+        assert_eq!(queue.order(id, Order::Hold).await, Ordered::Done);
+        let ear = Ear::at(&queue);
+        ear.heard();
+        let lease = queue.lease_for_order(id, Order::Bounce).await.unwrap();
+        assert_eq!(queue.lease_for_order(id, Order::Bounce).await.err(), Some(Ordered::Busy));
+        settle(&queue, lease, 550, LATER).await;
+        assert_eq!(ear.heard(), [(id, "gone")]);
+        assert_eq!(queue.lease_for_order(id, Order::Bounce).await.err(), Some(Ordered::Unknown));
+        queue.close();
+    });
+}

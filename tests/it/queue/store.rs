@@ -194,8 +194,8 @@ impl Tree for Moody {
 
 #[test]
 fn an_error_a_panic_or_silence_makes_the_store_bad_for_good_within_its_deadline() {
-    let deadline = Duration::from_millis(200);
-    for mood in [Mood::Fails, Mood::Panics, Mood::Hangs] {
+    for (mood, deadline_ms) in [(Mood::Fails, 20_000), (Mood::Panics, 20_000), (Mood::Hangs, 200)] {
+        let deadline = Duration::from_millis(deadline_ms);
         for good_calls in [0, 1, 3, 4] {
             let dir = tempfile::tempdir().unwrap();
             let (let_go, hang) = mpsc::channel();
@@ -215,8 +215,8 @@ fn an_error_a_panic_or_silence_makes_the_store_bad_for_good_within_its_deadline(
             let asked = Instant::now();
             assert_eq!(store.write(vec![row(1)]), Err(want.clone()));
             assert_eq!(store.close(5), Err(want));
-            assert!(asked.elapsed() < deadline / 2);
-            assert!(started.elapsed() < deadline * 10);
+            assert!(asked.elapsed() < Duration::from_millis(100));
+            assert!(started.elapsed() < Duration::from_secs(15));
             drop(let_go);
         }
     }
@@ -235,7 +235,7 @@ fn an_open_that_hangs_or_panics_is_given_up() {
     assert_eq!(begun.err(), Some(StoreError::Silent(deadline)));
     drop(let_go);
     let panicking: Opener = Box::new(|_| panic!("tried to serialize Uninitialized"));
-    let begun = Store::begin(dir.path(), &with_tree(deadline, panicking), SPOOL, BOOT.to_owned());
+    let begun = Store::begin(dir.path(), &with_tree(Duration::from_secs(20), panicking), SPOOL, BOOT.to_owned());
     assert_eq!(begun.err(), Some(StoreError::Failed("it panicked".to_owned())));
 }
 
