@@ -137,9 +137,8 @@ impl Engine {
         for (slot, target) in self.targets.iter() {
             target_of[target.site as usize] = Some(TargetHandle(slot));
             for lane in &target.lanes {
-                for kind in 0..2 {
-                    waiting[target.site as usize][kind] += self.lanes[*lane].waiting[kind];
-                }
+                let sums = waiting[target.site as usize].iter_mut();
+                sums.zip(self.lanes[*lane].waiting).for_each(|(sum, waiting)| *sum += waiting);
             }
         }
         let view = |(slot, site): (u32, &Site)| SiteView {

@@ -13,69 +13,79 @@ use crate::time::Timestamp;
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Values in numbered slots.
+/// Values in numbered slots, in chunks, so that growing moves nothing and wastes little.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
-    slots: Vec<Option<T>>,
+    chunks: Vec<Vec<Option<T>>>,
     free: Vec<u32>,
 }
 
+/// Slots in one chunk of a [`Slab`].
+const SLAB_CHUNK: usize = 64;
+
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { slots: Vec::new(), free: Vec::new() }
+        Slab { chunks: Vec::new(), free: Vec::new() }
     }
 }
 
 impl<T> Slab<T> {
     /// Puts a value into a slot of our choice.
     pub fn insert(&mut self, value: T) -> u32 {
-        match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = Some(value);
-                slot
-            }
-            None => {
-                self.slots.push(Some(value));
-                (self.slots.len() - 1) as u32
-            }
-        }
+        let slot = self.free.pop().unwrap_or(self.slots());
+        self.insert_at(slot, value);
+        slot
     }
 
     /// Puts a value into a slot of the caller's choice; the caller hands out small numbers. Not to be mixed with
     /// [`Slab::insert`].
     pub fn insert_at(&mut self, slot: u32, value: T) {
-        let place = slot as usize;
-        if place >= self.slots.len() {
-            self.slots.resize_with(place + 1, || None);
+        while self.slots() <= slot {
+            match self.chunks.last_mut().filter(|chunk| chunk.len() < SLAB_CHUNK) {
+                Some(chunk) => chunk.push(None),
+                None => {
+                    let mut chunk = Vec::with_capacity(SLAB_CHUNK);
+                    chunk.push(None);
+                    self.chunks.push(chunk);
+                }
+            }
         }
-        self.slots[place] = Some(value);
+        if let Some(place) = self.place(slot) {
+            *place = Some(value);
+        }
+    }
+
+    fn place(&mut self, slot: u32) -> Option<&mut Option<T>> {
+        self.chunks.get_mut(slot as usize / SLAB_CHUNK)?.get_mut(slot as usize % SLAB_CHUNK)
     }
 
     pub fn take(&mut self, slot: u32) -> Option<T> {
-        let value = self.slots.get_mut(slot as usize)?.take()?;
+        let value = self.place(slot)?.take()?;
         self.free.push(slot);
         Some(value)
     }
 
     /// As [`Slab::take`], for slots of the caller's choice.
     pub fn take_at(&mut self, slot: u32) -> Option<T> {
-        self.slots.get_mut(slot as usize)?.take()
+        self.place(slot)?.take()
     }
 
     pub fn get(&self, slot: u32) -> Option<&T> {
-        self.slots.get(slot as usize)?.as_ref()
+        self.chunks.get(slot as usize / SLAB_CHUNK)?.get(slot as usize % SLAB_CHUNK)?.as_ref()
     }
 
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
-        self.slots.get_mut(slot as usize)?.as_mut()
+        self.place(slot)?.as_mut()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.slots.iter().enumerate().filter_map(|(slot, value)| Some((slot as u32, value.as_ref()?)))
+        let all = self.chunks.iter().flatten().enumerate();
+        all.filter_map(|(slot, value)| Some((slot as u32, value.as_ref()?)))
     }
 
     pub fn slots(&self) -> u32 {
-        self.slots.len() as u32
+        let full = self.chunks.len().saturating_sub(1) * SLAB_CHUNK;
+        (full + self.chunks.last().map_or(0, Vec::len)) as u32
     }
 }
 
@@ -84,13 +94,13 @@ impl<T> Slab<T> {
 impl<T> Index<u32> for Slab<T> {
     type Output = T;
     fn index(&self, slot: u32) -> &T {
-        self.slots[slot as usize].as_ref().expect("a slot in use")
+        self.get(slot).expect("a slot in use")
     }
 }
 
 impl<T> IndexMut<u32> for Slab<T> {
     fn index_mut(&mut self, slot: u32) -> &mut T {
-        self.slots[slot as usize].as_mut().expect("a slot in use")
+        self.get_mut(slot).expect("a slot in use")
     }
 }
 

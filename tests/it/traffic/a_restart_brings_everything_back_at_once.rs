@@ -52,6 +52,26 @@ fn what_cannot_be_tried_within_its_grace_expires() {
 }
 
 #[test]
+fn what_expired_since_the_last_fact_is_not_sent_by_the_next() {
+    let limits = Limits { connections: 1, deliveries: None };
+    let slow = Place { temper: Temper::Kind(secs(2000)), limits, ..place(0) };
+    let mut world = World::new(12, Rules::default(), vec![slow]);
+    let first = world.envelope(0, Transactional);
+    world.put(first);
+    world.run_for(secs(10));
+    let mut code = world.envelope(0, Transactional);
+    code.expires_at = world.now.after(secs(900));
+    world.put(code);
+    // The daemon slept: no tick came at 900 s, and the first thing it hears is that the connection is free.
+    let connection = postrider::traffic::ConnectionHandle(1);
+    let feedback = postrider::classify::Feedback::Good;
+    world.now = world.now.after(secs(1500));
+    world.apply(Fact::Settled { connection, id: first.id, due: None, feedback });
+    world.run_out(secs(600));
+    assert_eq!(world.ended[&code.id].0, End::Expired);
+}
+
+#[test]
 fn a_fact_about_strangers_is_ignored() {
     let mut engine = Engine::new(Rules::default());
     let mut out: Vec<Order> = Vec::new();

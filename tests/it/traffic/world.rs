@@ -60,6 +60,8 @@ pub struct Known {
     deadline: Timestamp,
     pub due: Timestamp,
     pub flying: bool,
+    /// Somebody else ended it while it was on its way.
+    gone: bool,
     pub sends: u32,
 }
 
@@ -143,7 +145,7 @@ impl World {
             Some(known) if known.flying => known.put.held = put.held,
             Some(known) => (known.put, known.due, known.deadline) = (put, put.due, deadline),
             None => {
-                let known = Known { put, deadline, due: put.due, flying: false, sends: 0 };
+                let known = Known { put, deadline, due: put.due, flying: false, gone: false, sends: 0 };
                 self.waiting.insert(put.id, known);
             }
         }
@@ -151,10 +153,10 @@ impl World {
     }
 
     pub fn gone(&mut self, id: QueueId) {
-        if let Some(known) = self.waiting.get(&id)
-            && !known.flying
-        {
-            self.end(id, End::Removed);
+        match self.waiting.get_mut(&id) {
+            Some(known) if known.flying => known.gone = true,
+            Some(_) => self.end(id, End::Removed),
+            None => {}
         }
         self.apply(Fact::Gone(id));
     }
@@ -279,6 +281,9 @@ impl World {
         if let Some(known) = self.waiting.get_mut(&id) {
             known.flying = false;
             known.due = due;
+            if known.gone {
+                self.end(id, End::Removed);
+            }
         }
     }
 
