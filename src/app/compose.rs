@@ -182,9 +182,10 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
         ehlo: source.ehlo.as_str().into(),
     });
     let pools = config.pools.iter().map(|(name, pool)| {
-        let shares = pool.sources.iter().flat_map(|member| {
-            std::iter::repeat_n(Arc::from(member.source.as_str()), member.weight as usize)
-        });
+        let shares = pool
+            .sources
+            .iter()
+            .flat_map(|member| std::iter::repeat_n(Arc::from(member.source.as_str()), member.weight as usize));
         scheduler::Pool { name: name.as_str().into(), sources: shares.collect() }
     });
     let sites = config.sites.iter().map(|site| scheduler::SiteRule {

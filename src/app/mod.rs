@@ -136,7 +136,11 @@ impl Daemon {
     }
 
     /// Serves requests until it must stop, then stops.
-    async fn attend(mut self, mut requests: mpsc::Receiver<Request>, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    async fn attend(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
