@@ -119,9 +119,13 @@ pub struct Snapshot {
 }
 
 impl Events {
-    /// A message is durable, with these envelopes; `client` is where it came from.
-    pub fn accepted(&self, envelopes: &[Envelope], client: Option<SocketAddr>) {
-        let recipients: usize = envelopes.iter().map(|envelope| envelope.recipients.len()).sum();
+    /// Whether lines are written at all: callers that must keep something for the line need not.
+    pub fn are_written(&self) -> bool {
+        enabled!(target: TARGET, Level::INFO)
+    }
+
+    /// A message for so many recipients is durable, with these envelopes; `client` is where it came from.
+    pub fn accepted(&self, recipients: usize, envelopes: &[Envelope], client: Option<SocketAddr>) {
         self.counters.messages_accepted.fetch_add(1, Ordering::Relaxed);
         self.counters.recipients_accepted.fetch_add(recipients as u64, Ordering::Relaxed);
         if !enabled!(target: TARGET, Level::INFO) {
@@ -310,7 +314,11 @@ mod tests {
         let attempt = Attempt { verdicts, due: Timestamp::ZERO, counts: true, uncertain: false, source: "".into() };
         after.settle(attempt, Timestamp::from_secs(103), envelope.expires_at);
         let text = lines("info", || {
-            events.accepted(std::slice::from_ref(&envelope), Some(([127, 0, 0, 1], 5).into()));
+            events.accepted(
+                envelope.recipients.len(),
+                std::slice::from_ref(&envelope),
+                Some(([127, 0, 0, 1], 5).into()),
+            );
             events.outcomes(&envelope, &before, &after, Timestamp::from_millis(103_450));
         });
         let read: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -353,7 +361,7 @@ mod tests {
         let events = Events::default();
         let envelope = envelope();
         let text = lines("warn", || {
-            events.accepted(std::slice::from_ref(&envelope), None);
+            events.accepted(envelope.recipients.len(), std::slice::from_ref(&envelope), None);
             for fate in Fate::ALL {
                 events.outcome(&envelope, 0, 1, fate, None, Timestamp::ZERO);
             }

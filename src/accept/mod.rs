@@ -1,4 +1,5 @@
-//! The one way in: checks, stamps, tags and splits a message, and puts it into the queue. Our own DSNs take the same door.
+//! The one way in: checks, stamps, tags and splits a message, and puts it into the queue. Our own DSNs take the same
+//! door.
 //!
 //! Called by `submission` and `http` (accept), `delivery` (conclude) and `scheduler` (expire). It never connects to
 //! anything, and never decides when mail goes.
@@ -14,8 +15,9 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use crate::mail::{Address, Attempt, Notify, Progress, QueueId, Return, ReversePath};
-use crate::queue::{Lease, Queue, Settling};
+use crate::events::Events;
+use crate::mail::{Address, Attempt, Notify, Prepared, Progress, QueueId, Return, ReversePath};
+use crate::queue::{Lease, Queue, Reporter, Settling};
 pub use crate::report::PeerReports;
 use crate::spool::{DurableSeq, PutError};
 use crate::time::Timestamp;
@@ -57,7 +59,8 @@ pub struct Submission {
     pub envid: Option<Box<str>>,
     /// RCPT TO, in order; duplicates are removed at the door.
     pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
-    /// The message after dot-unstuffing: every line ended by CRLF; no bare CR or LF, no NUL (the SMTP session saw to that).
+    /// The message after dot-unstuffing: every line ended by CRLF; no bare CR or LF, no NUL (the SMTP session saw to
+    /// that).
     pub message: Bytes,
     /// When its last byte came.
     pub received_at: Timestamp,
@@ -88,13 +91,29 @@ pub struct Receipt {
 #[derive(Clone)]
 pub struct Door {
     queue: Queue,
+    events: Events,
     settings: Arc<ArcSwap<Settings>>,
 }
 
 impl Door {
     /// A door into this queue.
-    pub fn new(queue: Queue, settings: Settings) -> Door {
-        Door { queue, settings: Arc::new(ArcSwap::from_pointee(settings)) }
+    pub fn new(queue: Queue, events: Events, settings: Settings) -> Door {
+        Door { queue, events, settings: Arc::new(ArcSwap::from_pointee(settings)) }
+    }
+
+    /// For [`Queue::set_reporter`]: what is told of the settles that the queue makes itself (an operator's order, a lease
+    /// that was dropped past its dot). The report has no body: there is no lease to read it by.
+    pub fn reporter(&self) -> Reporter {
+        let door = self.clone();
+        Arc::new(move |envelope, before, after| {
+            let settings = door.settings.load();
+            let now =
+                after.recipients.iter().filter_map(|r| r.last.as_ref()).map(|last| last.at).max().unwrap_or_default();
+            let mut after = after.clone();
+            let told = conclude::events(&settings, envelope, before, &mut after, PeerReports::No, now);
+            door.events.outcomes(envelope, before, &after, now);
+            door.report(&settings, &Told { envelope, progress: &after, events: &told, body: None }, now)
+        })
     }
 
     /// Replaces the settings. What is being accepted at this moment ends under the old ones.
@@ -107,8 +126,8 @@ impl Door {
         self.settings.load().postmaster.clone()
     }
 
-    /// Whether a credential (or a trusted network, `None`) may use this envelope sender: asked at MAIL FROM, so that the
-    /// client learns it before it sends the body.
+    /// Whether a credential (or a trusted network, `None`) may use this envelope sender: asked at MAIL FROM, so that
+    /// the client learns it before it sends the body.
     ///
     /// # Errors
     /// The refusal to answer.
@@ -125,7 +144,7 @@ impl Door {
     /// Dropped while waiting, the message may or may not have been kept; no 250 was answered, so the client sends it
     /// again.
     pub async fn accept(&self, submission: Submission) -> Result<Receipt, Refusal> {
-        let now = submission.received_at;
+        let (now, client) = (submission.received_at, submission.origin.client);
         let admitted = prepare::prepare(&self.settings.load(), submission, &mut || self.queue.next_id(now))?;
         // `prepare` makes one envelope at least.
         let Some(first) = admitted.prepared.envelopes.first() else { return Err(Refusal::closed()) };
@@ -133,15 +152,21 @@ impl Door {
         if let Some(warning) = admitted.warning {
             warn!(queue_id = %id, credential = %first.credential, "{warning}");
         }
+        // Kept for the log's line, which is a fact only after the put.
+        let envelopes = self.events.are_written().then(|| admitted.prepared.envelopes.clone());
+        let recipients = admitted.prepared.envelopes.iter().map(|envelope| envelope.recipients.len()).sum();
         match self.queue.put(admitted.prepared).await {
-            Ok(durable) => Ok(Receipt { id, durable }),
+            Ok(durable) => {
+                self.events.accepted(recipients, envelopes.as_deref().unwrap_or_default(), client);
+                Ok(Receipt { id, durable })
+            }
             Err(PutError::Full) => Err(Refusal::full()),
             Err(PutError::Closed) => Err(Refusal::closed()),
         }
     }
 
-    /// Ends an attempt: settles the envelope, and writes what its sender must hear (a DSN) in the same record. Success that
-    /// was to be reported is reported as "relayed": right for a peer without DSN, see [`Door::conclude_with`].
+    /// Ends an attempt: settles the envelope, and writes what its sender must hear (a DSN) in the same record. Success
+    /// that was to be reported is reported as "relayed": right for a peer without DSN, see [`Door::conclude_with`].
     ///
     /// # Cancel safety
     /// Waits only where a report is due, for the body. Dropped there, the lease is dropped, with what that means.
@@ -149,8 +174,8 @@ impl Door {
         self.conclude_with(lease, attempt, PeerReports::No, now).await
     }
 
-    /// As [`Door::conclude`], for a peer that may have taken over to report success: it offered DSN, and was sent the NOTIFY
-    /// parameters (RFC 3461 §5.2.1).
+    /// As [`Door::conclude`], for a peer that may have taken over to report success: it offered DSN, and was sent the
+    /// NOTIFY parameters (RFC 3461 §5.2.1).
     ///
     /// # Cancel safety
     /// As [`Door::conclude`].
@@ -188,6 +213,7 @@ impl Door {
     async fn settle(&self, lease: Lease, mut after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
         let settings = self.settings.load_full();
         let events = conclude::events(&settings, lease.envelope(), lease.progress(), &mut after, peer, now);
+        self.events.outcomes(lease.envelope(), lease.progress(), &after, now);
         if events.is_empty() {
             return self.queue.settle(lease, after, None);
         }
@@ -195,11 +221,18 @@ impl Door {
         // A bounce without the message is better than none.
         let body = self.queue.body(&lease).await.ok();
         let told = Told { envelope: &envelope, progress: &after, events: &events, body: body.as_deref() };
-        let dsn = conclude::dsn(&settings, &told, self.queue.next_id(now), random(), now);
-        if let Some(id) = dsn.as_ref().and_then(|dsn| dsn.envelopes.first()).map(|envelope| envelope.id) {
-            info!(queue_id = %envelope.id, report = %id, recipients = events.len(), "the sender is told");
-        }
+        let dsn = self.report(&settings, &told, now);
         self.queue.settle(lease, after, dsn)
+    }
+
+    fn report(&self, settings: &Settings, told: &Told<'_>, now: Timestamp) -> Option<Prepared> {
+        if told.events.is_empty() {
+            return None;
+        }
+        let dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
+        let report = dsn.envelopes.first()?.id;
+        info!(queue_id = %told.envelope.id, %report, recipients = told.events.len(), "the sender is told");
+        Some(dsn)
     }
 }
 

@@ -41,11 +41,11 @@ const CLIENTS_WITHIN: Duration = Duration::from_secs(4);
 const PEERS_WITHIN: Duration = Duration::from_secs(8);
 
 /// What a started daemon tells.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ready {
     /// The listeners in the config's order, with the ports that the system chose.
     pub addresses: Vec<SocketAddr>,
-    /// How long the spool's writer has been silent: for the watchdog.
+    /// Tells how long its writer has been silent: for the watchdog.
     pub spool: spool::Spool,
     /// Envelopes found waiting.
     pub waiting: usize,
@@ -81,7 +81,7 @@ struct Daemon {
     config: Config,
     queue: Queue,
     door: Door,
-    signer: Arc<Signer>,
+    signer: Signer,
     credentials: Credentials,
     server_tls: Option<ServerTls>,
     server: submission::Server<Door>,
@@ -95,16 +95,20 @@ impl Daemon {
         let clock = Arc::new(Clock::default());
         let events = Events::default();
         // What the config names is read before the spool is touched: a bad key or port must not cost a recovery.
-        let signer = Arc::new(Signer::new(&compose::signer(&config)).context("DKIM")?);
+        let signer = Signer::new(&compose::signer(&config)).context("DKIM")?;
         let client = Client::new(&compose::tls_client(&config)).context("TLS towards peers")?;
         let server_tls = server_tls(&config)?;
-        let credentials =
-            Credentials::new(credential::Settings::default(), compose::accounts(&config), compose::key_file(&config))
-                .context("credentials")?;
+        let credentials = Credentials::new(
+            credential::Settings::default(),
+            compose::accounts(&config),
+            compose::credential_file(&config),
+        )
+        .context("credentials")?;
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
         let queue = open_queue(&config, clock.clone(), &events).await?;
         let door = Door::new(queue.clone(), events.clone(), compose::door(&config));
+        queue.set_reporter(door.reporter());
         let mut server = submission::Server::bind(
             compose::submission(&config),
             server_tls.clone(),
@@ -225,7 +229,7 @@ async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyh
         let ground = Ground {
             spool: spool::Settings::default(),
             disk: Arc::new(disk),
-            fatal: Box::new(|reason| abort(reason)),
+            fatal: Box::new(abort),
             clock,
             state: Box::new(|_| {}),
         };

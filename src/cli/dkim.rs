@@ -106,8 +106,8 @@ pub fn config(domain: &Domain, keys: &[MadeKey]) -> String {
     text
 }
 
-/// Makes both keys of a domain. The files belong to root and can be read by the service's group (0640) if root runs this
-/// and the service's user exists; else only by whoever runs this (0600).
+/// Makes both keys of a domain. The files belong to root and can be read by the service's group (0640) if root runs
+/// this and the service's user exists; else only by whoever runs this (0600).
 ///
 /// # Errors
 /// When a file exists already, or cannot be written.

@@ -4,6 +4,8 @@
 
 mod check;
 pub mod client;
+pub mod credential;
+pub mod dkim;
 mod init;
 mod moment;
 pub mod queue;
@@ -72,6 +74,12 @@ enum Command {
     Queue(queue::Command),
     /// Say why an envelope waits, who or what caused it, and when that ends.
     Why(why::Arguments),
+    /// Make, list and revoke what clients log in with.
+    #[command(subcommand)]
+    Credential(credential::Command),
+    /// Make DKIM keys, and print the records to publish.
+    #[command(subcommand)]
+    Dkim(dkim::DkimCommand),
 }
 
 /// What every command may need.
@@ -94,19 +102,30 @@ impl Context {
         })
     }
 
-    /// Runs a command that asks the daemon. Of the config it needs the data directory alone, so that an operator who may
-    /// not read the keys can still look at the queue.
+    /// Reads the config's text alone, not the keys and certificates that it names: for an operator who may not read those.
+    fn read(&self) -> anyhow::Result<Result<Config, Exit>> {
+        let text = std::fs::read_to_string(&self.config).with_context(|| self.config.display().to_string())?;
+        Ok(Config::parse(&text, &self.config).map_err(|problems| {
+            eprintln!("{problems}");
+            Exit::Config
+        }))
+    }
+
+    /// What `credential` needs of the config.
+    fn place(&self) -> anyhow::Result<credential::Place> {
+        let config = self.read()?.map_err(|_| anyhow::anyhow!("the config has errors"))?;
+        let names = config.credentials.into_iter().map(|credential| credential.name).collect();
+        Ok(credential::Place { data_dir: config.data_dir, names })
+    }
+
+    /// Runs a command that asks the daemon. Of the config it needs the data directory alone.
     fn ask(
         &self,
         command: impl FnOnce(Daemon<'_>, &mut dyn Write) -> io::Result<ExitCode>,
     ) -> anyhow::Result<ExitCode> {
-        let text = std::fs::read_to_string(&self.config).with_context(|| self.config.display().to_string())?;
-        let config = match Config::parse(&text, &self.config) {
+        let config = match self.read()? {
             Ok(config) => config,
-            Err(problems) => {
-                eprintln!("{problems}");
-                return Ok(Exit::Config.into());
-            }
+            Err(exit) => return Ok(exit.into()),
         };
         let daemon = Daemon { data_dir: &config.data_dir, config: &self.config };
         match command(daemon, &mut io::stdout().lock()) {
@@ -128,6 +147,10 @@ pub fn main() -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
+        Command::Credential(command) => {
+            credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
+        }
+        Command::Dkim(command) => dkim::run(&command, &mut io::stdout().lock()),
     };
     match outcome {
         Ok(exit) => exit,

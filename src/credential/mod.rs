@@ -8,6 +8,7 @@
 //! lives and dies with the process. API keys are long random strings: one SHA-256 is enough, and a key names its own
 //! record, so that nothing is searched.
 
+mod file;
 mod key;
 mod password;
 
@@ -22,7 +23,8 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-pub use key::{ApiKey, KeyError, KeyFile};
+pub use file::{CredentialFile, FILE_NAME, FileError, KeyRecord};
+pub use key::ApiKey;
 pub use password::{PasswordError, hash, random_password};
 
 /// The name that stands for "whose key this is", as several large providers have it.
@@ -95,9 +97,9 @@ pub enum CredentialError {
     /// `apikey` would be ambiguous, and an empty name cannot log in.
     #[error("a credential cannot be named {0:?}")]
     Name(Box<str>),
-    /// The key file.
+    /// The file in the data directory.
     #[error(transparent)]
-    Keys(#[from] KeyError),
+    File(#[from] FileError),
 }
 
 /// All credentials. Cheap to clone.
@@ -107,7 +109,7 @@ pub struct Credentials(Arc<Inner>);
 struct Inner {
     settings: Settings,
     table: ArcSwap<Table>,
-    keys: KeyFile,
+    file: CredentialFile,
     turns: Arc<Semaphore>,
     remembered: Mutex<HashMap<Arc<str>, Remembered>>,
     process_key: [u8; 32],
@@ -126,17 +128,17 @@ struct Remembered {
 }
 
 impl Credentials {
-    /// From the config's credentials and the key file in the data directory (which need not exist).
+    /// From the config's credentials and [`FILE_NAME`] in the data directory (which need not exist).
     ///
     /// # Errors
     /// See [`CredentialError`].
-    pub fn new(settings: Settings, accounts: Vec<Account>, keys: PathBuf) -> Result<Credentials, CredentialError> {
+    pub fn new(settings: Settings, accounts: Vec<Account>, file: PathBuf) -> Result<Credentials, CredentialError> {
         let mut process_key = [0; 32];
-        getrandom::fill(&mut process_key).map_err(|_| KeyError::Random)?;
+        getrandom::fill(&mut process_key).map_err(|_| FileError::Random)?;
         let turns = Arc::new(Semaphore::new(settings.verifications_at_once.clamp(1, 64)));
         Ok(Credentials(Arc::new(Inner {
             table: ArcSwap::from_pointee(Table::new(accounts)?),
-            keys: KeyFile::open(keys)?,
+            file: CredentialFile::open(file)?,
             turns,
             remembered: Mutex::default(),
             process_key,
@@ -150,7 +152,7 @@ impl Credentials {
     /// As [`Credentials::new`]; the old ones stay.
     pub fn reload(&self, accounts: Vec<Account>) -> Result<(), CredentialError> {
         let table = Table::new(accounts)?;
-        self.0.keys.reload()?;
+        self.0.file.reload()?;
         let mut remembered = self.remembered();
         self.0.table.store(Arc::new(table));
         remembered.clear();
@@ -159,7 +161,12 @@ impl Credentials {
 
     /// Whether the config has this credential, and it is not disabled.
     pub fn is_enabled(&self, name: &str) -> bool {
-        self.0.table.load().accounts.get(name).is_some_and(|(_, account)| !account.disabled)
+        let table = self.0.table.load();
+        table.accounts.get(name).is_some_and(|(_, account)| self.may_log_in(account))
+    }
+
+    fn may_log_in(&self, account: &Account) -> bool {
+        !account.disabled && !self.0.file.is_disabled(&account.name)
     }
 
     /// Checks a login; gives the credential's name.
@@ -177,11 +184,11 @@ impl Credentials {
     }
 
     fn verify_key(&self, name: &str, key: &ApiKey) -> Result<Arc<str>, VerifyError> {
-        let owner = self.0.keys.owner(key).ok_or(VerifyError::Rejected)?;
+        let owner = self.0.file.owner(key).ok_or(VerifyError::Rejected)?;
         let table = self.0.table.load();
         let (shared, account) = table.accounts.get(&*owner).ok_or(VerifyError::Rejected)?;
         let named = name.eq_ignore_ascii_case(KEY_USER) || name == &*account.name;
-        if named && !account.disabled { Ok(shared.clone()) } else { Err(VerifyError::Rejected) }
+        if named && self.may_log_in(account) { Ok(shared.clone()) } else { Err(VerifyError::Rejected) }
     }
 
     async fn verify_password(&self, name: &str, secret: &str) -> Result<Arc<str>, VerifyError> {
@@ -189,7 +196,7 @@ impl Credentials {
         let known = table.accounts.get(name);
         let tag = self.tag(name, secret);
         if let Some((shared, account)) = known
-            && !account.disabled
+            && self.may_log_in(account)
             && self.is_remembered(name, &tag)
         {
             return Ok(shared.clone());
@@ -204,7 +211,7 @@ impl Credentials {
         });
         let right = checked.await.unwrap_or(false);
         match known {
-            Some((shared, account)) if right && account.password_hash.is_some() && !account.disabled => {
+            Some((shared, account)) if right && account.password_hash.is_some() && self.may_log_in(account) => {
                 self.remember(shared, tag, &table);
                 Ok(shared.clone())
             }
@@ -278,7 +285,7 @@ mod tests {
     }
 
     fn credentials(dir: &tempfile::TempDir, accounts: Vec<Account>) -> Credentials {
-        Credentials::new(Settings::default(), accounts, dir.path().join("keys.json")).unwrap()
+        Credentials::new(Settings::default(), accounts, dir.path().join("credentials.json")).unwrap()
     }
 
     #[tokio::test]
@@ -330,7 +337,7 @@ mod tests {
         let mut closed = account("closed", None);
         closed.disabled = true;
         let credentials = credentials(&dir, vec![account("shop", None), account("other", None), closed]);
-        let file = KeyFile::open(dir.path().join("keys.json")).unwrap();
+        let file = CredentialFile::open(dir.path().join("credentials.json")).unwrap();
         let now = crate::time::Timestamp::from_secs(1_800_000_000);
         let key = file.create("shop", "", now).unwrap();
         let secret = key.to_string();
@@ -347,12 +354,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_credential_switched_off_by_command_may_not_log_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let credentials = credentials(&dir, vec![account("shop", Some("secret"))]);
+        let file = CredentialFile::open(dir.path().join("credentials.json")).unwrap();
+        let key = file.create("shop", "", crate::time::Timestamp::ZERO).unwrap().to_string();
+        for (change, want) in [(CredentialFile::disable as fn(&_, &_) -> _, false), (CredentialFile::enable, true)] {
+            change(&file, "shop").unwrap();
+            credentials.0.file.reload().unwrap();
+            assert_eq!(credentials.verify("shop", "secret").await.is_ok(), want);
+            assert_eq!(credentials.verify("apikey", &key).await.is_ok(), want);
+            assert_eq!(credentials.is_enabled("shop"), want);
+        }
+    }
+
+    #[tokio::test]
     async fn who_gets_no_turn_is_told_to_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let settings =
             Settings { verifications_at_once: 1, wait_max: Duration::from_millis(10), ..Settings::default() };
         let accounts = vec![account("shop", Some("secret"))];
-        let credentials = Credentials::new(settings, accounts, dir.path().join("keys.json")).unwrap();
+        let credentials = Credentials::new(settings, accounts, dir.path().join("credentials.json")).unwrap();
         let turn = credentials.0.turns.clone().acquire_owned().await.unwrap();
         assert_eq!(credentials.verify("shop", "secret").await, Err(VerifyError::Busy));
         drop(turn);

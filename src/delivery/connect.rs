@@ -223,7 +223,8 @@ impl Caller {
             return Err(Failed::local(Stage::Tls, EnhancedStatus::new(4, 7, 10), text));
         }
         let by = (Instant::now() + self.settings.hello_timeout).min(deadline);
-        let reply = session.command("STARTTLS\r\n", by).await.map_err(Failed::lost(Stage::Tls))?;
+        let lost = |lost| Failed { by_tls: true, ..Failed::lost(Stage::Tls)(lost) };
+        let reply = session.command("STARTTLS\r\n", by).await.map_err(lost)?;
         if reply.code != 220 {
             return Err(Failed { by_tls: true, ..Failed::reply(Stage::Tls, reply) });
         }

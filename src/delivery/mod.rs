@@ -3,6 +3,7 @@
 //! `scheduler` starts a connection by its [`Plan`] and tells it what to send; it knows the queue only through a `Lease`,
 //! and never decides what goes next.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -154,7 +155,7 @@ pub async fn run(
     tools: Arc<Tools>,
 ) {
     let line = Line::new(plan.id, events);
-    let mut early = None;
+    let mut early = VecDeque::new();
     let connected = tokio::select! {
         connected = tools.caller.connect(&plan) => Some(connected),
         () = closing(&mut orders, &mut early) => None,
@@ -167,30 +168,31 @@ pub async fn run(
                 transactions_max: session.offered.transactions_max,
             })
             .await;
-            let farewell = serve(&plan, &mut session, early.take(), &mut orders, &line, &tools).await;
-            turn_away(&mut orders, None, &line).await;
+            let farewell = serve(&plan, &mut session, &mut early, &mut orders, &line, &tools).await;
+            turn_away(&mut orders, &mut early, &line).await;
             session.close(farewell, tools.caller.settings().close_timeout).await;
         }
         Some(Err(outcome)) => line.tell(Event::Refused { outcome }).await,
         None => {}
     }
-    turn_away(&mut orders, early, &line).await;
+    turn_away(&mut orders, &mut early, &line).await;
     line.tell(Event::Eof).await;
 }
 
 /// Gives back what was ordered and not begun.
-async fn turn_away(orders: &mut mpsc::Receiver<Order>, early: Option<Order>, line: &Line) {
+async fn turn_away(orders: &mut mpsc::Receiver<Order>, early: &mut VecDeque<Order>, line: &Line) {
     orders.close();
-    let mut next = early;
     loop {
-        match next {
-            Some(Order::Send(id)) => line.tell(Event::Returned(id)).await,
-            Some(Order::Close) => {}
-            None => {}
-        }
-        next = orders.recv().await;
-        if next.is_none() {
-            return;
+        let order = match early.pop_front() {
+            Some(order) => order,
+            None => match orders.recv().await {
+                Some(order) => order,
+                None => return,
+            },
+        };
+        match order {
+            Order::Send(id) => line.tell(Event::Returned(id)).await,
+            Order::Close => {}
         }
     }
 }

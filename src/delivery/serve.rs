@@ -1,5 +1,6 @@
 //! The life of a connection: connect, orders, end.
 
+use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 
@@ -14,6 +15,9 @@ use super::attempt::{Circumstances, Found, due_after, needs, round};
 use super::letter;
 use super::session::{Farewell, Session};
 use super::{ConnectionId, Event, Order, Plan, Tools};
+
+/// Orders taken in before there is a connection; more wait in the channel.
+const EARLY_MAX: usize = 16;
 
 /// The way to the scheduler.
 pub(super) struct Line {
@@ -49,7 +53,7 @@ enum Done {
 pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
     plan: &Plan,
     session: &mut Session<T>,
-    mut first: Option<Order>,
+    early: &mut VecDeque<Order>,
     orders: &mut mpsc::Receiver<Order>,
     line: &Line,
     tools: &Tools,
@@ -57,7 +61,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
     // The settle of the last attempt, on its way to the disk while the next transaction's commands are on theirs.
     let mut unwritten = pin!(None);
     let farewell = loop {
-        let order = match first.take() {
+        let order = match early.pop_front() {
             Some(order) => Some(order),
             None => tokio::select! {
                 biased;
@@ -179,12 +183,17 @@ fn circumstances<'a, T: AsyncRead + AsyncWrite>(
     }
 }
 
-/// Waits for an order to close while the connection is being made; one to send is kept.
-pub(super) async fn closing(orders: &mut mpsc::Receiver<Order>, kept: &mut Option<Order>) {
-    if kept.is_none() {
+/// Waits, while the connection is being made, for an order to close it. Orders are kept in their order: one to close
+/// behind one to send waits for that.
+pub(super) async fn closing(orders: &mut mpsc::Receiver<Order>, early: &mut VecDeque<Order>) {
+    while early.len() < EARLY_MAX {
         match orders.recv().await {
-            Some(order @ Order::Send(_)) => *kept = Some(order),
-            Some(Order::Close) | None => return,
+            Some(order @ Order::Send(_)) => early.push_back(order),
+            Some(Order::Close) | None if early.is_empty() => return,
+            Some(Order::Close) | None => {
+                early.push_back(Order::Close);
+                break;
+            }
         }
     }
     pending().await

@@ -47,8 +47,7 @@ pub(super) async fn backup(
     State(api): State<Api>,
     request: Result<Json<BackupRequest>, JsonRejection>,
 ) -> Result<Json<Value>, Refused> {
-    let Json(BackupRequest { directory }) =
-        request.map_err(|error| Refused(error.status(), error.body_text()))?;
+    let Json(BackupRequest { directory }) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
     if !directory.is_absolute() {
         return Err(Refused(StatusCode::BAD_REQUEST, "the directory's path must be absolute".to_owned()));
     }

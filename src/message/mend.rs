@@ -279,7 +279,8 @@ mod tests {
 
     #[test]
     fn eight_bit_content_becomes_seven_bit_or_is_refused() {
-        let text = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\nMIME-Version: 1.0\r\n\r\ngr\u{fc}n\r\n";
+        let text = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\
+                    MIME-Version: 1.0\r\n\r\ngr\u{fc}n\r\n";
         let out = downgrade_8bit(text.as_bytes()).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
@@ -287,8 +288,10 @@ mod tests {
              Content-Transfer-Encoding: quoted-printable\r\n\r\ngr=C3=BCn\r\n"
         );
         let mixed = "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
-             --b\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\u{e9}\r\n--b\r\nContent-Type: application/x-a\r\n\r\n\u{e9}\r\n--b\r\n\
-             Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\nSubject: in\r\n\r\n\u{e9}\r\n--b--\r\n";
+             --b\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\u{e9}\r\n\
+             --b\r\nContent-Type: application/x-a\r\n\r\n\u{e9}\r\n\
+             --b\r\nContent-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
+             Subject: in\r\n\r\n\u{e9}\r\n--b--\r\n";
         let out = String::from_utf8(downgrade_8bit(mixed.as_bytes()).unwrap()).unwrap();
         assert!(out.is_ascii() && !out.contains("8bit"), "{out}");
         assert!(out.contains("boundary=b\r\nContent-Transfer-Encoding: 7bit\r\n\r\n--b\r\n"), "{out}");
@@ -349,7 +352,8 @@ mod tests {
         fn no_long_line_and_no_bare_line_end_is_left(message in message()) {
             let (out, _) = shorten_lines(&message);
             prop_assert!(longest(&out) <= 998);
-            prop_assert!(out.iter().filter(|b| **b == b'\r').count() == out.windows(2).filter(|w| w == b"\r\n").count());
+            let line_ends = out.windows(2).filter(|w| w == b"\r\n").count();
+            prop_assert_eq!(out.iter().filter(|b| **b == b'\r').count(), line_ends);
             prop_assert!(out.ends_with(b"\r\n"));
             prop_assert_eq!(&shorten_lines(&out).0, &out);
             if longest(&message) <= 998 {

@@ -1,6 +1,7 @@
 //! The rules about a message's bytes: what its header says, what must be added or removed, how long its lines are.
 //!
-//! Pure: bytes in, bytes out; total on any input, linear in its length, and bounded in memory by a small multiple of it.
+//! Pure: bytes in, bytes out; total on any input, linear in its length, and bounded in memory by a small multiple of
+//! it.
 //! Called by `accept` (every message), `delivery` (a peer without 8BITMIME) and tests. It knows no config and no
 //! rights, and decodes no content.
 

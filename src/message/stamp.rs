@@ -244,7 +244,8 @@ mod tests {
               Message-ID: <000000000007@relay.example.com>\r\nTo: x@y.example\r\n\r\nb\r\n",
             ),
             (
-                "bcc: a@b.example,\r\n c@d.example\r\nTo: x\r\nReturn-Path: <>\r\nResent-Bcc: x\r\nCc: y\r\n\r\nBcc: stays\r\n",
+                "bcc: a@b.example,\r\n c@d.example\r\nTo: x\r\nReturn-Path: <>\r\nResent-Bcc: x\r\nCc: y\r\n\r\n\
+                 Bcc: stays\r\n",
                 Missing::Left,
                 "To: x\r\nCc: y\r\n\r\nBcc: stays\r\n",
             ),

@@ -134,7 +134,8 @@ pub(super) fn base64(octets: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Breaks the long lines of base64 text. Line ends mean nothing there (RFC 2045 §6.8), unless a break made a delimiter.
+/// Breaks the long lines of base64 text. Line ends mean nothing there (RFC 2045 §6.8), unless a break made a
+/// delimiter.
 pub(super) fn mend_base64(text: &[u8], out: &mut Vec<u8>) {
     for line in lines(text) {
         let (content, end) = split_end(line);

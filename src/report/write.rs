@@ -371,7 +371,8 @@ pub(super) mod tests {
             "Auto-Submitted: auto-replied\r\n",
             "Content-Type: multipart/report; report-type=delivery-status;\r\n",
             "This is the mail system at host relay.example.com.\r\n",
-            "\r\n<user@dest.example>: host mx.dest.example[192.0.2.1] said: 550 5.1.1 No such\r\nuser (in reply to RCPT TO command)\r\n",
+            "\r\n<user@dest.example>: host mx.dest.example[192.0.2.1] said: 550 5.1.1 No such\r\n\
+             user (in reply to RCPT TO command)\r\n",
             "Reporting-MTA: dns; relay.example.com\r\nOriginal-Envelope-Id: order+7+0Ax\r\n",
             "Final-Recipient: rfc822; user@dest.example\r\nOriginal-Recipient: rfc822; us+er@old.example\r\n\
              Action: failed\r\nStatus: 5.1.1\r\nRemote-MTA: dns; mx.dest.example\r\n\

@@ -182,7 +182,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_body_hashes_as_the_rule_says(pieces in proptest::collection::vec(
-            prop_oneof![Just("\r\n"), Just(" "), Just("\t"), Just("x"), Just("word"), Just(" \r\n"), Just("\u{e9}"), Just("\u{c}")], 0..60)) {
+            proptest::sample::select(vec!["\r\n", " ", "\t", "x", "word", " \r\n", "\u{e9}", "\u{c}"]), 0..60)) {
             check(pieces.concat().as_bytes());
         }
     }

@@ -179,8 +179,8 @@ impl Signer {
         all.collect()
     }
 
-    /// The DKIM-Signature fields to put on top of the added headers, one a key, each ended by CRLF. Empty: no key covers
-    /// the author's domain, or the message has no From field (RFC 6376 §5.4 would forbid the signature).
+    /// The DKIM-Signature fields to put on top of the added headers, one a key, each ended by CRLF. Empty: no key
+    /// covers the author's domain, or the message has no From field (RFC 6376 §5.4 would forbid the signature).
     ///
     /// # Errors
     /// The library failed, which it does for no message, only for a broken machine.

@@ -270,8 +270,7 @@ impl Transaction {
             Phase::Message | Phase::Replies | Phase::Over(_) => return,
         }
         let mut rcpts = 0;
-        loop {
-            let Some(expected) = self.next_command(rcpts) else { break };
+        while let Some(expected) = self.next_command(rcpts) {
             match expected {
                 Expected::Reset => {
                     self.reset_first = false;
@@ -627,8 +626,10 @@ mod tests {
 
     #[test]
     fn every_answer_reaches_the_recipients_that_it_concerns() {
+        /// Offered, RSET first, replies; then writes, answers, end.
+        type Row<'a> = (&'a str, bool, &'a [u16], &'a [&'a str], &'a str, &'a str);
         let group = "MAIL|RCPT|RCPT|DATA";
-        let rows: &[(&str, bool, &[u16], &[&str], &str, &str)] = &[
+        let rows: &[Row<'_>] = &[
             // One group, then the message.
             ("PIPELINING", false, &[250, 250, 250, 354, 250], &[group, "message"], "dot 250, dot 250", "Clean"),
             (

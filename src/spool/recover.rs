@@ -14,7 +14,7 @@ use super::disk::{Disk, Entry, Open};
 use super::log::{Continuation, Log, Purpose, Spares, Trouble, adopt, random_u64};
 use super::quarantine::Quarantine;
 use super::record::{Entry as RecordEntry, HEADER_BYTES, Header, decode_front};
-use super::segment::{BadHeader, FIRST_RECORD, Found, LogKind, Segment, SegmentHeader, Walk};
+use super::segment::{BadHeader, FIRST_RECORD, Found, LogKind, Segment, SegmentHeader, Walk, read_inline_body};
 use super::{OpenError, SpoolId};
 
 /// A small last segment is rewritten whole, so that a daemon that crashes over and over does not begin segment after
@@ -162,8 +162,7 @@ fn look_at_last(segment: &Segment) -> io::Result<LastLook> {
     }
     let synced = look.synced;
     for (at, header, sound) in look.records.iter_mut().filter(|(_, header, _)| header.sequence > synced) {
-        let mut walk = Walk::new(segment, None);
-        *sound = *sound && crc32fast::hash(walk.body(*at, header)?) == header.body_crc;
+        *sound = *sound && crc32fast::hash(&read_inline_body(segment, *at, header)?) == header.body_crc;
     }
     Ok(look)
 }

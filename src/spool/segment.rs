@@ -195,6 +195,8 @@ pub(super) struct Walk<'a> {
     sealed: bool,
     window: Vec<u8>,
     window_at: u64,
+    /// Bytes of the window that were read.
+    filled: usize,
     done: bool,
     /// The disk would not give some page; it was taken as zeros.
     unreadable: bool,
@@ -212,6 +214,7 @@ impl<'a> Walk<'a> {
             sealed: end.is_some(),
             window: Vec::new(),
             window_at: 0,
+            filled: 0,
             done: false,
             unreadable: false,
         }
@@ -295,13 +298,15 @@ impl<'a> Walk<'a> {
 
     /// These bytes of the file, fewer at its end.
     fn bytes(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
-        let held = at >= self.window_at && at + len as u64 <= self.window_at + self.window.len() as u64;
+        let held = at >= self.window_at && at + len as u64 <= self.window_at + self.filled as u64;
         if !held {
-            self.window.resize(len.max(WINDOW_BYTES), 0);
-            self.window_at = at;
+            if self.window.len() < len.max(WINDOW_BYTES) {
+                self.window = vec![0; len.max(WINDOW_BYTES)];
+            }
+            (self.window_at, self.filled) = (at, 0);
             let (read, bad) = read_patiently(self.file, &mut self.window, at, self.limit)?;
             self.unreadable |= bad;
-            self.window.truncate(read);
+            self.filled = read;
         }
         Ok(self.seen(at, len))
     }
@@ -309,7 +314,7 @@ impl<'a> Walk<'a> {
     /// These bytes, if the window has them.
     fn seen(&self, at: u64, len: usize) -> &[u8] {
         let start = at.saturating_sub(self.window_at) as usize;
-        let rest = self.window.get(start..).unwrap_or_default();
+        let rest = self.window.get(start..self.filled).unwrap_or_default();
         rest.get(..len).unwrap_or(rest)
     }
 }

@@ -185,7 +185,8 @@ impl<G: Gate> Connection<G> {
                 }
             }
         }
-        let (used, act) = self.session.step(&self.input, &GatePolicy(&self.shared.gate));
+        let policy = GatePolicy { gate: &self.shared.gate, credentials: &self.shared.credentials };
+        let (used, act) = self.session.step(&self.input, &policy);
         match used >= self.input.len() {
             true => self.input.clear(),
             false => drop(self.input.drain(..used)),

@@ -1,6 +1,7 @@
 //! Where messages go: the door, or a test's stand-in for it.
 
 use crate::accept::{Door, Receipt, Refusal, Submission};
+use crate::credential::Credentials;
 use crate::mail::{QueueId, ReversePath};
 use crate::smtp::answer::Answer;
 use crate::smtp::session::{Policy, Proof};
@@ -42,11 +43,20 @@ impl Proof for Receipt {
 }
 
 /// The session's view of a gate.
-pub(super) struct GatePolicy<'a, G>(pub(super) &'a G);
+pub(super) struct GatePolicy<'a, G> {
+    pub(super) gate: &'a G,
+    pub(super) credentials: &'a Credentials,
+}
+
+/// Sessions are long-lived; a credential switched off or removed must not send on in one.
+const WITHDRAWN: Answer = Answer::fixed(535, "5.7.8", "This credential is no longer valid");
 
 impl<G: Gate> Policy for GatePolicy<'_, G> {
     fn sender(&self, login: Option<&str>, path: &ReversePath) -> Result<(), Answer> {
-        self.0.check_sender(login, path).map_err(answer)
+        if login.is_some_and(|name| !self.credentials.is_enabled(name)) {
+            return Err(WITHDRAWN);
+        }
+        self.gate.check_sender(login, path).map_err(answer)
     }
 }
 

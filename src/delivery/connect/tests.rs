@@ -106,12 +106,16 @@ fn plan(tls: TlsPolicy, addresses: &[SocketAddr]) -> Plan {
 
 const PLAIN: &str = "S: 220 mx\nC: EHLO\nS: 250-mx\nS: 250-PIPELINING\nS: 250 SIZE 1000\nhold";
 const OFFER: &str = "S: 220 mx\nC: EHLO\nS: 250-mx\nS: 250 STARTTLS\nC: STARTTLS\nS: 220 go";
+const CLOSES: &str = "S: 220 mx\nC: EHLO\nS: 250-mx\nS: 250 STARTTLS\nC: STARTTLS";
 const INSIDE: &str = "C: EHLO\nS: 250-mx\nS: 250 DSN\nhold";
 const GREETED_INSIDE: &str = "S: 220 mx\nC: EHLO\nS: 250-mx\nS: 250 DSN\nhold";
 
 const fn scene(clear: &'static str, then: Then) -> Scene {
     Scene { clear, then }
 }
+
+/// Policy, the peer, whether its root is believed, and: encrypted, or the stage and status of the failure.
+type Row = (&'static str, TlsPolicy, Vec<Scene>, bool, Result<bool, &'static str>);
 
 #[tokio::test]
 async fn every_policy_gets_the_encryption_that_it_asks_for_or_defers() {
@@ -120,12 +124,12 @@ async fn every_policy_gets_the_encryption_that_it_asks_for_or_defers() {
     let tls = || scene(OFFER, Then::Tls(INSIDE));
     let broken = || scene(OFFER, Then::Garbage);
     let refused = || scene("S: 220 mx\nC: EHLO\nS: 250-mx\nS: 250 STARTTLS\nC: STARTTLS\nS: 454 no\nhold", Then::End);
-    // Policy, the peer, whether its root is believed, and: encrypted, or the stage and status of the failure.
-    let rows: Vec<(&str, TlsPolicy, Vec<Scene>, bool, Result<bool, &str>)> = vec![
+    let rows: Vec<Row> = vec![
         ("no offer", Opportunistic, vec![plain()], false, Ok(false)),
         ("an unknown certificate", Opportunistic, vec![tls()], false, Ok(true)),
         ("a broken handshake", Opportunistic, vec![broken(), plain()], false, Ok(false)),
         ("a refused STARTTLS", Opportunistic, vec![refused(), plain()], false, Ok(false)),
+        ("closed at STARTTLS", Opportunistic, vec![scene(CLOSES, Then::End), plain()], false, Ok(false)),
         ("none", None, vec![plain()], false, Ok(false)),
         (
             "none, though offered",

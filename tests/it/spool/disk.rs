@@ -81,7 +81,8 @@ struct SimFile {
 impl Change {
     fn apply(&self, bytes: &mut Vec<u8>, keep: &mut dyn FnMut() -> bool) {
         match self {
-            Change::Length(len) if bytes.len() < *len && keep() => bytes.resize(*len, 0),
+            // Not resize: that writes byte by byte in a debug build.
+            Change::Length(len) if bytes.len() < *len && keep() => bytes.extend_from_slice(&vec![0; len - bytes.len()]),
             Change::Length(_) => {}
             Change::Write(at, data) => {
                 let mut from = 0;
@@ -90,7 +91,7 @@ impl Change {
                     let upto = ((at + from) / SECTOR * SECTOR + SECTOR - at).min(data.len());
                     if keep() {
                         if bytes.len() < at + upto {
-                            bytes.resize(at + upto, 0);
+                            bytes.extend_from_slice(&vec![0; at + upto - bytes.len()]);
                         }
                         bytes[at + from..at + upto].copy_from_slice(&data[from..upto]);
                     }
@@ -154,7 +155,9 @@ impl State {
 
     fn grow(&self, more: usize) -> io::Result<()> {
         match self.capacity {
-            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }
@@ -233,11 +236,6 @@ impl SimDisk {
         if let Some(byte) = inode.durable.get_mut(at) {
             *byte ^= with;
         }
-    }
-
-    pub fn byte(&self, name: &str, at: usize) -> u8 {
-        let state = self.state();
-        state.inodes[state.names[name]].cached[at]
     }
 
     /// The process, or the machine, is gone; what comes next sees what is left.

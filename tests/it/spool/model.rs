@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use postrider::mail::{
-    BodyFacts, Cause, Envelope, EnhancedStatus, Notify, Outcome, Prepared, Progress, QueueId, Recipient,
+    BodyFacts, Cause, EnhancedStatus, Envelope, Notify, Outcome, Prepared, Progress, QueueId, Recipient,
     RecipientState, Reply, ReversePath, Stage, StreamKind,
 };
 use postrider::spool::{Apply, Message, Place, Position, Sequence, StateEntry, StateValue};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postrider::credential::KeyFile;
+use postrider::credential::CredentialFile;
 use postrider::submission::Settings;
 use postrider::time::Timestamp;
 
@@ -29,7 +29,7 @@ async fn a_password_in_clear_is_taken_on_loopback() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_key_logs_in_as_apikey() {
     let daemon = Daemon::start(all_modes(), settings());
-    let file = KeyFile::open(daemon.keys.path().join("keys.json")).unwrap();
+    let file = CredentialFile::open(daemon.keys.path().join("credentials.json")).unwrap();
     let key = file.create("shop", "", Timestamp::from_secs(1_800_000_000)).unwrap().to_string();
     let mut client = daemon.client(0).await;
     client.say("EHLO a").await;
@@ -64,5 +64,25 @@ async fn failures_wait_longer_each_session_and_the_session_goes_on() {
             assert!(client.say("AUTH PLAIN AHNob3AAc2VjcmV0").await.starts_with("235 "), "the right one still works");
         }
         assert_eq!(client.say("QUIT").await, "221 2.0.0 Bye\r\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_switched_off_sends_nothing_more_in_a_session_of_its_own() {
+    let daemon = Daemon::start(all_modes(), settings());
+    let mut client = daemon.sender(1).await;
+    assert_eq!(client.say("MAIL FROM:<a@b.example>").await, "250 2.1.0 Ok\r\n");
+    let file = CredentialFile::open(daemon.keys.path().join("credentials.json")).unwrap();
+    file.disable("shop").unwrap();
+    // The daemon looks for a changed file once a second.
+    let began = Instant::now();
+    loop {
+        client.say("RSET").await;
+        let answer = client.say("MAIL FROM:<a@b.example>").await;
+        if answer == "535 5.7.8 This credential is no longer valid\r\n" {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{answer}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -101,7 +101,7 @@ impl Daemon {
         roots.add(root).unwrap();
         let tls = ServerTls::new(vec![leaf], key).unwrap();
         let keys = tempfile::tempdir().unwrap();
-        let path = keys.path().join("keys.json");
+        let path = keys.path().join("credentials.json");
         let credentials = Credentials::new(Default::default(), vec![account("shop")], path).unwrap();
         let gate = FakeGate {
             kept: Arc::default(),

@@ -1,0 +1,293 @@
+//! The whole scheduler, with names and tasks, in a world without sockets.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postrider::classify::Feedback;
+use postrider::clock::Clock;
+use postrider::delivery::{ConnectionId, Event, Host, Order, Plan, Source, TlsPolicy};
+use postrider::dns::{Failure, Finality};
+use postrider::mail::{Cause, Domain, EnhancedStatus, Outcome, QueueId, Reply, Stage, StreamKind};
+use postrider::queue::{Change, Waiting};
+use postrider::scheduler::{End, Found, Handle, Pool, Recipients, Route, Scheduler, Settings, Task, World};
+use postrider::time::Timestamp;
+use postrider::traffic::Limits;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+/// What a host does, by the first word of its name: `kind`, `refuses`, `tarpit`, `panics`; `null` domains have none.
+#[derive(Clone, Default)]
+struct Peers(Arc<Mutex<Seen>>);
+
+#[derive(Default)]
+struct Seen {
+    plans: Vec<Plan>,
+    looked_up: Vec<String>,
+    attempts: HashMap<QueueId, u32>,
+    ends: Vec<(QueueId, End)>,
+    panics: u32,
+}
+
+struct Town {
+    peers: Peers,
+    clock: Clock,
+}
+
+impl World for Town {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn mail_hosts(&self, domain: Domain) -> Task<Found<Arc<[Host]>>> {
+        self.peers.0.lock().unwrap().looked_up.push(domain.to_string());
+        let until = self.now().after(Duration::from_secs(60));
+        Box::pin(async move {
+            if domain.as_str().starts_with("null") {
+                let (status, text) = (EnhancedStatus::new(5, 1, 10), "the domain takes no mail (null MX)".into());
+                return Err(Failure { finality: Finality::Final, status, text, until });
+            }
+            Ok([host(&format!("{domain}"), 25)].into())
+        })
+    }
+
+    fn host(&self, name: Arc<str>, port: u16) -> Task<Found<Host>> {
+        Box::pin(async move { Ok(host(&name, port)) })
+    }
+
+    fn connect(
+        &self,
+        plan: Plan,
+        orders: mpsc::Receiver<Order>,
+        events: mpsc::Sender<(ConnectionId, Event)>,
+    ) -> Task<()> {
+        Box::pin(converse(plan, orders, events, self.peers.clone(), self.now()))
+    }
+
+    fn end(&self, id: QueueId, end: End) -> Task<bool> {
+        self.peers.0.lock().unwrap().ends.push((id, end));
+        Box::pin(async { true })
+    }
+}
+
+fn host(name: &str, port: u16) -> Host {
+    Host { name: name.into(), preference: 10, addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], port }
+}
+
+async fn converse(
+    plan: Plan,
+    mut orders: mpsc::Receiver<Order>,
+    events: mpsc::Sender<(ConnectionId, Event)>,
+    peers: Peers,
+    now: Timestamp,
+) {
+    let id = plan.id;
+    let name = Arc::clone(&plan.hosts[0].name);
+    peers.0.lock().unwrap().plans.push(plan);
+    let tell = async |event| events.send((id, event)).await.expect("the scheduler listens");
+    if name.starts_with("refuses") {
+        let cause = Cause::Reply(Reply::new(421, "4.7.0 too many of you"));
+        let outcome = Outcome { at: now, stage: Stage::Greeting, host: (*name).into(), address: None, cause };
+        tell(Event::Refused { outcome }).await;
+        return tell(Event::Eof).await;
+    }
+    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    tell(Event::Connected { host: Arc::clone(&name), address, transactions_max: None }).await;
+    while let Some(Order::Send(envelope)) = orders.recv().await {
+        tell(Event::MailWritten(envelope)).await;
+        *peers.0.lock().unwrap().attempts.entry(envelope).or_default() += 1;
+        if name.starts_with("tarpit") {
+            std::future::pending::<()>().await;
+        }
+        let panics = name.starts_with("panics") && {
+            let mut seen = peers.0.lock().unwrap();
+            seen.panics += 1;
+            seen.panics == 1
+        };
+        // Outside the lock, so that only this task is lost.
+        assert!(!panics, "this connection breaks off on purpose");
+        tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good }).await;
+    }
+    tell(Event::Eof).await;
+}
+
+fn start(settings: Settings, waiting: Vec<Waiting>) -> (Handle, Peers) {
+    let peers = Peers::default();
+    let scheduler = Scheduler::new(settings, Town { peers: peers.clone(), clock: Clock::default() });
+    let handle = scheduler.handle();
+    tokio::spawn(scheduler.run(waiting.into_iter()));
+    (handle, peers)
+}
+
+fn waiting(number: u64, domain: &str) -> Waiting {
+    let now = Clock::default().now();
+    Waiting {
+        id: QueueId::from_u64(QueueId::next(QueueId::MIN, now).as_u64() + number),
+        domain: domain.parse().unwrap(),
+        stream: "transactional".into(),
+        kind: StreamKind::Transactional,
+        pool: "default".into(),
+        credential: "shop".into(),
+        priority: 50,
+        attempts: 0,
+        recipients: 1,
+        due: now,
+        expires_at: now.after(Duration::from_secs(86_400)),
+        held: false,
+        source: "".into(),
+    }
+}
+
+/// Looks again until it is so; a minute at most.
+async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "it never came to be");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Peers {
+    async fn attempted(&self, count: usize) {
+        until(async || (self.0.lock().unwrap().attempts.len() >= count).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_before_and_what_comes_after_is_attempted_once() {
+    let before = (0..3000).map(|n| waiting(n, &format!("kind{}.example", n % 40))).collect();
+    let (handle, peers) = start(Settings::default(), before);
+    let sink = handle.sink();
+    for n in 3000..6000 {
+        sink(Change::Waiting(waiting(n, &format!("kind{}.example", n % 40))));
+    }
+    peers.attempted(6000).await;
+    assert_eq!(handle.stop(Duration::from_secs(10)).await, 0);
+    let seen = peers.0.lock().unwrap();
+    assert!(seen.attempts.values().all(|times| *times == 1));
+    assert!(seen.looked_up.len() <= 40, "each domain is looked up once");
+    assert!(seen.plans.iter().all(|plan| !plan.allow_private && plan.tls == TlsPolicy::Opportunistic));
+}
+
+#[tokio::test]
+async fn a_route_goes_before_the_mx_and_names_its_own_hosts() {
+    let route = Route {
+        recipients: Recipients::Any,
+        next_hops: vec![("kind-smarthost".into(), 2525)],
+        limits: Limits { connections: 3, deliveries: None },
+        tls: TlsPolicy::Verify,
+        login: Some(("me".into(), "secret".into())),
+    };
+    let settings = Settings { routes: vec![route], ..Settings::default() };
+    let (handle, peers) = start(settings, (0..200).map(|n| waiting(n, &format!("null{}.example", n % 7))).collect());
+    peers.attempted(200).await;
+    handle.stop(Duration::from_secs(10)).await;
+    let seen = peers.0.lock().unwrap();
+    assert!(seen.looked_up.is_empty(), "no MX was asked for");
+    assert!(seen.plans.len() <= 3, "the domains share the smarthost's limit: {}", seen.plans.len());
+    let plan = &seen.plans[0];
+    assert_eq!((plan.hosts[0].port, plan.tls, plan.allow_private), (2525, TlsPolicy::Verify, true));
+    assert!(plan.login.is_some());
+}
+
+#[tokio::test]
+async fn why_names_the_peer_its_words_and_the_end_of_the_wait() {
+    let envelope = waiting(1, "refuses.example");
+    let id = envelope.id;
+    let (handle, peers) = start(Settings::default(), vec![envelope]);
+    let why = until(async || {
+        let why = handle.why(id).await;
+        (why[0]["kind"] == "throttled").then_some(why)
+    })
+    .await;
+    let text = why[0]["text"].as_str().unwrap();
+    assert!(text.starts_with("waits until "), "{text}");
+    assert!(text.ends_with("refuses.example said 421 4.7.0 too many of you"), "{text}");
+    assert_eq!(why[0]["cause"], "refuses.example said 421 4.7.0 too many of you");
+    assert!(why[0]["until"].is_string());
+    let sites = handle.sites().await;
+    assert_eq!(sites[0]["site"], "refuses.example");
+    assert_eq!(sites[0]["waiting"]["transactional"], 1);
+    assert_eq!(sites[0]["sources"][0]["state"], "throttled");
+    assert!(peers.0.lock().unwrap().attempts.is_empty(), "no attempt was used up");
+    assert_eq!(handle.why(QueueId::MIN).await, Value::Array(Vec::new()));
+}
+
+#[tokio::test]
+async fn mail_for_a_domain_that_takes_none_fails_and_old_mail_expires() {
+    let mut old = waiting(2, "refuses.example");
+    old.expires_at = Clock::default().now().after(Duration::from_millis(300));
+    let (never, old_id) = (waiting(1, "null.example"), old.id);
+    let never_id = never.id;
+    let (_handle, peers) = start(Settings::default(), vec![never, old]);
+    until(async || (peers.0.lock().unwrap().ends.len() >= 2).then_some(())).await;
+    let ends: HashMap<QueueId, End> = peers.0.lock().unwrap().ends.iter().cloned().collect();
+    match &ends[&never_id] {
+        End::Failed(outcome) => assert_eq!(outcome.cause.status(), EnhancedStatus::new(5, 1, 10)),
+        other => panic!("{other:?}"),
+    }
+    match &ends[&old_id] {
+        End::Expired(Some(outcome)) => assert_eq!(outcome.cause.to_string(), "421 4.7.0 too many of you"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_what_is_on_its_way_and_drops_the_rest() {
+    let (handle, peers) = start(Settings::default(), vec![waiting(1, "kind.example"), waiting(2, "tarpit.example")]);
+    peers.attempted(2).await;
+    assert_eq!(handle.stop(Duration::from_millis(100)).await, 1);
+    // Later questions find nobody, and wait for nobody.
+    assert_eq!(handle.stop(Duration::from_secs(60)).await, 0);
+    assert_eq!(handle.why(QueueId::MIN).await, Value::Array(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_off_frees_its_slot_and_its_envelope() {
+    let limits = Limits { connections: 1, deliveries: None };
+    let settings = Settings { limits, ..Settings::default() };
+    let (handle, peers) = start(settings, (0..5).map(|n| waiting(n, "panics.example")).collect());
+    let why = until(async || {
+        let why = handle.why(waiting_id(&peers)?).await;
+        (why[0]["kind"] == "not_due").then_some(why)
+    })
+    .await;
+    // MAIL was written, so the peer may have it: it is not tried again at once.
+    assert!(why[0]["until"].is_string());
+}
+
+fn waiting_id(peers: &Peers) -> Option<QueueId> {
+    peers.0.lock().unwrap().attempts.keys().next().copied()
+}
+
+#[tokio::test]
+async fn a_reload_brings_new_sources_and_leaves_old_ones() {
+    let source = |name: &str, last| Source {
+        name: name.into(),
+        address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)),
+        ehlo: "relay.example.com".into(),
+    };
+    let with = |name: &str, last| Settings {
+        sources: vec![source(name, last)],
+        pools: vec![Pool { name: "default".into(), sources: vec![name.into()] }],
+        ..Settings::default()
+    };
+    let (handle, peers) = start(with("a", 1), vec![waiting(1, "kind.example")]);
+    peers.attempted(1).await;
+    handle.reload(with("b", 2)).await;
+    handle.sink()(Change::Waiting(waiting(2, "kind2.example")));
+    peers.attempted(2).await;
+    assert!(handle.suspend("b").await);
+    assert!(!handle.suspend("nobody").await);
+    let late = waiting(3, "kind3.example");
+    handle.sink()(Change::Waiting(late.clone()));
+    until(async || (handle.why(late.id).await[0]["kind"] == "suspended").then_some(())).await;
+    assert!(handle.resume("b").await);
+    peers.attempted(3).await;
+    let names: Vec<String> = peers.0.lock().unwrap().plans.iter().map(|plan| plan.source.name.to_string()).collect();
+    assert_eq!(names, ["a", "b", "b"]);
+}
