@@ -132,9 +132,9 @@ mod tests {
 
     #[test]
     fn samples_are_of_every_kind_and_well_formed() {
-        for n in 0..KINDS.len() {
+        for (n, kind) in KINDS.into_iter().enumerate() {
             let sample = Sample::numbered(n);
-            assert_eq!(sample.kind, KINDS[n]);
+            assert_eq!(sample.kind, kind);
             let text = String::from_utf8(sample.message.clone()).unwrap();
             assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "{text}");
             assert_eq!(header(&sample.message, "message-id"), Some(format!("<{}>", sample.id)));
