@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::table::{Extent, Table};
 use super::{Applier, Ground, Queue, Settings, Shared, lock};
 use crate::mail::QueueId;
-use crate::spool::{OpenError, OpenOptions, Sequence, Spool, SpoolId, StartReport};
+use crate::spool::{Known, OpenError, OpenOptions, Sequence, Spool, SpoolId, StartReport};
 use crate::store::{self, Loaded, Store, StoreError};
 
 /// Rows encoded under one lock of the table, and written in one call.
@@ -59,7 +59,7 @@ pub(super) fn open(settings: Settings, ground: Ground) -> Result<(Queue, StartRe
 }
 
 /// Rows as the index has them, if it is to be believed so far.
-fn load(directory: &std::path::Path, settings: &store::Settings) -> Option<(Store, Table, (SpoolId, Sequence))> {
+fn load(directory: &std::path::Path, settings: &store::Settings) -> Option<(Store, Table, Known)> {
     let (store, loaded) = match Store::open(directory, settings, store::boot_id()) {
         Ok(found) => found,
         Err(error) => {
@@ -67,25 +67,25 @@ fn load(directory: &std::path::Path, settings: &store::Settings) -> Option<(Stor
             return None;
         }
     };
-    let Loaded { spool, sequence, rows } = loaded;
+    let Loaded { spool, sequence, segment, rows } = loaded;
     let mut table = Table::default();
-    table.track_from(Sequence(sequence));
+    table.track_from(Sequence(sequence), segment);
     for (number, bytes) in rows {
         if !table.load(QueueId::from_u64(number), &bytes) {
             tracing::warn!(queue_id = %QueueId::from_u64(number), "the queue's index has a row of another shape");
             return None;
         }
     }
-    Some((store, table, (SpoolId(spool), Sequence(sequence))))
+    Some((store, table, Known { spool: SpoolId(spool), sequence: Sequence(sequence), segment }))
 }
 
 /// Why the rows are not those of the spool, after the replay, if they are not.
-fn doubt(shared: &Shared, applied: (SpoolId, Sequence), report: &StartReport) -> Option<&'static str> {
+fn doubt(shared: &Shared, applied: Known, report: &StartReport) -> Option<&'static str> {
     let rows = shared.table().len() as u64;
     match () {
-        () if report.spool_id != applied.0 => Some("it belongs to another spool"),
+        () if report.spool_id != applied.spool => Some("it belongs to another spool"),
         // The spool did not take our word, and gave us everything: rows that it did not mention would stay.
-        () if report.applied_from == Sequence(0) && applied.1 != Sequence(0) => {
+        () if report.applied_from == Sequence(0) && applied.sequence != Sequence(0) => {
             Some("the spool does not know its record")
         }
         () if rows != report.live => Some("it has another number of envelopes"),
@@ -202,7 +202,7 @@ impl Scribe {
             self.begin();
         }
         let Some(mut store) = self.store.take() else { return };
-        let closed = write(&self.shared, &mut store, Extent::All).and_then(|sequence| store.close(sequence.0));
+        let closed = write(&self.shared, &mut store, Extent::All).and_then(|(sequence, segment)| store.close(sequence.0, segment));
         if let Err(error) = closed {
             tracing::debug!(%error, "the queue's index was not closed");
         }
@@ -210,7 +210,7 @@ impl Scribe {
 }
 
 /// One checkpoint. The table is locked for one batch at a time.
-fn write(shared: &Shared, store: &mut Store, extent: Extent) -> Result<Sequence, StoreError> {
+fn write(shared: &Shared, store: &mut Store, extent: Extent) -> Result<(Sequence, u32), StoreError> {
     let mut pass = shared.table().begin_checkpoint(extent);
     loop {
         let batch = shared.table().next_changed(BATCH_ROWS, &mut pass);
@@ -222,6 +222,6 @@ fn write(shared: &Shared, store: &mut Store, extent: Extent) -> Result<Sequence,
         }
         store.write(batch.into_iter().map(|(id, row)| (id.as_u64(), row)).collect())?;
     }
-    store.checkpoint(pass.sequence.0)?;
-    Ok(pass.sequence)
+    store.checkpoint(pass.sequence.0, pass.segment)?;
+    Ok((pass.sequence, pass.segment))
 }

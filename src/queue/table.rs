@@ -41,6 +41,10 @@ pub(super) struct Table {
     ended: Vec<QueueId>,
     /// The last record applied when `old` was young.
     old_applied: Sequence,
+    /// The highest segment that a record stood in, now and when `old_applied` was taken. A start that writes the tail of the
+    /// log again gives known records new places in a higher one: that is how the spool sees that a checkpoint is older.
+    segment: u32,
+    old_segment: u32,
     /// There is an index to write to.
     tracking: bool,
     /// What an envelope without recipients is filed under; nothing makes one.
@@ -68,6 +72,8 @@ impl Default for Table {
             old: Vec::new(),
             ended: Vec::new(),
             old_applied: Sequence(0),
+            segment: 0,
+            old_segment: 0,
             tracking: false,
             // Invariant: `invalid` (RFC 2606 §2) is a domain name.
             no_domain: "invalid".parse().expect("a constant"),
@@ -92,6 +98,7 @@ impl Table {
     /// except who holds its lease.
     pub(super) fn place(&mut self, sequence: Sequence, at: Position, envelope: &Envelope, progress: Option<&Progress>) {
         self.applied = self.applied.max(sequence);
+        self.segment = self.segment.max(at.segment);
         self.last_id = self.last_id.max(envelope.id);
         if progress.is_some_and(Progress::is_final) {
             // The cleaner moves only what is alive; were it not, this is what its state says.
@@ -121,6 +128,7 @@ impl Table {
         progress: &Progress,
     ) -> Option<Change> {
         self.applied = self.applied.max(sequence);
+        self.segment = self.segment.max(at.segment);
         let row = self.row_mut(id)?;
         let announce = row.flags.has(Flags::ANNOUNCE);
         if progress.is_final() {
@@ -239,17 +247,18 @@ impl Table {
         let mut ids = std::mem::take(&mut self.old);
         let young = std::mem::take(&mut self.young);
         let applied = std::mem::replace(&mut self.old_applied, self.applied);
-        let sequence = match extent {
+        let seen = std::mem::replace(&mut self.old_segment, self.segment);
+        let (sequence, segment) = match extent {
             Extent::Settled => {
                 self.old = young;
-                applied
+                (applied, seen)
             }
             Extent::All => {
                 ids.extend(young);
-                self.applied
+                (self.applied, self.segment)
             }
         };
-        Pass { ids, ended: std::mem::take(&mut self.ended), sequence, unwritable: false }
+        Pass { ids, ended: std::mem::take(&mut self.ended), sequence, segment, unwritable: false }
     }
 
     /// The next rows of a checkpoint, encoded, at most `limit`; no value where an envelope ended. Empty: it is done.
@@ -286,13 +295,14 @@ impl Table {
         }
         self.old = ids;
         self.old_applied = self.applied;
+        self.old_segment = self.segment;
     }
 
     /// The rows are those of the index, which was written up to this record: from now on changes are kept.
-    pub(super) fn track_from(&mut self, sequence: Sequence) {
+    pub(super) fn track_from(&mut self, sequence: Sequence, segment: u32) {
         self.tracking = true;
-        self.applied = sequence;
-        self.old_applied = sequence;
+        (self.applied, self.old_applied) = (sequence, sequence);
+        (self.segment, self.old_segment) = (segment, segment);
     }
 
     /// There is no index: changes are not kept.
@@ -491,6 +501,8 @@ pub(super) struct Pass {
     ended: Vec<QueueId>,
     /// When all is written, the index holds at least what was true after this record.
     pub(super) sequence: Sequence,
+    /// And knows of no segment above this one.
+    pub(super) segment: u32,
     /// A row's names are too long to be written: the index cannot be trusted.
     pub(super) unwritable: bool,
 }

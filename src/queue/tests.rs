@@ -193,7 +193,7 @@ proptest! {
                     if left == 0 {
                         // The process died here: a new one begins from the index and the log.
                         let mut again = Table::default();
-                        again.track_from(Sequence(mark));
+                        again.track_from(Sequence(mark), 1);
                         for (id, row) in &index {
                             prop_assert!(again.load(*id, row));
                         }

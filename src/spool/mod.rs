@@ -39,7 +39,7 @@ pub use disk::{Disk, DiskFile, FileDisk};
 pub use handle::{Fatal, Spool, Ticket, abort};
 pub use read::Reader;
 pub use record::{BodyPlace, Entry, decode_front, decode_record, encode_record};
-pub use settings::{OpenOptions, Settings};
+pub use settings::{Known, OpenOptions, Settings};
 pub use state::{Compacted, Compaction};
 pub use writer::{Broken, PutFailure, PutRequest, SettleRequest, StateRequest, Work, Writer};
 

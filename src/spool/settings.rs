@@ -76,5 +76,17 @@ impl Settings {
 pub struct OpenOptions {
     /// A checkpoint of the rows: the spool they came from and the last record applied to them. Records up to it are not
     /// given to [`super::Apply`] again, if the spool is that one and has that record. `None`: everything is.
-    pub applied: Option<(SpoolId, Sequence)>,
+    pub applied: Option<Known>,
+}
+
+/// What a checkpoint of the rows knows of the mail log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// The spool that the rows came from.
+    pub spool: SpoolId,
+    /// The last record that was applied to them.
+    pub sequence: Sequence,
+    /// The highest segment in which they know a record. A start that wrote the tail of the log again put records that the
+    /// checkpoint has applied into a higher one: those are applied again, for their new places.
+    pub segment: u32,
 }

@@ -221,10 +221,13 @@ impl Writer {
         )
         .map_err(disk_error("reading the state log"))?;
         let applied = match options.applied {
-            Some((id, sequence)) if id == spool_id && sequence.0 < mail_tail.next_sequence => sequence.0,
+            Some(known) if known.spool == spool_id && known.sequence.0 < mail_tail.next_sequence => {
+                // The tail may have been written again by this start, or by one that crashed before a checkpoint.
+                let newer = mail_segments.range(known.segment.saturating_add(1)..);
+                newer.map(|(_, segment)| segment.header.first_sequence.saturating_sub(1)).fold(known.sequence.0, u64::min)
+            }
             _ => 0,
         };
-        let applied = applied.min(mail_tail.moved_from.saturating_sub(1));
         let mut table = Table::default();
         let learned = Learned { last_id: QueueId::MIN, newest: Timestamp::ZERO };
         let mut replay =

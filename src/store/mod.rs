@@ -82,6 +82,8 @@ pub struct Loaded {
     pub spool: u128,
     /// Everything up to this record is in the rows, and perhaps some of what came after.
     pub sequence: u64,
+    /// The highest segment of the spool that the rows know of.
+    pub segment: u32,
     /// Number and value of each, in no order.
     pub rows: Vec<(u64, Vec<u8>)>,
 }
@@ -126,20 +128,20 @@ impl Store {
         self.worker.write(rows)
     }
 
-    /// Says that the rows hold everything up to this record.
+    /// Says that the rows hold everything up to this record, and know of no segment of the spool above this one.
     ///
     /// # Errors
     /// The store is bad now.
-    pub fn checkpoint(&mut self, sequence: u64) -> Result<(), StoreError> {
-        self.worker.checkpoint(sequence)
+    pub fn checkpoint(&mut self, sequence: u64, segment: u32) -> Result<(), StoreError> {
+        self.worker.checkpoint(sequence, segment)
     }
 
     /// A last checkpoint, synced, so that the rows are believed even after the machine was off.
     ///
     /// # Errors
     /// The index will be rebuilt at the next start; nothing is lost.
-    pub fn close(mut self, sequence: u64) -> Result<(), StoreError> {
-        self.worker.close(sequence)
+    pub fn close(mut self, sequence: u64, segment: u32) -> Result<(), StoreError> {
+        self.worker.close(sequence, segment)
     }
 }
 

@@ -55,8 +55,8 @@ enum Call {
     Load { boot: String },
     Begin { spool: u128, boot: String },
     Write(Vec<(u64, Option<Vec<u8>>)>),
-    Checkpoint(u64),
-    Close(u64),
+    Checkpoint(u64, u32),
+    Close(u64, u32),
 }
 
 /// What it answers.
@@ -118,12 +118,12 @@ impl Worker {
         self.ask(Call::Write(rows), self.deadline).map(drop)
     }
 
-    pub(super) fn checkpoint(&mut self, sequence: u64) -> Result<(), StoreError> {
-        self.ask(Call::Checkpoint(sequence), self.deadline).map(drop)
+    pub(super) fn checkpoint(&mut self, sequence: u64, segment: u32) -> Result<(), StoreError> {
+        self.ask(Call::Checkpoint(sequence, segment), self.deadline).map(drop)
     }
 
-    pub(super) fn close(&mut self, sequence: u64) -> Result<(), StoreError> {
-        self.ask(Call::Close(sequence), self.deadline).map(drop)
+    pub(super) fn close(&mut self, sequence: u64, segment: u32) -> Result<(), StoreError> {
+        self.ask(Call::Close(sequence, segment), self.deadline).map(drop)
     }
 
     /// Makes the store bad, and says why.
@@ -174,8 +174,8 @@ impl Keeper {
             Call::Load { boot } => self.load(boot).map(Some),
             Call::Begin { spool, boot } => self.begin(spool, boot).map(|()| None),
             Call::Write(rows) => self.write(rows).map(|()| None),
-            Call::Checkpoint(sequence) => self.mark(sequence, Stop::None).map(|()| None),
-            Call::Close(sequence) => self.mark(sequence, Stop::Clean).map(|()| None),
+            Call::Checkpoint(sequence, segment) => self.mark(sequence, segment, Stop::None).map(|()| None),
+            Call::Close(sequence, segment) => self.mark(sequence, segment, Stop::Clean).map(|()| None),
         }
     }
 
@@ -203,12 +203,12 @@ impl Keeper {
         }
         // From here on it is in use, and the disk must know that before any row changes.
         (mark.boot, mark.clean) = (boot, false);
-        let (spool, sequence) = (mark.spool, mark.sequence);
+        let (spool, sequence, segment) = (mark.spool, mark.sequence, mark.segment);
         tree.insert(MARK_KEY, &mark.encode())?;
         tree.flush()?;
         tree.sync()?;
         self.mark = Some(mark);
-        Ok(Loaded { spool, sequence, rows })
+        Ok(Loaded { spool, sequence, segment, rows })
     }
 
     fn begin(&mut self, spool: u128, boot: String) -> Result<(), String> {
@@ -222,7 +222,7 @@ impl Keeper {
         let directory = self.directory.join(format!("index.{next}"));
         std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
         self.open(&directory)?;
-        self.mark = Some(Mark { spool, boot, sequence: 0, rows: 0, clean: false });
+        self.mark = Some(Mark { spool, boot, sequence: 0, segment: 0, rows: 0, clean: false });
         Ok(())
     }
 
@@ -246,13 +246,13 @@ impl Keeper {
 
     /// Rows first, then the mark that vouches for them: a crash between leaves an older mark, whose count of rows
     /// does not fit unless its rows do.
-    fn mark(&mut self, sequence: u64, stop: Stop) -> Result<(), String> {
+    fn mark(&mut self, sequence: u64, segment: u32, stop: Stop) -> Result<(), String> {
         let (Some(tree), Some(mark)) = (&mut self.tree, &mut self.mark) else { return Err("it is not open".into()) };
         tree.flush()?;
         if stop == Stop::Clean {
             tree.sync()?;
         }
-        (mark.sequence, mark.clean) = (sequence, stop == Stop::Clean);
+        (mark.sequence, mark.segment, mark.clean) = (sequence, segment, stop == Stop::Clean);
         tree.insert(MARK_KEY, &mark.encode())?;
         tree.flush()?;
         if stop == Stop::Clean {
@@ -297,23 +297,25 @@ struct Mark {
     spool: u128,
     boot: String,
     sequence: u64,
+    segment: u32,
     rows: u64,
     clean: bool,
 }
 
 /// The shape below.
-const MARK_VERSION: u8 = 1;
+const MARK_VERSION: u8 = 2;
 
 impl Mark {
     /// ```text
-    ///   0         1       2..18      18..26     26..34
-    ///   | version | clean | spool id | sequence | rows | boot id: the rest | crc32 |
+    ///   0         1       2..18      18..26     26..30    30..38
+    ///   | version | clean | spool id | sequence | segment | rows | boot id: the rest | crc32 |
     /// ```
     /// Numbers are little-endian.
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![MARK_VERSION, u8::from(self.clean)];
         out.extend_from_slice(&self.spool.to_le_bytes());
         out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.extend_from_slice(&self.segment.to_le_bytes());
         out.extend_from_slice(&self.rows.to_le_bytes());
         out.extend_from_slice(self.boot.as_bytes());
         let crc = crc32fast::hash(&out);
@@ -326,6 +328,7 @@ impl Mark {
         let (head, rest) = content.split_first_chunk::<2>()?;
         let (spool, rest) = rest.split_first_chunk::<16>()?;
         let (sequence, rest) = rest.split_first_chunk::<8>()?;
+        let (segment, rest) = rest.split_first_chunk::<4>()?;
         let (rows, boot) = rest.split_first_chunk::<8>()?;
         let sound = crc32fast::hash(content) == u32::from_le_bytes(*crc) && head[0] == MARK_VERSION && head[1] <= 1;
         let boot = String::from_utf8(boot.to_vec()).ok()?;
@@ -333,6 +336,7 @@ impl Mark {
             spool: u128::from_le_bytes(*spool),
             boot,
             sequence: u64::from_le_bytes(*sequence),
+            segment: u32::from_le_bytes(*segment),
             rows: u64::from_le_bytes(*rows),
             clean: head[1] == 1,
         })
@@ -345,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_mark_reads_back_and_a_flipped_bit_is_seen() {
-        let mark = Mark { spool: 5, boot: "b-1".to_owned(), sequence: 9, rows: 7, clean: true };
+        let mark = Mark { spool: 5, boot: "b-1".to_owned(), sequence: 9, segment: 3, rows: 7, clean: true };
         let bytes = mark.encode();
         assert_eq!(Mark::decode(&bytes), Some(mark));
         for place in 0..bytes.len() {

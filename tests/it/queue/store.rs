@@ -20,7 +20,7 @@ fn filled(dir: &Path) -> Store {
     let mut store = Store::begin(dir, &Settings::default(), SPOOL, BOOT.to_owned()).unwrap();
     store.write((1..=100).map(row).collect()).unwrap();
     store.write(vec![(50, None)]).unwrap();
-    store.checkpoint(9).unwrap();
+    store.checkpoint(9, 1).unwrap();
     store
 }
 
@@ -41,7 +41,7 @@ fn all_but_50() -> Vec<u64> {
 #[test]
 fn a_closed_index_is_believed_after_a_reboot_and_an_unclosed_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    filled(dir.path()).close(12).unwrap();
+    filled(dir.path()).close(12, 1).unwrap();
     assert_eq!(found(dir.path(), "boot-2"), Ok((12, all_but_50())));
     // That start opened it and did not close it.
     assert_eq!(found(dir.path(), "boot-2"), Ok((12, all_but_50())), "the same boot");
@@ -52,17 +52,17 @@ fn a_closed_index_is_believed_after_a_reboot_and_an_unclosed_one_is_not() {
 #[test]
 fn an_index_that_is_begun_anew_holds_nothing_of_the_old_one() {
     let dir = tempfile::tempdir().unwrap();
-    filled(dir.path()).close(12).unwrap();
+    filled(dir.path()).close(12, 1).unwrap();
     let mut store = Store::begin(dir.path(), &Settings::default(), SPOOL, BOOT.to_owned()).unwrap();
     store.write(vec![row(7)]).unwrap();
-    store.close(20).unwrap();
+    store.close(20, 1).unwrap();
     assert_eq!(found(dir.path(), BOOT), Ok((20, vec![7])));
 }
 
 #[test]
 fn a_half_written_snapshot_of_a_crashed_open_is_swept_away() {
     let dir = tempfile::tempdir().unwrap();
-    filled(dir.path()).close(12).unwrap();
+    filled(dir.path()).close(12, 1).unwrap();
     let inner = files(dir.path()).first().and_then(|file| file.parent().map(Path::to_owned)).unwrap();
     fs::write(inner.join("snap.ffffffffffffffff.generating"), b"half").unwrap();
     assert_eq!(found(dir.path(), "boot-2"), Ok((12, all_but_50())));
@@ -71,12 +71,12 @@ fn a_half_written_snapshot_of_a_crashed_open_is_swept_away() {
 #[test]
 fn two_indexes_are_none() {
     let dir = tempfile::tempdir().unwrap();
-    filled(dir.path()).close(12).unwrap();
+    filled(dir.path()).close(12, 1).unwrap();
     fs::create_dir(dir.path().join("index.9999")).unwrap();
     assert!(found(dir.path(), BOOT).is_err());
     let mut store = Store::begin(dir.path(), &Settings::default(), SPOOL, BOOT.to_owned()).unwrap();
     store.write(vec![row(7)]).unwrap();
-    store.close(20).unwrap();
+    store.close(20, 1).unwrap();
     assert_eq!(found(dir.path(), BOOT), Ok((20, vec![7])));
 }
 
@@ -97,7 +97,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_damaged_index_gives_the_right_rows_or_none() {
     let good = tempfile::tempdir().unwrap();
-    filled(good.path()).close(12).unwrap();
+    filled(good.path()).close(12, 1).unwrap();
     let mut random = fastrand::Rng::with_seed(1);
     let mut refused = 0;
     for round in 0..60 {
@@ -203,7 +203,7 @@ fn an_error_a_panic_or_silence_makes_the_store_bad_for_good_within_its_deadline(
             let started = Instant::now();
             let mut store = Store::begin(dir.path(), &with_tree(deadline, opener), SPOOL, BOOT.to_owned()).unwrap();
             let first =
-                (0..10).find_map(|number| store.write(vec![row(number)]).and_then(|()| store.checkpoint(number)).err());
+                (0..10).find_map(|number| store.write(vec![row(number)]).and_then(|()| store.checkpoint(number, 1)).err());
             let first = first.unwrap();
             let want = match mood {
                 Mood::Fails => StoreError::Failed("StorageFull".to_owned()),
@@ -214,7 +214,7 @@ fn an_error_a_panic_or_silence_makes_the_store_bad_for_good_within_its_deadline(
             // From then on nobody waits for it again.
             let asked = Instant::now();
             assert_eq!(store.write(vec![row(1)]), Err(want.clone()));
-            assert_eq!(store.close(5), Err(want));
+            assert_eq!(store.close(5, 1), Err(want));
             assert!(asked.elapsed() < Duration::from_millis(100));
             assert!(started.elapsed() < Duration::from_secs(15));
             drop(let_go);
@@ -245,5 +245,5 @@ fn a_value_that_sled_would_put_into_a_file_of_its_own_is_refused() {
     let mut store = Store::begin(dir.path(), &Settings::default(), SPOOL, BOOT.to_owned()).unwrap();
     store.write(vec![(1, Some(vec![0; 4096]))]).unwrap();
     assert!(store.write(vec![(2, Some(vec![0; 4097]))]).is_err());
-    assert!(store.checkpoint(1).is_err(), "what could not be written makes the rest worthless");
+    assert!(store.checkpoint(1, 1).is_err(), "what could not be written makes the rest worthless");
 }
