@@ -83,7 +83,8 @@ impl Ticket {
 }
 
 impl Spool {
-    /// Locks, recovers and replays the spool in `disk`, then starts its writer thread. Blocks until everything is applied.
+    /// Locks, recovers and replays the spool in `disk`, then starts its writer thread. Blocks until everything is
+    /// applied.
     ///
     /// # Errors
     /// Another process has it, or the disk cannot be read or written.
@@ -196,8 +197,8 @@ impl Spool {
         self.shared.started.elapsed().saturating_sub(last)
     }
 
-    /// Copies a consistent spool to a directory that does not exist yet, while running: sealed segments and large bodies
-    /// by hard link, the rest by copy. Blocks.
+    /// Copies a consistent spool to a directory that does not exist yet, while running: sealed segments and large
+    /// bodies by hard link, the rest by copy. Blocks.
     ///
     /// # Errors
     /// The disk said no; what was copied is left for the caller to remove.

@@ -232,8 +232,8 @@ impl Log {
 
     /// Begins a new segment in `spare`. All before is written and synced first.
     ///
-    /// Header, sync, name, sync of the directory: after a crash at any point, a file with a segment's name has a header,
-    /// and what its header says about the segment before it is true.
+    /// Header, sync, name, sync of the directory: after a crash at any point, a file with a segment's name has a
+    /// header, and what its header says about the segment before it is true.
     pub(super) fn roll(&mut self, spare: Spare) -> Result<(), (Trouble, Option<Spare>)> {
         if let Err(trouble) = self.write().and_then(|()| self.sync()) {
             return Err((trouble, Some(spare)));

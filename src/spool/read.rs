@@ -1,7 +1,7 @@
 //! Reading back: an envelope with its state, and a body. On the caller's thread, beside the writer.
 //!
-//! A segment may be recycled while it is read. Its magic is new then, so what is read is never taken for something else:
-//! it is `Gone`, and the queue knows the new place.
+//! A segment may be recycled while it is read. Its magic is new then, so what is read is never taken for something
+//! else: it is `Gone`, and the queue knows the new place.
 
 use std::io;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! What happens at a start, before anything is answered, delivered or removed.
 //!
-//! 1. The last segment's records that may not have been synced are rewritten to a fresh segment, synced and renamed into
-//!    place, because a kernel that failed to write them may still show them. 2. All records are replayed. 3. What nothing
-//!    in the log names (spares too short, body files, half snapshots) is removed. It never reads a body beyond the tail.
+//! 1. The last segment's records that may not have been synced are rewritten to a fresh segment, synced and renamed
+//! into    place, because a kernel that failed to write them may still show them. 2. All records are replayed. 3. What
+//! nothing    in the log names (spares too short, body files, half snapshots) is removed. It never reads a body beyond
+//! the tail.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +14,7 @@ use tracing::info;
 use super::disk::{Disk, Entry, Open};
 use super::log::{Continuation, Log, Purpose, Spares, Trouble, adopt, random_u64};
 use super::quarantine::Quarantine;
-use super::record::{Entry as RecordEntry, HEADER_BYTES, Header, decode_front};
+use super::record::{Entry as RecordEntry, HEADER_BYTES, Header, decode_front, repair_front};
 use super::segment::{BadHeader, FIRST_RECORD, Found, LogKind, Segment, SegmentHeader, Walk, read_inline_body};
 use super::{OpenError, SpoolId};
 
@@ -228,6 +229,10 @@ fn rewrite(
         previous_end = previous_end.min(*at);
         if !*sound {
             quarantine.copy(last, *at, header.record_bytes());
+            if last.header.kind == LogKind::State {
+                keep_key(last, *at, header, magic, look.highest, &mut records)
+                    .map_err(disk_error("reading the tail"))?;
+            }
             continue;
         }
         let mut bytes = vec![0; header.record_bytes() as usize];
@@ -266,6 +271,32 @@ fn rewrite(
     if nothing_left && !quarantine.is_kept(&name) && !last.header.snapshot {
         segments.remove(&last.header.number);
         spares.recycle(&name, last).map_err(trouble)?;
+    }
+    Ok(())
+}
+
+/// Keeps of a damaged put what can be known, its key: its value may have been promised, so it must read as damaged and
+/// not as what it was before.
+fn keep_key(
+    segment: &Segment,
+    at: u32,
+    header: &Header,
+    magic: u64,
+    synced: u64,
+    records: &mut Vec<u8>,
+) -> io::Result<()> {
+    let mut front = vec![0; (header.front_len as usize).min(segment.size as usize)];
+    let read = segment.file.read_at(&mut front, u64::from(at) + HEADER_BYTES as u64)?;
+    front.truncate(read);
+    let front = match crc32fast::hash(&front) == header.front_crc {
+        true => Some(front),
+        false => repair_front(&front, header.front_crc),
+    };
+    if let Some(front) = front {
+        // A sum that no empty body has.
+        Header { synced, body_len: 0, body_crc: 1, ..*header }.write(magic, records);
+        records.extend_from_slice(&front);
+        records.resize(records.len().next_multiple_of(super::record::ALIGN as usize), 0);
     }
     Ok(())
 }

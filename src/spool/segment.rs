@@ -7,7 +7,8 @@
 //!   72                  92          96
 //!   | zeros             | crc u32   |
 //! ```
-//! Little-endian; written twice, at 0 and at 2048, so that one flipped byte never takes a segment. Records begin at 4096.
+//! Little-endian; written twice, at 0 and at 2048, so that one flipped byte never takes a segment. Records begin at
+//! 4096.
 
 use std::io;
 use std::sync::Arc;

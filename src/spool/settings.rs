@@ -15,8 +15,8 @@ pub struct Settings {
     pub segment_size: ByteSize,
     /// Bodies up to this size stand in the log, larger ones in files of their own.
     ///
-    /// Unit: bytes. Default 256 KiB; at most a quarter of a segment counts. A file costs two more syncs, a body in the log
-    /// may be copied by the cleaner.
+    /// Unit: bytes. Default 256 KiB; at most a quarter of a segment counts. A file costs two more syncs, a body in the
+    /// log may be copied by the cleaner.
     pub inline_body_max: ByteSize,
     /// A written settle is on the disk at the latest after this time.
     ///

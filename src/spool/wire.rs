@@ -22,8 +22,8 @@ impl Writer<'_> {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// A length as u32, then the bytes. Nothing that is kept comes near 4 GiB; what did would be cut, and the length with
-    /// it.
+    /// A length as u32, then the bytes. Nothing that is kept comes near 4 GiB; what did would be cut, and the length
+    /// with it.
     pub(super) fn bytes(&mut self, value: &[u8]) {
         let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
         self.u32(len);

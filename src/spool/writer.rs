@@ -644,8 +644,8 @@ impl Writer {
 
     fn after_sync(&mut self) {
         self.unsynced_since = None;
-        // Only now is it certain that nothing needs these files: the records that say so are on the disk. While a backup
-        // runs they are left, and the next start removes them.
+        // Only now is it certain that nothing needs these files: the records that say so are on the disk. While a
+        // backup runs they are left, and the next start removes them.
         let pinned = Arc::strong_count(&self.pin) > 1;
         for name in self.unlinks.drain(..).filter(|_| !pinned) {
             if let Err(error) = self.disk.unlink(&body::file_name(name)) {
