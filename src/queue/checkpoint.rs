@@ -202,7 +202,8 @@ impl Scribe {
             self.begin();
         }
         let Some(mut store) = self.store.take() else { return };
-        let closed = write(&self.shared, &mut store, Extent::All).and_then(|(sequence, segment)| store.close(sequence.0, segment));
+        let closed = write(&self.shared, &mut store, Extent::All)
+            .and_then(|(sequence, segment)| store.close(sequence.0, segment));
         if let Err(error) = closed {
             tracing::debug!(%error, "the queue's index was not closed");
         }

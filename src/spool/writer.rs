@@ -224,7 +224,9 @@ impl Writer {
             Some(known) if known.spool == spool_id && known.sequence.0 < mail_tail.next_sequence => {
                 // The tail may have been written again by this start, or by one that crashed before a checkpoint.
                 let newer = mail_segments.range(known.segment.saturating_add(1)..);
-                newer.map(|(_, segment)| segment.header.first_sequence.saturating_sub(1)).fold(known.sequence.0, u64::min)
+                newer
+                    .map(|(_, segment)| segment.header.first_sequence.saturating_sub(1))
+                    .fold(known.sequence.0, u64::min)
             }
             _ => 0,
         };

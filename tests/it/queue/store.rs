@@ -202,8 +202,8 @@ fn an_error_a_panic_or_silence_makes_the_store_bad_for_good_within_its_deadline(
             let opener: Opener = Box::new(move |_| Ok(Box::new(Moody { mood, good_calls, hang })));
             let started = Instant::now();
             let mut store = Store::begin(dir.path(), &with_tree(deadline, opener), SPOOL, BOOT.to_owned()).unwrap();
-            let first =
-                (0..10).find_map(|number| store.write(vec![row(number)]).and_then(|()| store.checkpoint(number, 1)).err());
+            let first = (0..10)
+                .find_map(|number| store.write(vec![row(number)]).and_then(|()| store.checkpoint(number, 1)).err());
             let first = first.unwrap();
             let want = match mood {
                 Mood::Fails => StoreError::Failed("StorageFull".to_owned()),

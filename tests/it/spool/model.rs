@@ -18,6 +18,8 @@ pub struct Rows {
     pub state: BTreeMap<(u16, Bytes), StateValue>,
     pub lost: Vec<QueueId>,
     pub applied: Sequence,
+    /// The highest segment that a record stood in.
+    pub segment: u32,
 }
 
 /// The queue.
@@ -38,6 +40,7 @@ impl Apply for Queue {
             rows.live.insert(envelope.id, (Place::home(at), progress));
         }
         rows.applied = rows.applied.max(sequence);
+        rows.segment = rows.segment.max(at.segment);
     }
 
     fn settled(&mut self, sequence: Sequence, at: Position, id: QueueId, progress: Progress) {
@@ -52,12 +55,14 @@ impl Apply for Queue {
             }
         }
         rows.applied = rows.applied.max(sequence);
+        rows.segment = rows.segment.max(at.segment);
     }
 
     fn moved(&mut self, sequence: Sequence, at: Position, envelope: Envelope, progress: Progress) {
         let mut rows = self.0.lock().unwrap();
         rows.live.insert(envelope.id, (Place::home(at), progress));
         rows.applied = rows.applied.max(sequence);
+        rows.segment = rows.segment.max(at.segment);
     }
 
     fn lost(&mut self, id: QueueId) {
