@@ -147,7 +147,9 @@ pub fn main() -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
-        Command::Credential(command) => credential::run(&command, || context.place(), context.json, &mut io::stdout().lock()),
+        Command::Credential(command) => {
+            credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
+        }
         Command::Dkim(command) => dkim::run(&command, &mut io::stdout().lock()),
     };
     match outcome {
