@@ -15,7 +15,7 @@ use crate::scheduler::Recipients;
 use crate::signer::SigningDomain;
 use crate::smtp::session;
 use crate::traffic::Limits;
-use crate::{delivery, dns, scheduler, signer, submission, tls};
+use crate::{credential, delivery, dns, scheduler, signer, submission, tls};
 
 /// Where the mail and state logs are.
 pub fn spool_dir(config: &Config) -> PathBuf {
@@ -27,9 +27,9 @@ pub fn index_dir(config: &Config) -> PathBuf {
     config.data_dir.join("index")
 }
 
-/// Where API keys are kept.
-pub fn key_file(config: &Config) -> PathBuf {
-    config.data_dir.join("keys.json")
+/// Where API keys, and what the command line switched off, are kept.
+pub fn credential_file(config: &Config) -> PathBuf {
+    config.data_dir.join(credential::FILE_NAME)
 }
 
 /// The door: names, streams and rights.

@@ -98,9 +98,12 @@ impl Daemon {
         let signer = Signer::new(&compose::signer(&config)).context("DKIM")?;
         let client = Client::new(&compose::tls_client(&config)).context("TLS towards peers")?;
         let server_tls = server_tls(&config)?;
-        let credentials =
-            Credentials::new(credential::Settings::default(), compose::accounts(&config), compose::key_file(&config))
-                .context("credentials")?;
+        let credentials = Credentials::new(
+            credential::Settings::default(),
+            compose::accounts(&config),
+            compose::credential_file(&config),
+        )
+        .context("credentials")?;
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
         let queue = open_queue(&config, clock.clone(), &events).await?;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, UdpSocket};
 use serde::Serialize;
 
 use super::{Context, Exit, Paint};
-use crate::config::{Config, Source, credential_path};
+use crate::config::{Config, Source};
 use crate::signer::{Record, SigningKey};
 use network::Seen;
 
@@ -120,7 +120,7 @@ fn keys(config: &Config, findings: &mut Vec<Finding>) -> Vec<Record> {
     for sending in &config.sending_domains {
         for dkim in &sending.dkim {
             let name = format!("{}._domainkey.{}", dkim.selector, sending.name);
-            match SigningKey::load(dkim.selector.as_str(), &credential_path(&dkim.key)) {
+            match SigningKey::load(dkim.selector.as_str(), &dkim.key) {
                 Ok(key) => keys.push(key.record(&sending.name)),
                 Err(error) => findings.push(Finding::bad(format!("DKIM {name}"), error.to_string(), "")),
             }

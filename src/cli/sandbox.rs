@@ -54,10 +54,11 @@ async fn compose(arguments: &Arguments) -> anyhow::Result<Exit> {
     let (caught_in, caught) = mpsc::channel(CAUGHT_MAX);
     let peer = tokio::spawn(peer.run(caught_in));
     let (stop, stopped) = watch::channel(false);
-    let (_requests_in, requests) = mpsc::channel(1);
+    // The sandbox never reloads its config.
+    let (_requests, requested) = mpsc::channel(1);
     let (ready_in, ready) = oneshot::channel();
     // Nobody may be listening any more, if the daemon is slower to start than the user to leave.
-    let mut daemon = Box::pin(app::run(config, requests, stopped, move |ready| drop(ready_in.send(ready))));
+    let mut daemon = Box::pin(app::run(config, requested, stopped, move |ready| drop(ready_in.send(ready))));
     let play = async {
         let ready = ready.await.context("the daemon did not start")?;
         let place = Place::of(&stage, &path, &ready)?;

@@ -23,7 +23,7 @@ pub use error::{Problem, Problems};
 pub use inbound::{Credential, Limits, Listener, Mode, Received, Tls};
 pub use outbound::{Delivery, DkimKey, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream};
 pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
-pub use secrets::{credential_path, private};
+pub use secrets::private;
 
 use crate::mail::{Address, Domain};
 use file::File;
@@ -171,10 +171,11 @@ impl Config {
         covering.max_by_key(|sending| sending.name.as_str().len())
     }
 
-    /// Makes paths that the file gives relative start at the file's directory.
+    /// Makes paths that the file gives relative start at the file's directory, and takes what systemd handed over for
+    /// files that this process may not read.
     fn anchor_paths(&mut self, path: &Path) {
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
-        let anchor = |path: &mut PathBuf| *path = base.join(&path);
+        let anchor = |path: &mut PathBuf| *path = secrets::handed_over(base.join(&path));
         if let Some(tls) = &mut self.tls {
             anchor(&mut tls.certificate);
             anchor(&mut tls.private_key);

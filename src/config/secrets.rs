@@ -20,12 +20,11 @@ const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a file is read from: the path as configured or, where this process may not read that, the systemd credential
 /// (`LoadCredential=`) of the same file name, which root hands over at start.
-pub fn credential_path(path: &Path) -> PathBuf {
+pub(super) fn handed_over(path: PathBuf) -> PathBuf {
     let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let handed = directory.and_then(|directory| Some(Path::new(&directory).join(path.file_name()?)));
-    match handed {
-        Some(handed) if File::open(path).is_err() && handed.exists() => handed,
-        _ => path.to_owned(),
+    match directory.and_then(|directory| Some(Path::new(&directory).join(path.file_name()?))) {
+        Some(handed) if File::open(&path).is_err() && handed.exists() => handed,
+        _ => path,
     }
 }
 
@@ -76,37 +75,31 @@ pub(super) fn problems(config: &Config, file: &Path, places: &Places) -> Vec<Pro
     };
     if let Some(tls) = &config.tls {
         refuse("tls.certificate".to_owned(), pem(&tls.certificate, "CERTIFICATE"));
-        refuse("tls.private_key".to_owned(), pem(&tls.private_key, "PRIVATE KEY"));
-        refuse("tls.private_key".to_owned(), handed_or_private(&tls.private_key));
+        refuse("tls.private_key".to_owned(), key(&tls.private_key));
     }
     for (domain_index, sending) in config.sending_domains.iter().enumerate() {
         for (key_index, dkim) in sending.dkim.iter().enumerate() {
             let path = format!("sending_domain[{domain_index}].dkim[{key_index}].key");
-            refuse(path.clone(), pem(&dkim.key, "PRIVATE KEY").and_then(|()| handed_or_private(&dkim.key)));
+            refuse(path, key(&dkim.key));
         }
     }
     for (index, route) in config.routes.iter().enumerate() {
         if let Some(password_file) = &route.password_file {
             let path = format!("route[{index}].password_file");
-            refuse(path, password(password_file).and_then(|()| handed_or_private(password_file)));
+            refuse(path, password(password_file).and_then(|()| private(password_file)));
         }
     }
     problems
 }
 
-/// A symbolic link is judged by what it leads to, a file that systemd hands over not at all: it made the mode.
-fn handed_or_private(path: &Path) -> Result<(), String> {
-    match credential_path(path) == path {
-        true if path.exists() => private(path),
-        _ => Ok(()),
-    }
+fn key(path: &Path) -> Result<(), String> {
+    pem(path, "PRIVATE KEY").and_then(|()| private(path))
 }
 
 fn pem(path: &Path, label: &str) -> Result<(), String> {
-    let source = credential_path(path);
     let mut bytes = Vec::new();
-    let file = File::open(&source).map_err(|error| unreadable(&source, &error))?;
-    file.take(PEM_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| unreadable(&source, &error))?;
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    file.take(PEM_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut headers = text.lines().filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
     match headers.any(|header| header.ends_with(label)) {
@@ -116,8 +109,7 @@ fn pem(path: &Path, label: &str) -> Result<(), String> {
 }
 
 fn password(path: &Path) -> Result<(), String> {
-    let source = credential_path(path);
-    let text = std::fs::read_to_string(&source).map_err(|error| unreadable(&source, &error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
     match text.lines().next().is_some_and(|line| !line.is_empty()) {
         true => Ok(()),
         false => Err("a file with the password in its first line is expected".to_owned()),

@@ -183,12 +183,17 @@ fn circumstances<'a, T: AsyncRead + AsyncWrite>(
     }
 }
 
-/// Waits for an order to close while the connection is being made; those to send are kept.
+/// Waits, while the connection is being made, for an order to close it. Orders are kept in their order: one to close
+/// behind one to send waits for that.
 pub(super) async fn closing(orders: &mut mpsc::Receiver<Order>, early: &mut VecDeque<Order>) {
     while early.len() < EARLY_MAX {
         match orders.recv().await {
             Some(order @ Order::Send(_)) => early.push_back(order),
-            Some(Order::Close) | None => return,
+            Some(Order::Close) | None if early.is_empty() => return,
+            Some(Order::Close) | None => {
+                early.push_back(Order::Close);
+                break;
+            }
         }
     }
     pending().await

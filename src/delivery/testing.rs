@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 use super::Settings;
 
 /// Long enough for a loaded machine, short enough for a test that waits for it.
-pub const SHORT: Duration = Duration::from_millis(150);
+pub const SHORT: Duration = Duration::from_millis(500);
 
 /// Every wait is short.
 pub fn impatient() -> Settings {

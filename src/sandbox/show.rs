@@ -75,7 +75,8 @@ fn verdicts(signatures: &[Verified]) -> String {
 
 /// A line that cannot steer a terminal, and is not too long.
 fn clean(line: &str) -> String {
-    let printable: String = line.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let spaced = line.replace('\t', "    ");
+    let printable: String = spaced.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     match printable.char_indices().nth(LINE_OCTETS_MAX) {
         Some((cut, _)) => format!("{}…", &printable[..cut]),
         None => printable,

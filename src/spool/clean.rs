@@ -65,7 +65,7 @@ impl Writer {
         let live = self.table.live_bytes();
         let dead = self.table.live_in(oldest.header.number) == 0;
         // On a full disk every whole segment of garbage is wanted back.
-        let short = !self.spares.reserve_is_whole() && bytes > live + 3 * segment;
+        let short = self.spares.is_short() && bytes > live + 3 * segment;
         dead || short || bytes > 2 * live + u64::from(self.settings.slack.max(1)) * segment
     }
 

@@ -358,6 +358,11 @@ impl Spares {
         self.spares.len() >= self.reserve
     }
 
+    /// Whether the disk had no room for another.
+    pub(super) fn is_short(&self) -> bool {
+        self.exhausted || !self.reserve_is_whole()
+    }
+
     /// Tries again to allocate what is missing.
     pub(super) fn retry(&mut self) -> Result<(), Trouble> {
         self.exhausted = false;

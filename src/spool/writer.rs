@@ -163,6 +163,8 @@ pub struct Writer {
     unsynced_since: Option<Duration>,
     /// Body files whose last envelope was ended by a record that is not synced yet.
     unlinks: Vec<QueueId>,
+    /// Whether the state and the mail log ended with a clean mark when they were opened.
+    clean: (bool, bool),
     refused_full: u64,
     records: u64,
     retried_at: Option<Duration>,
@@ -274,6 +276,7 @@ impl Writer {
             retained: VecDeque::new(),
             unsynced_since: None,
             unlinks: Vec::new(),
+            clean: (state_tail.clean, mail_tail.clean),
             refused_full: 0,
             records: 0,
             retried_at: None,
@@ -324,12 +327,18 @@ impl Writer {
         self.step(work, now)?;
         self.sync_mail()?;
         let closed = Encoded::new(write_closed, Bytes::new(), 0);
-        for log in [&mut self.state, &mut self.mail] {
-            // An unclean end is no loss: what was synced is synced. So a full segment gets no mark.
-            if log.room() < closed.record_bytes() || log.compose(&closed, 0).is_none() {
+        for (log, was_clean) in [(&mut self.state, self.clean.0), (&mut self.mail, self.clean.1)] {
+            // Nothing was written since the last mark.
+            if log.active_number().is_none() && was_clean {
                 continue;
             }
-            settle_trouble(log.write().and_then(|()| log.sync()))?;
+            // An unclean end is no loss: what was synced is synced. So a full disk gets no mark.
+            let marked = ensure(log, &mut self.spares, closed.record_bytes(), Purpose::Reserve).and_then(|()| {
+                log.compose(&closed, 0);
+                log.write()?;
+                log.sync()
+            });
+            settle_trouble(marked)?;
         }
         Ok(())
     }
@@ -377,8 +386,7 @@ impl Writer {
             self.space_at = Some(now);
             self.space = self.disk.space().unwrap_or(self.space);
         }
-        let short = !self.spares.reserve_is_whole();
-        if short && self.retried_at.is_none_or(|at| now.saturating_sub(at) >= RETRY_EVERY) {
+        if self.spares.is_short() && self.retried_at.is_none_or(|at| now.saturating_sub(at) >= RETRY_EVERY) {
             self.retried_at = Some(now);
             settle_trouble(self.spares.retry())?;
         }

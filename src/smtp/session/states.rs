@@ -1,5 +1,6 @@
 //! The states that take commands outside of a transaction, and what all states share.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::super::answer::Answer;
@@ -53,8 +54,8 @@ impl State {
     /// A command, in whatever state takes commands.
     pub(super) fn step(self, common: &mut Common, command: Command, behind: bool, policy: &impl Policy) -> State {
         let (state, command) = match common.anywhere(self, command) {
-            Ok(state) => return state,
-            Err(unanswered) => unanswered,
+            ControlFlow::Break(state) => return state,
+            ControlFlow::Continue(unanswered) => unanswered,
         };
         match state {
             State::Hello(hello) => hello.step(common, command, behind),
@@ -208,36 +209,36 @@ impl Common {
     }
 
     /// Commands that mean the same in every state.
-    fn anywhere<'a>(&mut self, state: State, command: Command<'a>) -> Result<State, (State, Command<'a>)> {
+    fn anywhere<'a>(&mut self, state: State, command: Command<'a>) -> ControlFlow<State, (State, Command<'a>)> {
         match command {
             Command::Ehlo(name) => {
                 self.idle_command();
                 self.hello = Some(Hello { name, extended: true });
                 self.announce();
-                Ok(State::Mail(ExpectMail))
+                ControlFlow::Break(State::Mail(ExpectMail))
             }
             Command::Helo(name) => {
                 self.idle_command();
                 self.hello = Some(Hello { name, extended: false });
                 let text = self.terms.hostname.to_string();
                 self.say(&Answer::new(250, "", text));
-                Ok(State::Mail(ExpectMail))
+                ControlFlow::Break(State::Mail(ExpectMail))
             }
             Command::Rset => {
                 self.idle_command();
                 self.say(&Answer::fixed(250, "2.0.0", "Ok"));
                 let fresh = if self.hello.is_some() { State::Mail(ExpectMail) } else { State::Hello(ExpectHello) };
-                Ok(fresh)
+                ControlFlow::Break(fresh)
             }
             Command::Noop => {
                 self.idle_command();
                 self.say(&Answer::fixed(250, "2.0.0", "Ok"));
-                Ok(state)
+                ControlFlow::Break(state)
             }
             Command::Vrfy => {
                 self.idle_command();
                 self.say(&Answer::fixed(252, "2.0.0", "Cannot verify; send the message and see"));
-                Ok(state)
+                ControlFlow::Break(state)
             }
             Command::Help => {
                 self.idle_command();
@@ -246,10 +247,10 @@ impl Common {
                     "2.0.0",
                     "Postrider. RFC 5321 tells it all; ask the postmaster for the rest",
                 ));
-                Ok(state)
+                ControlFlow::Break(state)
             }
-            Command::Quit => Ok(self.close(&Answer::fixed(221, "2.0.0", "Bye"))),
-            other => Err((state, other)),
+            Command::Quit => ControlFlow::Break(self.close(&Answer::fixed(221, "2.0.0", "Bye"))),
+            other => ControlFlow::Continue((state, other)),
         }
     }
 

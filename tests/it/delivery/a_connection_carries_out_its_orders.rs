@@ -14,6 +14,7 @@ use postrider::clock::Clock;
 use postrider::delivery::{
     self, Caller, ConnectionId, Event, Feedback, Host, Order, Plan, Source, TlsPolicy, Tools, run,
 };
+use postrider::events::Events;
 use postrider::mail::{Notify, QueueId, RecipientState, ReversePath};
 use postrider::queue::{self, Ground, Queue};
 use postrider::signer::{self, Signer};
@@ -49,7 +50,8 @@ impl House {
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(Clock::default());
         let queue = open(directory.path(), &clock);
-        let door = Door::new(queue.clone(), accept::Settings::new("relay.example.com".parse().unwrap()));
+        let door =
+            Door::new(queue.clone(), Events::default(), accept::Settings::new("relay.example.com".parse().unwrap()));
         let settings =
             delivery::Settings { close_timeout: Duration::from_millis(500), ..delivery::Settings::default() };
         let tls = client::Client::new(&client::Settings::default()).unwrap();

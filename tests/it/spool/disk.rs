@@ -238,11 +238,6 @@ impl SimDisk {
         }
     }
 
-    pub fn byte(&self, name: &str, at: usize) -> u8 {
-        let state = self.state();
-        state.inodes[state.names[name]].cached[at]
-    }
-
     /// The process, or the machine, is gone; what comes next sees what is left.
     pub fn end(&self, end: End) {
         let mut state = self.state();

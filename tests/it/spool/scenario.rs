@@ -86,9 +86,15 @@ impl History {
         }
         self.disk.fill_up(None);
         let (mut writer, queue) = self.open_without_faults();
-        self.verify(&writer, &queue);
-        // Everything that is left can be ended, and then nothing is left.
         self.disk.take_fault();
+        self.verify(&writer, &queue);
+        // There is room again: within a second, mail is taken in.
+        self.now += Duration::from_secs(1);
+        let message = self.message(100);
+        let (request, mut answer) = PutRequest::new(&self.disk, &self.settings, message).unwrap();
+        writer.step(Work { puts: [request].into(), ..Work::default() }, self.now).unwrap();
+        assert!(matches!(answer.try_recv(), Ok(Ok(_))), "mail is refused though there is room");
+        // Everything that is left can be ended, and then nothing is left.
         let live: Vec<QueueId> = queue.rows().live.into_keys().collect();
         let mut work = Work::default();
         for id in &live {
