@@ -53,3 +53,34 @@ fn after_sigterm() {
 fn after_kill_nine() {
     check(Daemon::kill);
 }
+
+#[test]
+fn deferred_again_and_again_between_kills() {
+    let peer = Peer::start(Behaviour::Choosy);
+    let mut daemon = Setup::relaying_to(peer.address()).start();
+    let ledger = Ledger::default();
+    let mut client = Client::connect(daemon.smtp).expect("a session");
+    client.hello().expect("EHLO");
+    for number in 0..MESSAGES {
+        let sample = Sample::new(&format!("later{number}"), 3000, number);
+        assert_eq!(client.deliver(&sample.from(), &sample.to(), &sample.bytes).expect("a reply").code, 250);
+        ledger.acknowledge(&sample);
+    }
+    for round in 1..5 {
+        let deferred = |daemon: &Daemon| {
+            let listing = daemon.run(&["queue", "list", "--limit", "0", "--state", "deferred"]);
+            String::from_utf8_lossy(&listing.stdout).matches("450 4.2.0 later").count() as u64
+        };
+        eventually(&format!("all are deferred, round {round}"), DELIVERY_LIMIT, || deferred(&daemon) == MESSAGES);
+        daemon.kill();
+        daemon.start();
+        assert_eq!(deferred(&daemon), MESSAGES, "each is known with what was last said of it, round {round}");
+        daemon.retry_all();
+    }
+    peer.become_(Behaviour::Friendly);
+    eventually("all arrive", DELIVERY_LIMIT * 4, || {
+        daemon.retry_all();
+        ledger.missing(&peer).is_empty()
+    });
+    assert_eq!(peer.doubled_beyond_contract(), Vec::<String>::new());
+}

@@ -38,11 +38,21 @@ fn and_a_good_one_takes_effect_while_sessions_go_on() {
     deliver(&mut before, &peer, "with-a-bad-file");
     deliver(&mut log_in(&daemon, USER).expect("a new session"), &peer, "new-with-a-bad-file");
 
-    daemon.overwrite_config(&good.replacen("name = \"shop\"", "name = \"newshop\"", 1));
+    // The same hash under another name: the password is the same.
+    let hash = good.lines().find(|line| line.starts_with("password_hash")).expect("a hash");
+    let newcomer = format!("[[credential]]\nname = \"newcomer\"\n{hash}\nfrom_domains = [\"example.com\"]\n");
+    daemon.overwrite_config(&(good + &newcomer));
     daemon.signal(Signal::HUP);
-    eventually("the new credential works", LIMIT, || log_in(&daemon, "newshop").is_ok());
-    assert!(log_in(&daemon, USER).is_err(), "the old one is gone");
+    eventually("the new credential works", LIMIT, || log_in(&daemon, "newcomer").is_ok());
     deliver(&mut before, &peer, "old-session");
+
+    // A credential that is gone stops at once, in sessions that are open too.
+    let without =
+        fs::read_to_string(&daemon.config).expect("the config").replacen("name = \"shop\"", "name = \"other\"", 1);
+    daemon.overwrite_config(&without);
+    daemon.signal(Signal::HUP);
+    eventually("the old credential is refused", LIMIT, || log_in(&daemon, USER).is_err());
+    assert_eq!(before.command("MAIL FROM:<a@example.com>").expect("a reply").code, 535);
     assert!(daemon.is_running());
 }
 
