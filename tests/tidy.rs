@@ -32,13 +32,36 @@ const ROOMS: &[Room] = &[
     room(
         "credential",
         3,
-        &["argon2", "base64", "getrandom", "hmac", "serde", "serde_json", "sha2", "subtle", "tokio", "tracing"],
+        &[
+            "arc_swap",
+            "argon2",
+            "base64",
+            "getrandom",
+            "hmac",
+            "serde",
+            "serde_json",
+            "sha2",
+            "subtle",
+            "tokio",
+            "tracing",
+        ],
     ),
     room("dns", 3, &["fastrand", "hickory_resolver", "tokio", "tracing"]),
     room(
         "signer",
         3,
-        &["base64", "getrandom", "mail_auth", "mail_parser", "rcgen", "rustix", "rustls_pki_types", "sha2", "tracing"],
+        &[
+            "arc_swap",
+            "base64",
+            "getrandom",
+            "mail_auth",
+            "mail_parser",
+            "rcgen",
+            "rustix",
+            "rustls_pki_types",
+            "sha2",
+            "tracing",
+        ],
     ),
     room("spool", 3, &["crc32fast", "getrandom", "rustix", "tokio", "tracing"]),
     room("store", 3, &["crc32fast", "sled", "tracing"]),
@@ -58,9 +81,13 @@ const ROOMS: &[Room] = &[
     ),
     room("events", 4, &["tracing", "serde"]),
     room("queue", 4, &["tokio", "tracing"]),
-    room("accept", 5, &["arc_swap", "fastrand", "tracing"]),
+    room("accept", 5, &["arc_swap", "fastrand", "getrandom", "tracing"]),
     room("delivery", 6, &["base64", "fastrand", "mail_send", "socket2", "tokio", "tokio_rustls", "tracing"]),
-    room("submission", 6, &["arc_swap", "fastrand", "ipnet", "rustix", "socket2", "tokio", "tokio_rustls", "tracing"]),
+    room(
+        "submission",
+        6,
+        &["arc_swap", "fastrand", "ipnet", "rustix", "rustls", "socket2", "tokio", "tokio_rustls", "tracing"],
+    ),
     room("http", 7, &["axum", "serde", "serde_json", "tokio", "tracing"]),
     room(
         "sandbox",
@@ -183,7 +210,7 @@ fn sources() -> Vec<(PathBuf, String)> {
         .filter(|path| !path.ends_with("tests.rs"))
         .map(|path| {
             let text = fs::read_to_string(path).unwrap_or_default();
-            let code = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+            let code = text.split("\n#[cfg(test)]\n").next().unwrap_or_default().to_owned();
             (relative(path), code)
         })
         .collect()
