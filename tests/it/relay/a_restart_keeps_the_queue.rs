@@ -15,7 +15,7 @@ fn check(stop: impl Fn(&mut Daemon)) {
     client.hello().expect("EHLO");
     for number in 0..MESSAGES {
         // Every fourth is too big to lie in the log beside its envelope.
-        let size = if number % 4 == 0 { 300_000 } else { 3000 };
+        let size = if number.is_multiple_of(4) { 300_000 } else { 3000 };
         let sample = Sample::new(&format!("kept{number}"), size, number);
         let reply = client.deliver(&sample.from(), &sample.to(), &sample.bytes).expect("a reply");
         assert_eq!(reply.code, 250, "{:?}", reply.lines);
