@@ -263,6 +263,7 @@ def swaks(*options):
 
 
 def msmtp(relay, kind, raw, recipients, case, work):
+    raw, recipients = without_smtputf8(raw, recipients)
     config = work / f"{case}.msmtprc"
     config.write_text(f"account default\nhost {relay.host}\nport {relay.submission}\ntls on\ntls_trust_file {relay.ca}\n"
                       f"auth on\nuser shop\npassword {PASSWORD}\nfrom {SENDER}\n")

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Every regular file below a directory, in a fixed order.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
@@ -47,6 +48,13 @@ pub fn flip(directory: &Path, random: &mut fastrand::Rng) -> String {
     let handle = OpenOptions::new().write(true).open(file).expect("the file");
     handle.write_all_at(&[content[offset] ^ (1 << bit)], offset as u64).expect("the flipped byte");
     format!("bit {bit} of byte {offset} of {}", file.strip_prefix(directory).unwrap_or(file).display())
+}
+
+/// When the index on disk changed last.
+pub fn last_change(data_dir: &Path) -> SystemTime {
+    let files = index(data_dir).map(|index| files(&index)).unwrap_or_default();
+    let changes = files.iter().filter_map(|file| fs::metadata(file).and_then(|data| data.modified()).ok());
+    changes.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The index's directory: the one in which sled keeps its `conf` and `db`.

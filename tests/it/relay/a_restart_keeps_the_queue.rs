@@ -1,8 +1,8 @@
 //! What waits in the queue waits there after a restart, whether the daemon was asked to stop or was killed.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::harness::{Behaviour, Client, Daemon, Ledger, Peer, Sample, Setup, eventually};
+use crate::harness::{Behaviour, Client, Daemon, Ledger, Peer, Sample, Setup, data_dir, eventually};
 
 const MESSAGES: u64 = 40;
 const DELIVERY_LIMIT: Duration = Duration::from_secs(30);
@@ -15,7 +15,7 @@ fn check(stop: impl Fn(&mut Daemon)) {
     client.hello().expect("EHLO");
     for number in 0..MESSAGES {
         // Every fourth is too big to lie in the log beside its envelope.
-        let size = if number % 4 == 0 { 300_000 } else { 3000 };
+        let size = if number.is_multiple_of(4) { 300_000 } else { 3000 };
         let sample = Sample::new(&format!("kept{number}"), size, number);
         let reply = client.deliver(&sample.from(), &sample.to(), &sample.bytes).expect("a reply");
         assert_eq!(reply.code, 250, "{:?}", reply.lines);
@@ -74,8 +74,13 @@ fn deferred_again_and_again_between_kills() {
             String::from_utf8_lossy(&listing.stdout).matches("450 4.2.0 later").count() as u64
         };
         eventually(&format!("all are deferred, round {round}"), DELIVERY_LIMIT, || deferred(&daemon) == MESSAGES);
-        daemon.kill();
-        daemon.start();
+        let now = SystemTime::now();
+        eventually("a checkpoint is written", DELIVERY_LIMIT, || data_dir::last_change(&daemon.data_dir) > now);
+        // Twice at once: what the first start moved must be known to the second, which finds an older checkpoint.
+        for _ in 0..2 {
+            daemon.kill();
+            daemon.start();
+        }
         assert_eq!(deferred(&daemon), MESSAGES, "each is known with what was last said of it, round {round}");
         daemon.retry_all();
     }

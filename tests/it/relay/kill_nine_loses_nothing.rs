@@ -83,7 +83,7 @@ fn session(
     while !stop.load(Ordering::Relaxed) {
         let number = numbers.fetch_add(1, Ordering::Relaxed);
         // Some are too big to lie in the log beside their envelopes.
-        let size = if number % 50 == 0 { 300_000 } else { (number as usize * 37) % 20_000 };
+        let size = if number.is_multiple_of(50) { 300_000 } else { (number as usize * 37) % 20_000 };
         let sample = Sample::new(&format!("crash{number}"), size, seed ^ number);
         let reply = client.deliver(&sample.from(), &sample.to(), &sample.bytes)?;
         if reply.code == 250 {
