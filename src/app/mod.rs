@@ -135,7 +135,12 @@ impl Daemon {
             let (door, now) = (returning.clone(), time.now());
             Box::pin(async move { door.bounce(lease, now).await })
         });
-        let api = http::Api { queue: queue.clone(), events, why, bounce };
+        let asked = scheduler.clone();
+        let probe: http::Probe = Arc::new(move || {
+            let asked = asked.clone();
+            Box::pin(async move { asked.probe().await })
+        });
+        let api = http::Api { queue: queue.clone(), events, why, bounce, probe };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };

@@ -56,6 +56,9 @@ pub type Explain = Arc<dyn Fn(QueueId) -> Pin<Box<dyn Future<Output = Value> + S
 /// Returns an envelope to its sender: the door's `bounce`, which writes the DSN and the settle in one record.
 pub type Bounce = Arc<dyn Fn(Lease) -> Pin<Box<dyn Future<Output = Settling> + Send>> + Send + Sync>;
 
+/// Ends the pauses of sites that refused: mail was ordered to be tried now.
+pub type Probe = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
 /// What the API can ask.
 #[derive(Clone)]
 pub struct Api {
@@ -67,6 +70,8 @@ pub struct Api {
     pub why: Explain,
     /// How an envelope is returned to its sender.
     pub bounce: Bounce,
+    /// Tries sites at once.
+    pub probe: Probe,
 }
 
 /// Offers the API until `stop`; answers what was asked by then.

@@ -63,6 +63,9 @@ pub(super) async fn order(
     };
     tracing::info!(order = order.name(), envelopes = ids.len(), "an operator's order");
     let results = carry_out(&api, order, &ids).await;
+    if order == Order::Retry {
+        (api.probe)().await;
+    }
     Ok(Json(OrderAnswer { results, next: next.map(|id| id.to_string()) }))
 }
 

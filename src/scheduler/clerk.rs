@@ -435,6 +435,7 @@ impl<W: World> Clerk<W> {
             Command::Reload(settings) => self.reload(*settings),
             Command::Suspend(source, answer) => drop(answer.send(self.operate(&source, Operator::SuspendSource))),
             Command::Resume(source, answer) => drop(answer.send(self.operate(&source, Operator::ResumeSource))),
+            Command::Probe => self.tell(Fact::Operator(Operator::Probe)),
             Command::Stop(..) => {}
         }
     }

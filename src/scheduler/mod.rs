@@ -62,6 +62,7 @@ enum Command {
     Reload(Box<Settings>),
     Suspend(Arc<str>, oneshot::Sender<bool>),
     Resume(Arc<str>, oneshot::Sender<bool>),
+    Probe,
     Stop(Duration, oneshot::Sender<usize>),
 }
 
@@ -99,6 +100,12 @@ impl Handle {
     /// Stops using a source, until resumed. False: there is none of that name.
     pub async fn suspend(&self, source: &str) -> bool {
         self.ask(|answer| Command::Suspend(source.into(), answer)).await.unwrap_or(false)
+    }
+
+    /// Tries sites that refused at once, instead of after their pause: an operator ordered mail to be tried now.
+    pub async fn probe(&self) {
+        // A scheduler that has stopped tries nothing.
+        let _ = self.commands.send(Command::Probe).await;
     }
 
     /// Undoes [`Handle::suspend`].

@@ -1,9 +1,11 @@
 //! What happens at a start, before anything is answered, delivered or removed.
 //!
 //! 1. The last segment's records that may not have been synced are rewritten to a fresh segment, synced and renamed
-//! into    place, because a kernel that failed to write them may still show them. 2. All records are replayed. 3. What
-//! nothing    in the log names (spares too short, body files, half snapshots) is removed. It never reads a body beyond
-//! the tail.
+//!    into place, because a kernel that failed to write them may still show them.
+//! 2. All records are replayed.
+//! 3. What nothing in the log names (spares too short, body files, half snapshots) is removed.
+//!
+//! It never reads a body beyond the tail.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,7 +1,6 @@
 //! The engine's part for envelopes that end without a peer: expired, or for a domain that takes no mail.
 
 use super::Engine;
-use super::row::AGAIN;
 use super::slab::{GONE, State};
 use super::words::{Ending, Order};
 use crate::mail::QueueId;
@@ -48,7 +47,7 @@ impl Engine {
                 self.drop_row(slot, out);
             }
             Ending::Again => {
-                let again = self.now.after(AGAIN);
+                let again = self.again(slot);
                 let row = &mut self.rows[slot];
                 // It still must not be sent; it is only not ended before then.
                 if row.deadline <= self.now && row.flags & GONE == 0 {

@@ -243,7 +243,7 @@ impl Engine {
     pub(super) fn skipped(&mut self, connection: ConnectionHandle, id: QueueId, out: &mut Vec<Order>) {
         let Some(slot) = self.flying(connection, id) else { return };
         self.release_kind(connection.0);
-        let again = self.now.after(super::row::AGAIN);
+        let again = self.again(slot);
         let source = self.flows[self.rows[slot].flow].key.source;
         self.land(slot, again, source, out);
         self.boundary(connection.0, out);

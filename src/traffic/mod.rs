@@ -239,8 +239,12 @@ impl Engine {
 
     fn operate(&mut self, operator: Operator, out: &mut Vec<Order>) {
         match operator {
-            Operator::SuspendSource(source) => self.suspended.insert(source),
-            Operator::ResumeSource(source) => self.suspended.remove(&source),
+            Operator::SuspendSource(source) => drop(self.suspended.insert(source)),
+            Operator::ResumeSource(source) => drop(self.suspended.remove(&source)),
+            Operator::Probe => {
+                let sites: Vec<u32> = self.sites.iter().map(|(site, _)| site).collect();
+                sites.into_iter().for_each(|site| self.sites[site].end_pauses());
+            }
         };
         self.replace_flows(out);
         self.close_unusable(out);

@@ -65,6 +65,11 @@ impl Path {
         (self.throttled_until > now).then_some(self.throttled_until)
     }
 
+    /// An operator wants it tried now.
+    pub fn end_pause(&mut self) {
+        self.throttled_until = Timestamp::ZERO;
+    }
+
     /// The site took a message. Says whether the window grew: by one for each windowful of successes, and only while
     /// all of it is in use, since a success says nothing about connections that were not there.
     pub fn good(&mut self, now: Timestamp, limit: u16) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::lane::{self, Flow, FlowKey, place_of};
-use super::slab::{ByTime, GONE, HOLD, NONE, Row, State};
+use super::slab::{ByTime, GONE, HEARD, HOLD, NONE, Row, State};
 use super::words::{Order, Put, SourceHandle};
 use super::{Engine, heap};
 use crate::mail::QueueId;
@@ -49,12 +49,14 @@ impl Engine {
         }
     }
 
-    /// What is known of an envelope changed. On its way, only a hold matters; the rest comes with its return.
+    /// What is known of an envelope changed. On its way, a hold matters, and, if it comes back untried because another had
+    /// its lease (an operator's order), when it is due: that other one has just let go of it.
     fn change(&mut self, slot: u32, put: Put, deadline: Timestamp, out: &mut Vec<Order>) {
         match self.rows[slot].state {
             State::Flying | State::Ending => {
                 let row = &mut self.rows[slot];
-                row.flags = if put.held { row.flags | HOLD } else { row.flags & !HOLD };
+                row.flags = HEARD | if put.held { row.flags | HOLD } else { row.flags & !HOLD };
+                row.due = put.due;
             }
             State::Free | State::Held | State::Later | State::Ready | State::Dying => {
                 self.unplace(slot);
@@ -152,6 +154,12 @@ impl Engine {
         if flags & HOLD == 0 {
             self.place(slot, out);
         }
+    }
+
+    /// When an envelope that could not be leased is looked at again.
+    pub(super) fn again(&self, slot: u32) -> Timestamp {
+        let row = &self.rows[slot];
+        if row.flags & HEARD != 0 { row.due } else { self.now.after(AGAIN) }
     }
 
     /// Moves a row that is nowhere to the flow of another key.

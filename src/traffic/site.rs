@@ -87,6 +87,11 @@ impl Site {
         self.path(source).allowed(self.limits.connections)
     }
 
+    /// See [`Path::end_pause`].
+    pub fn end_pauses(&mut self) {
+        self.paths.iter_mut().for_each(|(_, path)| path.end_pause());
+    }
+
     /// Whether marketing would take the last slot that transactional mail may need in a moment.
     pub fn is_reserved(&self, source: SourceHandle, now: Timestamp) -> bool {
         let allowed = self.allowed(source);

@@ -136,7 +136,7 @@ pub(super) struct Row {
     pub timer: u32,
     pub recipients: u16,
     pub state: State,
-    /// `GONE`, `HOLD`: what to do when it comes back.
+    /// `GONE`, `HOLD`, `HEARD`: what to do when it comes back.
     pub flags: u8,
 }
 
@@ -144,6 +144,8 @@ pub(super) struct Row {
 pub(super) const GONE: u8 = 1;
 /// It was held while it was on its way.
 pub(super) const HOLD: u8 = 2;
+/// Its state was announced anew while it was on its way: whoever had it has given it back.
+pub(super) const HEARD: u8 = 4;
 
 const CHUNK: usize = 512;
 

@@ -119,6 +119,8 @@ pub enum Operator {
     SuspendSource(SourceHandle),
     /// Undoes it.
     ResumeSource(SourceHandle),
+    /// Ends the pauses of all sites that refused: mail was ordered to be tried now. The next refusal pauses as before.
+    Probe,
 }
 
 /// What happened.

@@ -40,7 +40,7 @@ impl Served {
                 json!([{ "kind": "connections", "text": format!("{id} waits for a connection"), "cause": "421 busy" }])
             })
         });
-        let api = Api { queue: queue.clone(), events: Events::default(), why, bounce: bounce(&queue) };
+        let api = Api { queue: queue.clone(), events: Events::default(), why, bounce: bounce(&queue), probe: probe() };
         let settings = http::Settings::in_dir(dir.path());
         let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
         let socket = dir.path().join(http::SOCKET_NAME);
@@ -85,6 +85,10 @@ impl Served {
 }
 
 /// Fails the envelope, as the door does when there is nobody to tell.
+fn probe() -> http::Probe {
+    Arc::new(|| Box::pin(async {}))
+}
+
 fn bounce(queue: &Queue) -> http::Bounce {
     let queue = queue.clone();
     Arc::new(move |lease| {
@@ -268,7 +272,13 @@ fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
         let socket = served.dir.path().join(http::SOCKET_NAME);
         assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
         let why: http::Explain = Arc::new(|_| Box::pin(async { Value::Null }));
-        let api = Api { queue: served.queue.clone(), events: Events::default(), why, bounce: bounce(&served.queue) };
+        let api = Api {
+            queue: served.queue.clone(),
+            events: Events::default(),
+            why,
+            bounce: bounce(&served.queue),
+            probe: probe(),
+        };
         let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
         assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
         served.stop().await;

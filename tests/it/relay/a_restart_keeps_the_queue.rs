@@ -31,7 +31,8 @@ fn check(stop: impl Fn(&mut Daemon)) {
     assert_eq!(peer.receipts().len() as u64, MESSAGES, "nothing had reached its dot before");
 
     // And what was delivered does not come back, once its settle is written: what the peer took a moment before a kill may.
-    let is_empty = |daemon: &Daemon| !String::from_utf8_lossy(&daemon.run(&["queue", "list"]).stdout).contains("dest.example");
+    let is_empty =
+        |daemon: &Daemon| !String::from_utf8_lossy(&daemon.run(&["queue", "list"]).stdout).contains("dest.example");
     eventually("all is settled", DELIVERY_LIMIT, || is_empty(&daemon));
     daemon.kill();
     daemon.start();

@@ -102,11 +102,11 @@ pub fn envelope(id: u64, submission: u64, recipients: usize) -> Envelope {
             _ => ReversePath::Address("bounce@example.com".parse().unwrap()),
         },
         ret: None,
-        envid: (id % 3 == 0).then(|| "envelope+2Bid".into()),
+        envid: id.is_multiple_of(3).then(|| "envelope+2Bid".into()),
         author_domain: Some("example.com".parse().unwrap()),
         message_id: format!("{id}@example.com").into(),
         added_headers: Bytes::from_static(b"X-Added: yes\r\n"),
-        body: BodyFacts { size_bytes: id, header_bytes: 80, eight_bit: id % 2 == 0, ..BodyFacts::default() },
+        body: BodyFacts { size_bytes: id, header_bytes: 80, eight_bit: id.is_multiple_of(2), ..BodyFacts::default() },
         recipients: (0..recipients.max(1)).map(recipient).collect(),
     }
 }
