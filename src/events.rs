@@ -2,7 +2,7 @@
 //! and never decides.
 //!
 //! Every line has the target `postrider::mail`, level `info`, and `queue_id` as its first field, so that
-//! `RUST_LOG=warn,postrider::mail=info` is a mail log and nothing else. Fields that a stranger chose (addresses,
+//! `POSTRIDER_LOG=warn,postrider::mail=info` is a mail log and nothing else. Fields that a stranger chose (addresses,
 //! replies, names) hold no control characters: their types saw to that.
 
 use std::net::SocketAddr;
