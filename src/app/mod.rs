@@ -173,10 +173,8 @@ impl Daemon {
 
     /// Follows a new config, room by room. What was checked by `config` and still fails here keeps its old state.
     async fn reload(&mut self, config: Config) {
-        for (what, old, new) in [("data_dir", &self.config.data_dir, &config.data_dir)] {
-            if old != new {
-                warn!("{what} needs a restart to change");
-            }
+        for what in needs_restart(&self.config, &config) {
+            warn!("{what} needs a restart to change");
         }
         if let Err(error) = self.signer.reload(&compose::signer(&config)) {
             warn!(%error, "the DKIM keys stay as they were");
@@ -196,9 +194,6 @@ impl Daemon {
         }
         for unchanged in self.server.reload(&compose::submission(&config)) {
             warn!("{unchanged}");
-        }
-        if compose::delivery(&config) != compose::delivery(&self.config) || config.dns != self.config.dns {
-            warn!("[delivery] timeouts and [dns] need a restart to change");
         }
         self.config = config;
         info!("the config was reloaded");
@@ -220,6 +215,23 @@ impl Daemon {
         info!(clients_gone, peers_dropped, closed, seconds = began.elapsed().as_secs_f64(), "stopped");
         Ok(())
     }
+}
+
+/// What a reload does not follow.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changes = [
+        ("hostname", old.hostname != new.hostname),
+        ("data_dir", old.data_dir != new.data_dir),
+        ("[log]", old.log != new.log),
+        ("[dns]", old.dns != new.dns),
+        ("turning [tls] on or off", old.tls.is_some() != new.tls.is_some()),
+        ("limits.body_memory", old.limits.body_memory != new.limits.body_memory),
+        (
+            "[delivery]'s port and timeouts, and [retry],",
+            compose::delivery(old) != compose::delivery(new) || old.delivery.port != new.delivery.port,
+        ),
+    ];
+    changes.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect()
 }
 
 fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
@@ -246,13 +258,6 @@ async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyh
         Ok(Queue::open(settings, ground)?)
     });
     let (queue, report) = opening.await?.with_context(|| format!("the spool at {}", shown.display()))?;
-    info!(
-        waiting = report.live,
-        clean = report.clean,
-        rewritten = report.rewritten,
-        quarantined = report.quarantined,
-        "the spool is open"
-    );
     if report.quarantined > 0 {
         warn!(
             records = report.quarantined,

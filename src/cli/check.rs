@@ -97,21 +97,23 @@ pub fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Exit> {
         };
         findings.extend(runtime.block_on(network)?);
     }
-    show(&findings, context.json)?;
+    match show(&findings, context.json, &mut std::io::stdout().lock()) {
+        // `postrider check | head` is no error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
     match findings.iter().any(|finding| finding.weight == Weight::Bad) {
         true => Ok(Exit::Failed),
         false => Ok(Exit::Done),
     }
 }
 
-fn show(findings: &[Finding], json: bool) -> anyhow::Result<()> {
+fn show(findings: &[Finding], json: bool, out: &mut dyn std::io::Write) -> std::io::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(findings)?);
-        return Ok(());
+        return writeln!(out, "{}", serde_json::to_string_pretty(findings)?);
     }
     let paint = Paint::of_stdout();
-    findings.iter().for_each(|finding| print!("{}", finding.shown(paint)));
-    Ok(())
+    findings.iter().try_for_each(|finding| write!(out, "{}", finding.shown(paint)))
 }
 
 /// The public halves of the config's keys. A file that is no key is a finding.

@@ -173,6 +173,13 @@ fn restore(
         }
         return Err(within(&partial, &error));
     }
+    // The index of the spool that was here before may bear the restored one's name and a record that it has too: it would
+    // be believed, and point to places that are not there. Without one, the next start reads the spool.
+    let index_dir = daemon.data_dir.join(INDEX_DIR);
+    match fs::remove_dir_all(&index_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(within(&index_dir, &error)),
+        Ok(()) | Err(_) => {}
+    }
     fs::rename(&partial, spool_dir)?;
     fs::File::open(daemon.data_dir)?.sync_all()?;
     match json {

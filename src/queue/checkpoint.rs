@@ -70,8 +70,8 @@ fn load(directory: &std::path::Path, settings: &store::Settings) -> Option<(Stor
     let Loaded { spool, sequence, segment, rows } = loaded;
     let mut table = Table::default();
     table.track_from(Sequence(sequence), segment);
-    for (number, bytes) in rows {
-        if !table.load(QueueId::from_u64(number), &bytes) {
+    for (number, bytes) in rows.iter() {
+        if !table.load(QueueId::from_u64(number), bytes) {
             tracing::warn!(queue_id = %QueueId::from_u64(number), "the queue's index has a row of another shape");
             return None;
         }

@@ -5,6 +5,7 @@
 //! on a flipped byte, and hang after a full disk. So every call runs on a dedicated thread, under a deadline and
 //! `catch_unwind`, and the first error, panic or silence makes the store bad for good. It decides nothing about mail.
 
+mod rows;
 mod sled_tree;
 mod thread;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::size::ByteSize;
+pub use rows::Rows;
 use thread::Worker;
 pub use thread::{Opener, Tree};
 
@@ -24,7 +26,7 @@ pub const VALUE_BYTES_MAX: usize = 4096;
 /// How the index is kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// sled's cache. Unit: bytes. Default 16 MiB; real use is several times this.
+    /// sled's cache. Unit: bytes. Default 2 MiB; real use is several times this, and the rows are in memory anyway.
     pub cache: ByteSize,
     /// Longest wait for one call. Unit: seconds. Default 30: slower than this is a hang, not a busy disk.
     pub deadline: Duration,
@@ -53,7 +55,7 @@ impl fmt::Debug for TreeKind {
 impl Default for Settings {
     fn default() -> Self {
         let (deadline, open_deadline) = (Duration::from_secs(30), Duration::from_secs(10));
-        Settings { cache: ByteSize::mib(16), deadline, open_deadline, tree: TreeKind::default() }
+        Settings { cache: ByteSize::mib(2), deadline, open_deadline, tree: TreeKind::default() }
     }
 }
 
@@ -85,7 +87,7 @@ pub struct Loaded {
     /// The highest segment of the spool that the rows know of.
     pub segment: u32,
     /// Number and value of each, in no order.
-    pub rows: Vec<(u64, Vec<u8>)>,
+    pub rows: Rows,
 }
 
 /// An open index. Dropping it without [`Store::close`] leaves it to be believed on this boot only.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use super::{Loaded, Settings, StoreError, generation};
+use super::{Loaded, Rows, Settings, StoreError, generation};
 
 /// What the store needs of sled. Every call may fail, panic or never return.
 pub trait Tree {
@@ -189,10 +189,10 @@ impl Keeper {
         if !mark.clean && !same_boot {
             return Err("it was not closed before the machine stopped".to_owned());
         }
-        let mut rows = Vec::new();
+        let mut rows = Rows::default();
         let mut damaged = false;
         tree.scan(&mut |key, value| match unsealed(key, value) {
-            Some(row) => rows.push(row),
+            Some((number, content)) => rows.push(number, content),
             None => damaged |= key != MARK_KEY,
         })?;
         if damaged {
@@ -278,10 +278,10 @@ fn sealed(key: &[u8; 8], mut value: Vec<u8>) -> Vec<u8> {
 }
 
 /// What [`sealed`] made, or nothing.
-fn unsealed(key: &[u8], value: &[u8]) -> Option<(u64, Vec<u8>)> {
+fn unsealed<'a>(key: &[u8], value: &'a [u8]) -> Option<(u64, &'a [u8])> {
     let (content, crc) = value.split_last_chunk::<4>()?;
     let number = u64::from_be_bytes(key.try_into().ok()?);
-    (checksum(key, content) == u32::from_le_bytes(*crc)).then(|| (number, content.to_vec()))
+    (checksum(key, content) == u32::from_le_bytes(*crc)).then_some((number, content))
 }
 
 fn checksum(key: &[u8], content: &[u8]) -> u32 {
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn a_value_reads_back_only_under_its_own_key() {
         let value = sealed(&9u64.to_be_bytes(), vec![1, 2, 3]);
-        assert_eq!(unsealed(&9u64.to_be_bytes(), &value), Some((9, vec![1, 2, 3])));
+        assert_eq!(unsealed(&9u64.to_be_bytes(), &value), Some((9, &[1, 2, 3][..])));
         assert_eq!(unsealed(&8u64.to_be_bytes(), &value), None);
         assert_eq!(unsealed(b"mark", &value), None);
         assert_eq!(unsealed(&9u64.to_be_bytes(), &value[..3]), None);
