@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::events::Events;
 use crate::mail::{Address, Attempt, Notify, Prepared, Progress, QueueId, Return, ReversePath};
 use crate::queue::{Lease, Queue, Reporter, Settling};
-pub use crate::report::PeerReports;
+pub use crate::report::{Bounces, PeerReports};
 use crate::spool::{DurableSeq, PutError};
 use crate::time::Timestamp;
 
