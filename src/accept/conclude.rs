@@ -7,7 +7,7 @@ use crate::mail::{
     Return, ReversePath, Stage,
 };
 use crate::message::{HeaderLimits, facts, scan};
-use crate::report::{Action, Event, Original, PeerReports, Report, due, write};
+use crate::report::{Action, Bounces, Event, Original, PeerReports, Report, due, write};
 use crate::time::Timestamp;
 
 use super::settings::{Settings, Stream};
@@ -85,9 +85,15 @@ pub(super) fn events(
     peer: PeerReports,
     now: Timestamp,
 ) -> Vec<Event> {
-    let events = due(envelope, before, after, peer, settings.delay_report_after, now);
+    let bounces = bounces(settings, envelope);
+    let events = due(envelope, before, after, peer, bounces, settings.delay_report_after, now);
     after.delay_reported |= events.iter().any(|event| event.action == Action::Delayed);
     events
+}
+
+/// Its stream's say; one that a reload removed has its kind's.
+fn bounces(settings: &Settings, envelope: &Envelope) -> Bounces {
+    settings.streams.get(&envelope.stream).map_or_else(|| Bounces::of_kind(envelope.kind), |stream| stream.bounces)
 }
 
 /// What a report is about.

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::events::Events;
 use crate::mail::{Address, Attempt, Notify, Prepared, Progress, QueueId, Return, ReversePath};
 use crate::queue::{Lease, Queue, Reporter, Settling};
-pub use crate::report::PeerReports;
+pub use crate::report::{Bounces, PeerReports};
 use crate::spool::{DurableSeq, PutError};
 use crate::time::Timestamp;
 
@@ -127,12 +127,16 @@ impl Door {
     }
 
     /// Whether a credential (or a trusted network, `None`) may use this envelope sender: asked at MAIL FROM, so that
-    /// the client learns it before it sends the body.
+    /// the client learns it before it sends the body. On a full disk nobody may (RFC 1870 §6.1: 452).
     ///
     /// # Errors
     /// The refusal to answer.
     pub fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
-        prepare::check_sender(&self.settings.load(), credential, path)
+        prepare::check_sender(&self.settings.load(), credential, path)?;
+        match self.queue.spool().is_full() {
+            true => Err(Refusal::full()),
+            false => Ok(()),
+        }
     }
 
     /// Takes a message over: after this returns Ok it is on the disk and ours.

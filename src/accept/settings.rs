@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::mail::{Address, Domain, DomainError, StreamKind};
 use crate::message::HeaderLimits;
+use crate::report::Bounces;
 use crate::size::ByteSize;
 
 /// The name of the stream that always exists.
@@ -78,6 +79,8 @@ pub struct Stream {
     pub max_age: Duration,
     /// Order within the kind. Range: 0 to 100. Default: 50.
     pub priority: u8,
+    /// Whether the envelope sender hears of failures. Default: for transactional mail yes, for marketing where asked.
+    pub bounces: Bounces,
 }
 
 impl Default for Stream {
@@ -87,6 +90,7 @@ impl Default for Stream {
             pool: "default".into(),
             max_age: Duration::from_secs(5 * 86_400),
             priority: 50,
+            bounces: Bounces::ByDefault,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::accept::{self, Rights, SenderDomain};
-use crate::config::{Config, Mode, Received, RecipientPattern, Route};
+use crate::accept::{self, Bounces, Rights, SenderDomain};
+use crate::config::{Config, Mode, Received, RecipientPattern, Retry, Route};
 use crate::credential::Account;
 use crate::dns::Families;
 use crate::retry::Schedule;
@@ -42,6 +42,10 @@ pub fn door(config: &Config) -> accept::Settings {
             pool: stream.pool.as_str().into(),
             max_age: stream.max_age,
             priority: stream.priority,
+            bounces: match stream.bounces {
+                true => Bounces::ByDefault,
+                false => Bounces::OnRequest,
+            },
         };
         (name.as_str().into(), told)
     });
@@ -145,6 +149,7 @@ pub fn dns(config: &Config) -> dns::Settings {
 /// Timeouts towards peers.
 pub fn delivery(config: &Config) -> delivery::Settings {
     let told = &config.delivery;
+    let streams = config.streams.iter();
     delivery::Settings {
         connect_timeout: told.connect_timeout,
         greeting_timeout: told.greeting_timeout,
@@ -156,9 +161,14 @@ pub fn delivery(config: &Config) -> delivery::Settings {
         block_timeout: told.block_timeout,
         final_dot_timeout: told.final_dot_timeout,
         attempt_timeout: told.attempt_timeout,
-        retry: Schedule { minimum: config.retry.first, maximum: config.retry.longest },
+        retry: schedule(&config.retry),
+        stream_retry: streams.map(|(name, stream)| (name.as_str().into(), schedule(&stream.retry))).collect(),
         ..delivery::Settings::default()
     }
+}
+
+fn schedule(retry: &Retry) -> Schedule {
+    Schedule { minimum: retry.first, maximum: retry.longest }
 }
 
 /// TLS towards peers.

@@ -90,6 +90,18 @@ struct Daemon {
     api_stop: watch::Sender<bool>,
 }
 
+/// What is ready before a socket is bound.
+struct Opened {
+    clock: Arc<Clock>,
+    events: Events,
+    signer: Signer,
+    client: Client,
+    server_tls: Option<ServerTls>,
+    credentials: Credentials,
+    dns: Dns,
+    queue: Queue,
+}
+
 impl Daemon {
     async fn start(config: Config) -> anyhow::Result<Daemon> {
         let clock = Arc::new(Clock::default());
@@ -107,6 +119,18 @@ impl Daemon {
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
         let queue = open_queue(&config, clock.clone(), &events).await?;
+        let opened = Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone() };
+        let started = Daemon::assemble(config, opened);
+        if started.is_err() {
+            // A port that is taken must not make the next start a recovery, nor leave the spool locked.
+            let _ = tokio::task::spawn_blocking(move || queue.close()).await;
+        }
+        started
+    }
+
+    /// Composes what runs on the open spool.
+    fn assemble(config: Config, opened: Opened) -> anyhow::Result<Daemon> {
+        let Opened { clock, events, signer, client, server_tls, credentials, dns, queue } = opened;
         let door = Door::new(queue.clone(), events.clone(), compose::door(&config));
         queue.set_reporter(door.reporter());
         let mut server = submission::Server::bind(
@@ -186,6 +210,9 @@ impl Daemon {
             && let Err(error) = server.reload(&tls.certificate, &tls.private_key)
         {
             warn!(%error, "the certificate stays as it was");
+        }
+        if self.server_tls.is_some() != config.tls.is_some() {
+            warn!("[tls] needs a restart to be added or removed");
         }
         self.door.reload(compose::door(&config));
         match compose::scheduler(&config) {

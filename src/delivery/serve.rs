@@ -177,7 +177,7 @@ fn circumstances<'a, T: AsyncRead + AsyncWrite>(
         peer: &session.peer,
         source: &plan.source.name,
         dsn: session.offered.dsn,
-        schedule: tools.caller.settings().retry,
+        schedule: tools.caller.settings().retry_of(&lease.envelope().stream),
         now: tools.caller.clock().now(),
         jitter: fastrand::f64(),
     }

@@ -1,5 +1,6 @@
 //! The timeouts and bounds of delivery.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::retry::Schedule;
@@ -49,8 +50,17 @@ pub struct Settings {
     pub clear_text_memory: Duration,
     /// How many such hosts are remembered. Default 10,000.
     pub clear_text_hosts_max: usize,
-    /// The waits between attempts.
+    /// The waits between attempts, of mail whose stream has none of its own.
     pub retry: Schedule,
+    /// The waits between attempts, by stream. Default: none.
+    pub stream_retry: HashMap<Box<str>, Schedule>,
+}
+
+impl Settings {
+    /// The waits of a stream's mail.
+    pub fn retry_of(&self, stream: &str) -> Schedule {
+        self.stream_retry.get(stream).copied().unwrap_or(self.retry)
+    }
 }
 
 impl Default for Settings {
@@ -73,6 +83,20 @@ impl Default for Settings {
             clear_text_memory: Duration::from_secs(24 * 3600),
             clear_text_hosts_max: 10_000,
             retry: Schedule::default(),
+            stream_retry: HashMap::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_has_its_own_waits_or_those_of_all() {
+        let otp = Schedule { minimum: Duration::from_secs(30), ..Schedule::default() };
+        let settings = Settings { stream_retry: HashMap::from([("otp".into(), otp)]), ..Settings::default() };
+        assert_eq!(settings.retry_of("otp"), otp);
+        assert_eq!(settings.retry_of("transactional"), Schedule::default());
     }
 }

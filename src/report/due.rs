@@ -49,16 +49,37 @@ pub enum PeerReports {
     No,
 }
 
+/// Whether a sender hears of failures that it did not ask about: `bounces` of the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Bounces {
+    /// Unless NOTIFY says otherwise.
+    #[default]
+    ByDefault,
+    /// Only where NOTIFY asks.
+    OnRequest,
+}
+
+impl Bounces {
+    /// What a stream of this kind has unless it says otherwise.
+    pub fn of_kind(kind: StreamKind) -> Bounces {
+        match kind {
+            StreamKind::Transactional => Bounces::ByDefault,
+            StreamKind::Marketing => Bounces::OnRequest,
+        }
+    }
+}
+
 /// The recipients whose sender must hear of this settle; empty: nobody hears anything.
 ///
 /// Nothing is ever reported to the null path, so that no report causes a report (RFC 5321 §4.5.5, RFC 3834 §2).
-/// Bulk mail's failures are reported only where NOTIFY asks: an address list that ages would otherwise answer every
-/// newsletter with a storm. Delays are reported only where NOTIFY asks, once, after `delay_after`.
+/// Where a stream's bounces are off, its failures are reported only where NOTIFY asks: an address list that ages would
+/// otherwise answer every newsletter with a storm. Delays are reported only where NOTIFY asks, once, after `delay_after`.
 pub fn due(
     envelope: &Envelope,
     before: &Progress,
     after: &Progress,
     peer: PeerReports,
+    bounces: Bounces,
     delay_after: Duration,
     now: Timestamp,
 ) -> Vec<Event> {
@@ -72,9 +93,9 @@ pub fn due(
         if was.state.is_final() {
             continue;
         }
-        let wants_failure = match (recipient.notify, envelope.kind) {
-            (Notify::Default, StreamKind::Marketing) => false,
-            (notify, _) => notify.failure(),
+        let wants_failure = match (recipient.notify, bounces) {
+            (Notify::Default, Bounces::OnRequest) => false,
+            (notify, Bounces::ByDefault | Bounces::OnRequest) => notify.failure(),
         };
         let action = match is.state {
             RecipientState::Failed | RecipientState::Expired | RecipientState::Suppressed if wants_failure => {
@@ -104,6 +125,15 @@ mod tests {
     const ON: Notify = Notify::On { success: true, failure: true, delay: true };
 
     fn run(state: RecipientState, notify: Notify, change: impl Fn(&mut Envelope, &mut Progress)) -> Option<Action> {
+        run_on(Bounces::ByDefault, state, notify, change)
+    }
+
+    fn run_on(
+        bounces: Bounces,
+        state: RecipientState,
+        notify: Notify,
+        change: impl Fn(&mut Envelope, &mut Progress),
+    ) -> Option<Action> {
         let address = "x@y.example".parse().unwrap();
         let mut envelope = envelope();
         envelope.recipients = vec![Recipient { address, notify, original: None }];
@@ -114,7 +144,7 @@ mod tests {
         let mut after = before.clone();
         after.recipients = vec![RecipientProgress { state, last: Some(last) }];
         let now = envelope.accepted_at.after(Duration::from_secs(10));
-        let events = due(&envelope, &before, &after, PeerReports::No, Duration::from_secs(10), now);
+        let events = due(&envelope, &before, &after, PeerReports::No, bounces, Duration::from_secs(10), now);
         events.first().map(|event| event.action)
     }
 
@@ -143,10 +173,11 @@ mod tests {
     }
 
     #[test]
-    fn bulk_mail_bounces_only_where_asked() {
-        let bulk = |e: &mut Envelope, _: &mut Progress| e.kind = StreamKind::Marketing;
-        assert_eq!(run(RecipientState::Failed, Notify::Default, bulk), None);
-        assert_eq!(run(RecipientState::Failed, ON, bulk), Some(Action::Failed));
+    fn where_bounces_are_off_only_those_asked_for_are_sent() {
+        let run = |state, notify| run_on(Bounces::OnRequest, state, notify, |_, _| {});
+        assert_eq!(run(RecipientState::Failed, Notify::Default), None);
+        assert_eq!(run(RecipientState::Expired, Notify::Default), None);
+        assert_eq!(run(RecipientState::Failed, ON), Some(Action::Failed));
     }
 
     #[test]

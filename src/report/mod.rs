@@ -7,5 +7,5 @@ mod due;
 mod text;
 mod write;
 
-pub use due::{Action, Event, PeerReports, due};
+pub use due::{Action, Bounces, Event, PeerReports, due};
 pub use write::{Original, Report, write};

@@ -384,8 +384,10 @@ impl<W: World> Clerk<W> {
     fn order(&mut self, connection: ConnectionHandle, order: LinkOrder) {
         let Some(link) = self.links.get(&connection.0) else { return };
         match link.orders.try_send(order) {
-            // One that has ended says so by its last event, and the engine then knows what was left on it.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            // One that is ending takes no more mail, and says so by its last event only when the peer is gone too: its
+            // envelope need not wait for that.
+            Err(mpsc::error::TrySendError::Closed(LinkOrder::Send(id))) => self.tell(Fact::Returned(connection, id)),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(LinkOrder::Close)) => {}
             Err(mpsc::error::TrySendError::Full(order)) => {
                 error!(connection = connection.0, ?order, "a connection does not take its orders");
             }

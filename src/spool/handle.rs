@@ -4,7 +4,7 @@
 //! bodies, touch the disk on the caller's side.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ struct Shared {
     started: Instant,
     /// Milliseconds after `started` at which the writer last showed life.
     heartbeat: AtomicU64,
+    /// Puts are refused for want of space.
+    full: AtomicBool,
     fatal: Fatal,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -108,6 +110,7 @@ impl Spool {
             stats: Mutex::new(writer.stats()),
             started: Instant::now(),
             heartbeat: AtomicU64::new(0),
+            full: AtomicBool::new(false),
             fatal,
             thread: Mutex::new(None),
         });
@@ -189,6 +192,12 @@ impl Spool {
     /// Numbers for metrics, as of the writer's last step.
     pub fn stats(&self) -> Stats {
         lock(&self.shared.stats).clone()
+    }
+
+    /// Whether the disk was full at the last put, and no room came since: so that a client can be told before it sends
+    /// its message.
+    pub fn is_full(&self) -> bool {
+        self.shared.full.load(Ordering::Relaxed)
     }
 
     /// How long ago the writer thread last showed life. It does so at least once a second: for the watchdog.
@@ -312,6 +321,7 @@ fn drive(shared: &Arc<Shared>, writer: &mut Writer) -> Result<(), Broken> {
             return Ok(());
         }
         writer.step(inbox.work, now)?;
+        shared.full.store(writer.is_full(), Ordering::Relaxed);
         for pin in inbox.pins {
             writer.sync_mail()?;
             let _ = pin.send(writer.pinned());

@@ -166,6 +166,8 @@ pub struct Writer {
     /// Whether the state and the mail log ended with a clean mark when they were opened.
     clean: (bool, bool),
     refused_full: u64,
+    /// A put was refused for want of space, and none came since.
+    refusing: bool,
     records: u64,
     retried_at: Option<Duration>,
     space: super::disk::Space,
@@ -283,6 +285,7 @@ impl Writer {
             unlinks: Vec::new(),
             clean: (state_tail.clean, mail_tail.clean),
             refused_full: 0,
+            refusing: false,
             records: 0,
             retried_at: None,
             space,
@@ -395,7 +398,13 @@ impl Writer {
             self.retried_at = Some(now);
             settle_trouble(self.spares.retry())?;
         }
+        self.refusing &= self.spares.is_short();
         Ok(())
+    }
+
+    /// Whether the next put would be refused too, as far as is known.
+    pub fn is_full(&self) -> bool {
+        self.refusing
     }
 
     fn write_states(&mut self, requests: Vec<StateRequest>) -> Result<(), Trouble> {
@@ -556,6 +565,7 @@ impl Writer {
 
     fn refuse(&mut self, request: PutRequest) {
         self.refused_full += 1;
+        self.refusing = true;
         if let Some(name) = file_of(request.place) {
             // If it cannot be removed now, the next start finds that nothing names it.
             let _ = self.disk.unlink(&body::file_name(name));

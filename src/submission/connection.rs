@@ -94,6 +94,8 @@ struct Connection<G: Gate> {
     /// When the present wait, for a command or a message, began.
     since: Instant,
     commands: u64,
+    /// What was waited for last was a piece of a message.
+    receiving: bool,
     login_failed: bool,
     _ticket: Ticket,
 }
@@ -136,6 +138,7 @@ impl<G: Gate> Connection<G> {
             deadline,
             since,
             commands: 0,
+            receiving: false,
             login_failed: false,
             _ticket: ticket,
         };
@@ -228,10 +231,12 @@ impl<G: Gate> Connection<G> {
     fn set_deadline(&mut self) {
         let now = Instant::now();
         let settings = &self.post.settings;
-        let commands = self.session.commands();
-        if commands != self.commands {
+        let (commands, receiving) = (self.session.commands(), self.session.receiving().is_some());
+        // The time that a message took is not taken from the command behind it.
+        if commands != self.commands || (self.receiving && !receiving) {
             (self.commands, self.since) = (commands, now);
         }
+        self.receiving = receiving;
         let deadline = match self.session.receiving() {
             None => self.since + settings.command_timeout,
             Some(received) => {

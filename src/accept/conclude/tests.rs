@@ -144,3 +144,24 @@ fn a_delay_is_reported_once() {
     let mut again = after_attempt(&envelope, &after, deferred(), later);
     assert_eq!(events(&settings(), &envelope, &after, &mut again, PeerReports::No, later), []);
 }
+
+#[test]
+fn a_stream_says_whether_its_failures_bounce() {
+    let failure = |stream: &str, kind: StreamKind| {
+        let mut settings = settings();
+        let newsletter = Stream { bounces: Bounces::OnRequest, ..Stream::default() };
+        let digest = Stream { kind: StreamKind::Marketing, ..Stream::default() };
+        settings.streams.extend([("newsletter".into(), newsletter), ("digest".into(), digest)]);
+        let envelope = Envelope { stream: stream.into(), kind, ..envelope() };
+        let before = Progress::new(2, NOW);
+        let verdicts = vec![(0, Verdict::Failed(outcome(550)))];
+        let mut after = after_attempt(&envelope, &before, attempt(verdicts, false), NOW);
+        !events(&settings, &envelope, &before, &mut after, PeerReports::No, NOW).is_empty()
+    };
+    assert!(failure("transactional", StreamKind::Transactional));
+    assert!(!failure("newsletter", StreamKind::Transactional));
+    assert!(failure("digest", StreamKind::Marketing));
+    // Gone from the config since: its kind decides.
+    assert!(failure("gone", StreamKind::Transactional));
+    assert!(!failure("gone", StreamKind::Marketing));
+}

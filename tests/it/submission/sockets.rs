@@ -147,6 +147,21 @@ async fn a_command_has_its_time_as_a_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_of_a_long_message_is_not_taken_from_the_next_command() {
+    let settings = Settings { command_timeout: Duration::from_millis(500), ..Settings::default() };
+    let daemon = Daemon::start(all_modes(), settings);
+    let mut client = daemon.sender(2).await;
+    client.envelope().await;
+    for _ in 0..14 {
+        client.stream.write_all(b"x\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    client.stream.write_all(b".\r\n").await.unwrap();
+    assert!(client.reply().await.starts_with("250 2.0.0 Ok: queued as "));
+    assert_eq!(client.say("NOOP").await, "250 2.0.0 Ok\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_must_keep_its_pace() {
     let settings =
         Settings { data_timeout: Duration::from_millis(300), data_rate_min: 1_000_000, ..Settings::default() };

@@ -17,7 +17,7 @@ use postrider::traffic::Limits;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-/// What a host does, by the first word of its name: `kind`, `refuses`, `tarpit`, `panics`; `null` domains have none.
+/// What a host does, by the first word of its name: `kind`, `refuses`, `tarpit`, `panics`, `lingers`; `null` domains have none.
 #[derive(Clone, Default)]
 struct Peers(Arc<Mutex<Seen>>);
 
@@ -107,6 +107,12 @@ async fn converse(
         };
         // Outside the lock, so that only this task is lost.
         assert!(!panics, "this connection breaks off on purpose");
+        if name.starts_with("lingers") {
+            // It ends, but the peer does not.
+            orders.close();
+            tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good }).await;
+            return std::future::pending().await;
+        }
         tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good }).await;
     }
     tell(Event::Eof).await;
@@ -290,4 +296,13 @@ async fn a_reload_brings_new_sources_and_leaves_old_ones() {
     peers.attempted(3).await;
     let names: Vec<String> = peers.0.lock().unwrap().plans.iter().map(|plan| plan.source.name.to_string()).collect();
     assert_eq!(names, ["a", "b", "b"]);
+}
+
+#[tokio::test]
+async fn mail_does_not_wait_for_the_end_of_a_connection_that_takes_no_more() {
+    let (handle, peers) = start(Settings::default(), vec![waiting(1, "lingers.example")]);
+    peers.attempted(1).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    handle.sink()(Change::Waiting(waiting(2, "lingers.example")));
+    peers.attempted(2).await;
 }
