@@ -218,7 +218,8 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
                 .map(|hop| (hop.host.as_str().into(), hop.port.or(route.port).unwrap_or(told.port)))
                 .collect(),
             limits: limits(route.connection_limit, None),
-            tls: route.tls.unwrap_or(told.tls),
+            // A password goes to a proven host alone, unless the operator says otherwise.
+            tls: route.tls.unwrap_or(if route.username.is_some() { TlsPolicy::Verify } else { told.tls }),
             login: login(route)?,
         });
     }
