@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::accept::{self, Bounces, Rights, SenderDomain};
-use crate::config::{Config, Mode, Received, RecipientPattern, Retry, Route};
+use crate::config::{Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy};
 use crate::credential::Account;
 use crate::dns::Families;
 use crate::retry::Schedule;
