@@ -110,7 +110,7 @@ pub struct Progress {
     pub due: Timestamp,
     /// An operator, or a damaged body, stopped it. Durable; stops expiry too.
     pub held: bool,
-    /// How often the answer to the final dot was lost (RFC 1047); at three the recipients fail.
+    /// How often the answer to the final dot was lost (RFC 1047); at the fourth the recipients fail.
     pub uncertain: u8,
     /// A DSN "delayed" was sent.
     pub delay_reported: bool,
