@@ -105,8 +105,6 @@ pub(super) struct Tail {
     pub previous_end: u32,
     pub clean: bool,
     pub rewritten: u64,
-    /// The first record that has a new position.
-    pub moved_from: u64,
     /// The fresh segment, if one was begun, and its end.
     pub fresh: Option<(Arc<Segment>, u64)>,
 }
@@ -184,7 +182,6 @@ pub(super) fn secure_tail(
             previous_end: 0,
             clean: true,
             rewritten: 0,
-            moved_from: u64::MAX,
             fresh: None,
         });
     };
@@ -196,7 +193,6 @@ pub(super) fn secure_tail(
         previous_end: look.end,
         clean: look.clean,
         rewritten: 0,
-        moved_from: u64::MAX,
         fresh: None,
     };
     if look.unreadable {
@@ -266,7 +262,6 @@ fn rewrite(
     segments.insert(header.number, fresh.clone());
     tail.continuation_number += 1;
     tail.previous_end = previous_end;
-    tail.moved_from = from;
     tail.fresh = Some((fresh, end));
     let nothing_left = previous_end <= FIRST_RECORD && from <= last.header.first_sequence;
     let name = last.header.kind.segment_name(last.header.number);

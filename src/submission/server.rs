@@ -167,9 +167,6 @@ impl<G: Gate> Server<G> {
             }
         }
         unchanged.extend(wanted.iter().map(|new| format!("the listener on {} needs a restart", new.bind)));
-        if self.bound.first().is_some_and(|b| b.post.load().settings.body_memory_max != plan.settings.body_memory_max) {
-            unchanged.push("body_memory_max needs a restart".to_owned());
-        }
         unchanged
     }
 
