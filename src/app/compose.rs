@@ -185,6 +185,7 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
     let limits = |connections: Option<u32>, deliveries: Option<u32>| Limits {
         connections: u16::try_from(connections.unwrap_or(told.connection_limit)).unwrap_or(u16::MAX),
         deliveries: Some(deliveries.unwrap_or(told.max_deliveries_per_connection)).filter(|most| *most > 0),
+        ..Limits::NONE
     };
     let sources = config.sources.iter().map(|(name, source)| delivery::Source {
         name: name.as_str().into(),

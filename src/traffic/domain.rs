@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::lane;
+use super::limits::Limits;
 use super::slab::NONE;
-use super::words::{DomainHandle, Handle, Limits, Order, SiteHandle, TargetHandle, Unresolved};
+use super::words::{DomainHandle, Handle, Order, SiteHandle, TargetHandle, Unresolved};
 use super::{Alarm, Engine};
 use crate::time::Timestamp;
 

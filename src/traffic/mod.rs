@@ -29,6 +29,7 @@ mod domain;
 mod ending;
 mod heap;
 mod lane;
+mod limits;
 mod link;
 mod path;
 mod row;
@@ -40,6 +41,7 @@ mod words;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+pub use limits::{Limits, Rate, Rates, SiteLimits};
 pub use site::{PathView, SiteView};
 pub use words::*;
 

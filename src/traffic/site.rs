@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::lane::{FlowKey, Lane, Via};
+use super::limits::Limits;
 use super::path::Path;
 use super::slab::NONE;
-use super::words::{Handle, Limits, Order, SiteHandle, SourceHandle, TargetHandle};
+use super::words::{Handle, Order, SiteHandle, SourceHandle, TargetHandle};
 use super::{Alarm, Engine};
 use crate::time::Timestamp;
 

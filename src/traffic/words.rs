@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::limits::Limits;
 use crate::classify::Feedback;
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
@@ -56,21 +57,6 @@ impl Default for Rules {
     fn default() -> Self {
         let pools: Vec<Box<[SourceHandle]>> = vec![Box::new([SourceHandle(0)])];
         Rules { total_connections: 1000, idle: Duration::from_secs(4), lookups: 64, pools: pools.into() }
-    }
-}
-
-/// Limits of a site, each for one source.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// Connections at once, counted until the peer's EOF. Default 20. 0 is read as 1.
-    pub connections: u16,
-    /// Deliveries on one connection. Default: as many as the peer takes.
-    pub deliveries: Option<u32>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { connections: 20, deliveries: None }
     }
 }
 

@@ -53,7 +53,7 @@ fn what_cannot_be_tried_within_its_grace_expires() {
 
 #[test]
 fn what_expired_since_the_last_fact_is_not_sent_by_the_next() {
-    let limits = Limits { connections: 1, deliveries: None };
+    let limits = Limits { connections: 1, ..Limits::NONE };
     let slow = Place { temper: Temper::Kind(secs(2000)), limits, ..place(0) };
     let mut world = World::new(12, Rules::default(), vec![slow]);
     let first = world.envelope(0, Transactional);

@@ -9,7 +9,7 @@ use postrider::traffic::{CredentialHandle, Limits, PoolHandle, Rules, SourceHand
 use super::world::{Place, Temper, World, secs};
 
 fn site(millis: u64, connections: u16) -> Vec<Place> {
-    let limits = Limits { connections, deliveries: None };
+    let limits = Limits { connections, ..Limits::NONE };
     vec![Place { temper: Temper::Kind(Duration::from_millis(millis)), site: 0, limits }]
 }
 

@@ -184,7 +184,7 @@ async fn a_route_goes_before_the_mx_and_names_its_own_hosts() {
     let route = Route {
         recipients: Recipients::Any,
         next_hops: vec![("kind-smarthost".into(), 2525)],
-        limits: Limits { connections: 3, deliveries: None },
+        limits: Limits { connections: 3, ..Limits::NONE },
         tls: TlsPolicy::Verify,
         login: Some(("me".into(), "secret".into())),
     };
@@ -254,7 +254,7 @@ async fn a_stop_waits_for_what_is_on_its_way_and_drops_the_rest() {
 
 #[tokio::test]
 async fn a_connection_that_breaks_off_frees_its_slot_and_its_envelope() {
-    let limits = Limits { connections: 1, deliveries: None };
+    let limits = Limits { connections: 1, ..Limits::NONE };
     let settings = Settings { limits, ..Settings::default() };
     let (handle, peers) = start(settings, (0..5).map(|n| waiting(n, "panics.example")).collect());
     let why = until(async || {

@@ -21,7 +21,7 @@ fn world(seed: u64) -> World {
                 _ => Temper::Kind(Duration::from_millis(random.u64(10..500))),
             };
             let deliveries = random.bool().then(|| random.u32(1..30));
-            (temper, Limits { connections: random.u16(0..8), deliveries })
+            (temper, Limits { connections: random.u16(0..8), deliveries, ..Limits::NONE })
         })
         .collect();
     let mut places: Vec<Place> = (0..sites * 3)
