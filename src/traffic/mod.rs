@@ -31,6 +31,7 @@ mod heap;
 mod lane;
 mod limits;
 mod link;
+mod meter;
 mod path;
 mod row;
 mod serve;
