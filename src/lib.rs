@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 // Floor 0: words.
+pub mod ledger;
 pub mod mail;
 pub mod size;
 pub mod time;

@@ -80,6 +80,7 @@ const ROOMS: &[Room] = &[
         ],
     ),
     room("events", 4, &["tracing", "serde"]),
+    room("ledger", 4, &["tracing"]),
     room("queue", 4, &["tokio", "tracing"]),
     room("accept", 5, &["arc_swap", "fastrand", "getrandom", "tracing"]),
     room("delivery", 6, &["base64", "fastrand", "mail_send", "socket2", "tokio", "tokio_rustls", "tracing"]),

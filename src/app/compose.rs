@@ -7,11 +7,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::accept::{self, Bounces, Rights, SenderDomain};
-use crate::config::{Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy};
+use crate::config::{Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy, Windows};
 use crate::credential::Account;
 use crate::dns::Families;
 use crate::retry::Schedule;
-use crate::scheduler::Recipients;
+use crate::scheduler::{NamedLimits, Recipients};
 use crate::signer::SigningDomain;
 use crate::smtp::session;
 use crate::traffic::Limits;
@@ -202,7 +202,11 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
     let sites = config.sites.iter().map(|site| scheduler::SiteRule {
         name: site.name.as_str().into(),
         mx: site.mx.clone(),
-        limits: limits(site.connection_limit, site.max_deliveries_per_connection),
+        limits: named(
+            limits(site.connection_limit, site.max_deliveries_per_connection),
+            (site.each(), site.total()),
+            site.total_connection_limit,
+        ),
         tls: site.tls.unwrap_or(told.tls),
     });
     let mut routes = Vec::with_capacity(config.routes.len());
@@ -218,7 +222,11 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
                 .iter()
                 .map(|hop| (hop.host.as_str().into(), hop.port.or(route.port).unwrap_or(told.port)))
                 .collect(),
-            limits: limits(route.connection_limit, None),
+            limits: named(
+                limits(route.connection_limit, None),
+                (route.each(), route.total()),
+                route.total_connection_limit,
+            ),
             // A password goes to a proven host alone, unless the operator says otherwise.
             tls: route.tls.unwrap_or(if route.username.is_some() { TlsPolicy::Verify } else { told.tls }),
             login: login(route)?,
@@ -229,13 +237,26 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
         pools: pools.collect(),
         routes,
         sites: sites.collect(),
-        limits: limits(None, None),
+        limits: Arc::new(NamedLimits::of_each(limits(None, None))),
         tls: told.tls,
         allow_private_peers: told.allow_private_peers,
         connections: told.connections,
         idle_timeout: told.idle_timeout,
         ..scheduler::Settings::default()
     })
+}
+
+/// Limits with their windows, for each source and in total.
+fn named(each: Limits, (own, all): (Windows, Windows), total_connections: Option<u32>) -> Arc<NamedLimits> {
+    let with = |limits: Limits, windows: Windows| Limits {
+        messages: windows.messages,
+        recipients: windows.recipients,
+        new_connections: windows.connections,
+        ..limits
+    };
+    let connections = total_connections.and_then(|most| u16::try_from(most).ok()).unwrap_or(u16::MAX);
+    let total = with(Limits { connections, ..Limits::NONE }, all);
+    Arc::new(NamedLimits { each: with(each, own), sources: Vec::new(), total })
 }
 
 /// User and password of a smarthost. The file's last line end is not part of the password.

@@ -23,6 +23,7 @@ use crate::delivery::{Caller, Tools};
 use crate::dns::Dns;
 use crate::events::Events;
 use crate::http;
+use crate::ledger::Ledger;
 use crate::queue::{self, Ground, Queue};
 use crate::scheduler::{Handle, Live, Scheduler};
 use crate::signer::Signer;
@@ -100,6 +101,8 @@ struct Opened {
     credentials: Credentials,
     dns: Dns,
     queue: Queue,
+    /// Whether the last run ended cleanly.
+    clean: bool,
 }
 
 impl Daemon {
@@ -118,8 +121,9 @@ impl Daemon {
         .context("credentials")?;
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
-        let queue = open_queue(&config, clock.clone(), &events).await?;
-        let opened = Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone() };
+        let (queue, clean) = open_queue(&config, clock.clone(), &events).await?;
+        let opened =
+            Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone(), clean };
         let started = Daemon::assemble(config, opened);
         if started.is_err() {
             // A port that is taken must not make the next start a recovery, nor leave the spool locked.
@@ -130,7 +134,7 @@ impl Daemon {
 
     /// Composes what runs on the open spool.
     fn assemble(config: Config, opened: Opened) -> anyhow::Result<Daemon> {
-        let Opened { clock, events, signer, client, server_tls, credentials, dns, queue } = opened;
+        let Opened { clock, events, signer, client, server_tls, credentials, dns, queue, clean } = opened;
         let door = Door::new(queue.clone(), events.clone(), compose::door(&config));
         queue.set_reporter(door.reporter());
         let mut server = submission::Server::bind(
@@ -142,7 +146,12 @@ impl Daemon {
         )?;
         let caller = Caller::new(compose::delivery(&config), client, clock.clone());
         let tools = Arc::new(Tools { queue: queue.clone(), door: door.clone(), signer: signer.clone(), caller });
-        let scheduler = Scheduler::new(compose::scheduler(&config)?, Live { dns, tools });
+        let mut settings = compose::scheduler(&config)?;
+        if !clean {
+            settings.first_dial = clock.now().after(AFTER_UNCLEAN_END);
+        }
+        let ledger = Ledger::new(queue.spool().clone());
+        let scheduler = Scheduler::new(settings, Live { dns, tools, ledger, began: Instant::now() });
         let handle = scheduler.handle();
         let waiting = queue.set_sink(handle.sink());
         tokio::spawn(scheduler.run(waiting));
@@ -267,8 +276,11 @@ fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
     Ok(Some(loaded))
 }
 
-/// Opens spool and index on a thread of their own: a recovery may read gigabytes.
-async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyhow::Result<Queue> {
+/// After an unclean end nothing is dialed for this long: the peers shall have seen the last run's connections end.
+const AFTER_UNCLEAN_END: Duration = Duration::from_secs(1);
+
+/// Opens spool and index, and says whether the last run ended cleanly. On a thread of their own: a recovery may read gigabytes.
+async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyhow::Result<(Queue, bool)> {
     let (spool_dir, index_dir) = (compose::spool_dir(config), compose::index_dir(config));
     make_private(&config.data_dir)?;
     let settings = queue::Settings { index_dir: Some(index_dir), ..queue::Settings::default() };
@@ -293,7 +305,7 @@ async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyh
         );
     }
     events.quarantined(report.quarantined);
-    Ok(queue)
+    Ok((queue, report.clean))
 }
 
 /// A failed sync means that what was promised may not be on the disk: nothing more may be promised (fsync on Linux

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 pub use error::{Problem, Problems};
 pub use inbound::{Credential, Limits, Listener, Mode, Received, Tls};
-pub use outbound::{Delivery, DkimKey, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream};
+pub use outbound::{Delivery, DkimKey, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream, Windows};
 pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
 pub use secrets::private;
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::pattern::{self, Member, NextHop, NotYet, RecipientPattern, TlsPolicy};
 use super::units::{self, Written};
 use crate::mail::{Domain, StreamKind};
+use crate::traffic::Rates;
 
 /// A class of mail, with its own pool, priority and patience.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -113,6 +114,27 @@ pub struct Route {
     /// Connections at once, per source; absent: `delivery.connection_limit`.
     #[serde(default)]
     pub connection_limit: Option<u32>,
+    /// Messages by time, per source. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub max_message_rate: Rates,
+    /// Recipients by time, per source. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub max_recipient_rate: Rates,
+    /// New connections by time, per source. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub max_connection_rate: Rates,
+    /// Messages by time, of all sources together. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub total_message_rate: Rates,
+    /// Recipients by time, of all sources together. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub total_recipient_rate: Rates,
+    /// New connections by time, of all sources together. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub total_connection_rate: Rates,
+    /// Connections at once, of all sources together. Absent: what each may have.
+    #[serde(default)]
+    pub total_connection_limit: Option<u32>,
     /// Absent: `delivery.tls`; with a username, `verify`.
     #[serde(default, deserialize_with = "pattern::tls_policy")]
     pub tls: Option<TlsPolicy>,
@@ -142,8 +164,65 @@ pub struct Site {
     /// Absent: `delivery.tls`.
     #[serde(default, deserialize_with = "pattern::tls_policy")]
     pub tls: Option<TlsPolicy>,
-    #[serde(default, deserialize_with = "pattern::not_yet")]
-    pub(crate) max_message_rate: Option<NotYet>,
+    /// Messages by time, per source. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub max_message_rate: Rates,
+    /// Recipients by time, per source. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub max_recipient_rate: Rates,
+    /// New connections by time, per source. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub max_connection_rate: Rates,
+    /// Messages by time, of all sources together. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub total_message_rate: Rates,
+    /// Recipients by time, of all sources together. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub total_recipient_rate: Rates,
+    /// New connections by time, of all sources together. Absent: no limit by time.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub total_connection_rate: Rates,
+    /// Connections at once, of all sources together. Absent: what each may have.
+    #[serde(default)]
+    pub total_connection_limit: Option<u32>,
+}
+
+/// Limits of a `[[route]]` or a `[[site]]` by time and in total, where they are told alike.
+macro_rules! windows {
+    ($($table:ty),*) => {$(
+        impl $table {
+            /// The windows of each source.
+            pub fn each(&self) -> Windows {
+                Windows {
+                    messages: self.max_message_rate,
+                    recipients: self.max_recipient_rate,
+                    connections: self.max_connection_rate,
+                }
+            }
+
+            /// The windows of all sources together.
+            pub fn total(&self) -> Windows {
+                Windows {
+                    messages: self.total_message_rate,
+                    recipients: self.total_recipient_rate,
+                    connections: self.total_connection_rate,
+                }
+            }
+        }
+    )*};
+}
+
+windows!(Route, Site);
+
+/// Windows of each unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Windows {
+    /// Transactions.
+    pub messages: Rates,
+    /// RCPTs.
+    pub recipients: Rates,
+    /// New connections.
+    pub connections: Rates,
 }
 
 /// How connections to peers are made and used.

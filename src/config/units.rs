@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::de::{Deserializer, Error, Visitor};
 
 use crate::size::ByteSize;
+use crate::traffic::{Rate, Rates};
 
 const DURATION_RIGHT: &str = "a duration such as \"90s\", \"15m\", \"4h\" or \"5d\" is expected";
 const SIZE_RIGHT: &str = "a size such as \"512 KiB\" or \"25 MiB\" is expected";
@@ -160,6 +161,31 @@ impl Written for ipnet::IpNet {
             // "10.1.2.3/8" is nearly always a slip of the pen, and trusting 10.0.0.0/8 a dangerous reading of it.
             false => Err(format!("the address has bits set beyond its prefix; \"{}\" may be meant", network.trunc())),
         }
+    }
+}
+
+impl Written for Rate {
+    const RIGHT: &'static str = "a rate such as \"100/1h\" is expected: 1 to 100000000, in 1s to 1d";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let wrong = || Self::RIGHT.to_owned();
+        let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+        let count: u32 = count.trim().parse().map_err(|_| wrong())?;
+        let per = parse_duration(per).map_err(|_| wrong())?;
+        let sound = (1..=100_000_000).contains(&count)
+            && (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&per)
+            && per.subsec_nanos() == 0;
+        sound.then_some(Rate { count, per }).ok_or_else(wrong)
+    }
+}
+
+/// `deserialize_with` for the windows of one unit: one to four rates, each of another length.
+pub fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rates, D::Error> {
+    let all: Vec<Rate> = parsed_list(deserializer)?;
+    let twice = all.iter().enumerate().any(|(place, rate)| all[..place].iter().any(|other| other.per == rate.per));
+    match Rates::new(&all) {
+        Some(rates) if !all.is_empty() && !twice => Ok(rates),
+        Some(_) | None => Err(D::Error::custom("one to four rates are expected, each with another time")),
     }
 }
 

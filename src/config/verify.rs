@@ -250,6 +250,9 @@ fn routes(config: &Config, judge: &mut Judge<'_>) {
         if let Some(limit) = route.connection_limit {
             judge.range(path("connection_limit"), limit, 1..=10_000);
         }
+        if let Some(limit) = route.total_connection_limit {
+            judge.range(path("total_connection_limit"), limit, 1..=10_000);
+        }
         if let Some(port) = route.port {
             judge.range(path("port"), port, 1..=u16::MAX);
         }
@@ -285,6 +288,9 @@ fn sites(config: &Config, judge: &mut Judge<'_>) {
         }
         if let Some(limit) = site.max_deliveries_per_connection {
             judge.range(path("max_deliveries_per_connection"), limit, 1..=100_000);
+        }
+        if let Some(limit) = site.total_connection_limit {
+            judge.range(path("total_connection_limit"), limit, 1..=10_000);
         }
         if site.tls == Some(TlsPolicy::Implicit) {
             judge.refuse(path("tls"), "MX hosts speak STARTTLS; \"implicit\" is for a [[route]] to port 465");

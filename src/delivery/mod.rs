@@ -89,7 +89,12 @@ pub struct Plan {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
     /// Attempt this envelope.
-    Send(QueueId),
+    Send {
+        /// Which.
+        id: QueueId,
+        /// RCPTs at most; the others stay due.
+        recipients_max: u16,
+    },
     /// QUIT, and end.
     Close,
 }
@@ -191,7 +196,7 @@ async fn turn_away(orders: &mut mpsc::Receiver<Order>, early: &mut VecDeque<Orde
             },
         };
         match order {
-            Order::Send(id) => line.tell(Event::Returned(id)).await,
+            Order::Send { id, .. } => line.tell(Event::Returned(id)).await,
             Order::Close => {}
         }
     }

@@ -70,11 +70,11 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                 order = orders.recv() => order,
             },
         };
-        let id = match order {
-            Some(Order::Send(id)) => id,
+        let (id, recipients_max) = match order {
+            Some(Order::Send { id, recipients_max }) => (id, usize::from(recipients_max)),
             Some(Order::Close) | None => break Farewell::Quit,
         };
-        match attempt(plan, session, id, line, tools, unwritten.as_mut()).await {
+        match attempt(plan, session, (id, recipients_max), line, tools, unwritten.as_mut()).await {
             Done::Told(event, farewell) => {
                 line.tell(event).await;
                 if let Some(farewell) = farewell {
@@ -109,7 +109,7 @@ async fn finish<F: Future<Output = ()>>(mut unwritten: Pin<&mut Option<F>>) {
 async fn attempt<T, F>(
     plan: &Plan,
     session: &mut Session<T>,
-    id: QueueId,
+    (id, recipients_max): (QueueId, usize),
     line: &Line,
     tools: &Tools,
     unwritten: Pin<&mut Option<F>>,
@@ -128,7 +128,8 @@ where
     };
     let envelope = lease.envelope().clone();
     let settings = tools.caller.settings();
-    let round = round(lease.progress(), session.offered.recipients_max);
+    let recipients_max = session.offered.recipients_max.map_or(recipients_max, |offered| offered.min(recipients_max));
+    let round = round(lease.progress(), Some(recipients_max));
     if round.places.is_empty() {
         return Done::Told(Event::Skipped(id), None);
     }
@@ -188,7 +189,7 @@ fn circumstances<'a, T: AsyncRead + AsyncWrite>(
 pub(super) async fn closing(orders: &mut mpsc::Receiver<Order>, early: &mut VecDeque<Order>) {
     while early.len() < EARLY_MAX {
         match orders.recv().await {
-            Some(order @ Order::Send(_)) => early.push_back(order),
+            Some(order @ Order::Send { .. }) => early.push_back(order),
             Some(Order::Close) | None if early.is_empty() => return,
             Some(Order::Close) | None => {
                 early.push_back(Order::Close);

@@ -4,22 +4,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
+use super::accounts::Accounts;
 use super::names::{Configured, Numbers};
 use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
 use super::world::{End, World};
-use super::{Command, Inbox, Settings};
+use super::{Command, Inbox, NamedLimits, Settings};
 use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source};
 use crate::dns::{Failure, Finality};
 use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
 use crate::queue::{Change, Waiting};
 use crate::time::Timestamp;
 use crate::traffic::{
-    ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Operator, Order, PoolHandle, Put,
-    Rules, SiteHandle, SourceHandle, StreamHandle, TargetHandle, Unresolved,
+    Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
+    PoolHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle, Unresolved,
 };
 
 /// Events of all connections that wait here; a connection that has more waits itself.
@@ -54,11 +56,13 @@ struct Link {
 enum Asked {
     Way(u32),
     End(QueueId),
+    Budget(Option<Account>),
 }
 
 enum Answer {
     Way(u32, Result<Way, Failure>),
     End(QueueId, bool),
+    Budget(Option<Account>, bool),
 }
 
 pub(super) struct Clerk<W> {
@@ -83,16 +87,24 @@ pub(super) struct Clerk<W> {
     answers: JoinSet<Answer>,
     asked: HashMap<Id, Asked>,
     wake: Timestamp,
+    pub accounts: Accounts,
+    /// Limits by their place in memory, with sources as numbers. For the settings of now.
+    numbered: HashMap<usize, (Arc<NamedLimits>, Arc<SiteLimits>)>,
+    /// When the two clocks were compared first, and by how much they differ since. See [`Fact::Skewed`].
+    clocks: (Timestamp, Duration),
+    skew_ms: i64,
 }
 
 impl<W: World> Clerk<W> {
     pub fn new(settings: Settings, world: Arc<W>, inbox: Arc<Inbox>) -> Clerk<W> {
         let (events, heard) = mpsc::channel(EVENTS_MAX);
+        let clocks = (world.now(), world.steady());
+        let accounts = Accounts::new(world.budgets());
         let mut clerk = Clerk {
             settings: Arc::new(Settings::default()),
             world,
             inbox,
-            engine: Engine::new(Rules::default()),
+            engine: Engine::starting_at(Rules::default(), clocks.0),
             out: Vec::new(),
             domains: Numbers::default(),
             targets: Numbers::default(),
@@ -110,6 +122,10 @@ impl<W: World> Clerk<W> {
             answers: JoinSet::new(),
             asked: HashMap::new(),
             wake: Timestamp::NEVER,
+            accounts,
+            numbered: HashMap::new(),
+            clocks,
+            skew_ms: 0,
         };
         clerk.reload(settings);
         clerk
@@ -171,8 +187,16 @@ impl<W: World> Clerk<W> {
         true
     }
 
-    fn tell(&mut self, fact: Fact) {
+    pub(super) fn tell(&mut self, fact: Fact) {
+        /// Both clocks are read to the millisecond, one after the other: less than this is no difference.
+        const SKEW_MIN_MS: u64 = 3;
         let now = self.world.now();
+        let passed = self.world.steady().saturating_sub(self.clocks.1);
+        let skew_ms = now.as_millis() as i64 - self.clocks.0.after(passed).as_millis() as i64;
+        if skew_ms.abs_diff(self.skew_ms) >= SKEW_MIN_MS {
+            self.skew_ms = skew_ms;
+            self.engine.apply(now, fastrand::f64(), Fact::Skewed(skew_ms), &mut self.out);
+        }
         self.engine.apply(now, fastrand::f64(), fact, &mut self.out);
     }
 
@@ -264,6 +288,8 @@ impl<W: World> Clerk<W> {
                     Answer::Way(domain, Err(failure)) => self.unresolved(domain, failure),
                     Answer::End(id, true) => self.tell(Fact::Ended(id, Ending::Done)),
                     Answer::End(id, false) => self.tell(Fact::Ended(id, Ending::Again)),
+                    Answer::Budget(Some(account), durable) => self.tell(Fact::Reserved(account, durable)),
+                    Answer::Budget(None, _) => {}
                 }
             }
             Err(broken) => {
@@ -274,7 +300,8 @@ impl<W: World> Clerk<W> {
                         self.tell(Fact::Unresolved(DomainHandle(domain), later));
                     }
                     Some(Asked::End(id)) => self.tell(Fact::Ended(id, Ending::Again)),
-                    None => {}
+                    Some(Asked::Budget(Some(account))) => self.tell(Fact::Reserved(account, false)),
+                    Some(Asked::Budget(None)) | None => {}
                 }
             }
         }
@@ -290,11 +317,16 @@ impl<W: World> Clerk<W> {
             // Newer addresses.
             *aim = Aim { target: way.target, site };
         }
+        let limits = self.numbered(&way.limits);
+        let own = way.own.as_ref().map(|own| self.numbered(own));
+        let kept = self.kept_of(site, domain);
         self.tell(Fact::Resolved {
             domain: DomainHandle(domain),
             target: TargetHandle(target),
             site: SiteHandle(site),
-            limits: way.limits,
+            limits,
+            own,
+            kept,
             until: self.world.now().after(BELIEVED_FOR),
         });
         // The domain may have gone meanwhile, and nobody needs these then.
@@ -318,9 +350,15 @@ impl<W: World> Clerk<W> {
             return;
         }
         match handle {
-            Handle::Domain(domain) => self.domains.free(domain.0),
+            Handle::Domain(domain) => {
+                self.close_accounts(Holder::Domain(domain));
+                self.domains.free(domain.0);
+            }
             Handle::Target(target) => self.targets.free(target.0),
-            Handle::Site(site) => self.sites.free(site.0),
+            Handle::Site(site) => {
+                self.close_accounts(Holder::Site(site));
+                self.sites.free(site.0);
+            }
         }
     }
 
@@ -330,7 +368,10 @@ impl<W: World> Clerk<W> {
             match order {
                 Order::Resolve(domain) => self.look_up(domain.0),
                 Order::Dial { connection, source, target, domain } => self.dial(connection, source, target, domain),
-                Order::Send(connection, id) => self.order(connection, LinkOrder::Send(id)),
+                Order::Send { connection, id, recipients_max } => {
+                    self.order(connection, LinkOrder::Send { id, recipients_max });
+                }
+                Order::Reserve(account) => self.reserve(account),
                 Order::Close(connection) => self.order(connection, LinkOrder::Close),
                 Order::Expire(id, domain) => self.end(id, End::Expired(self.what_stood_in_the_way(id, domain))),
                 Order::Fail(id, domain) => self.fail(id, domain),
@@ -386,12 +427,33 @@ impl<W: World> Clerk<W> {
         match link.orders.try_send(order) {
             // One that is ending takes no more mail, and says so by its last event only when the peer is gone too: its
             // envelope need not wait for that.
-            Err(mpsc::error::TrySendError::Closed(LinkOrder::Send(id))) => self.tell(Fact::Returned(connection, id)),
+            Err(mpsc::error::TrySendError::Closed(LinkOrder::Send { id, .. })) => {
+                self.tell(Fact::Returned(connection, id))
+            }
             Ok(()) | Err(mpsc::error::TrySendError::Closed(LinkOrder::Close)) => {}
             Err(mpsc::error::TrySendError::Full(order)) => {
                 error!(connection = connection.0, ?order, "a connection does not take its orders");
             }
         }
+    }
+
+    pub(super) fn keep(&mut self, name: Bytes, record: Option<Bytes>, account: Option<Account>) {
+        let world = Arc::clone(&self.world);
+        let task = async move { Answer::Budget(account, world.keep_budget(name, record).await) };
+        let id = self.answers.spawn(task).id();
+        self.asked.insert(id, Asked::Budget(account));
+    }
+
+    /// Limits with the sources' numbers, shared by all whom one rule governs.
+    fn numbered(&mut self, limits: &Arc<NamedLimits>) -> Arc<SiteLimits> {
+        let place = Arc::as_ptr(limits) as usize;
+        if let Some((_, numbered)) = self.numbered.get(&place) {
+            return Arc::clone(numbered);
+        }
+        let numbered = Arc::new(limits.numbered(|name| self.sources.find(name)));
+        // The limits stay alive as long as their place is known, so that it is nobody else's.
+        self.numbered.insert(place, (Arc::clone(limits), Arc::clone(&numbered)));
+        numbered
     }
 
     fn end(&mut self, id: QueueId, end: End) {
@@ -474,8 +536,10 @@ impl<W: World> Clerk<W> {
             total_connections: settings.connections,
             idle: settings.idle_timeout,
             lookups: settings.lookups,
+            first_dial: settings.first_dial,
             pools,
         };
+        self.numbered.clear();
         self.settings = Arc::new(settings);
         self.tell(Fact::Reload(rules));
     }

@@ -9,7 +9,7 @@ use super::resolve::SiteKey;
 use super::world::World;
 use crate::mail::{Outcome, QueueId};
 use crate::time::Timestamp;
-use crate::traffic::{Constraint, DomainHandle, SiteHandle, SiteView, SourceHandle};
+use crate::traffic::{Account, Bound, Constraint, DomainHandle, SiteHandle, SiteView, SourceHandle, Unit};
 
 impl<W: World> Clerk<W> {
     /// `[{kind, text, cause, until}]`, the binding constraint first.
@@ -56,6 +56,34 @@ impl<W: World> Clerk<W> {
                     false => Some(format!("connection_limit = {limit}")),
                 };
                 said("connections", &text, cause, None)
+            }
+            Constraint::SiteConnections { site, open, limit } => {
+                let text = format!("{open} of {limit} connections of all sources to {} are in use", self.site(site));
+                said("site_connections", &text, Some(format!("total_connection_limit = {limit}")), None)
+            }
+            Constraint::Window { account, rate, used, bound, until } => {
+                let name = self.holder_name(account.holder);
+                let who = match account.source {
+                    Some(source) => format!("from {} to {name}", self.sources.name(source.0)),
+                    None => format!("from all sources to {name}"),
+                };
+                let (what, limit) = (unit(account.unit), format!("{}/{}", rate.count, per(rate.per)));
+                let text = match bound {
+                    Bound::Full => format!("waits until {}: {used} of {limit} {what} {who} are used", when(until, now)),
+                    Bound::Paced => format!(
+                        "waits until {}: {used} of {limit} {what} {who} are used, and the rest is spread over the time",
+                        when(until, now)
+                    ),
+                };
+                said("window", &text, Some(format!("{} = \"{limit}\"", key(account))), Some(until))
+            }
+            Constraint::Reserving(account) => {
+                let text = format!("allowance for {} is being written down", self.holder_name(account.holder));
+                said("reserving", &text, None, None)
+            }
+            Constraint::Settling(until) => {
+                let text = "after a crash, peers are given a second to see the old connections end";
+                said("settling", text, None, Some(until))
             }
             Constraint::Reserved(source, site) => {
                 let (source, site) = (self.sources.name(source.0), self.site(site));
@@ -106,10 +134,23 @@ impl<W: World> Clerk<W> {
                     "source": self.sources.name(path.source.0),
                     "connections": path.open,
                     "allowed": path.allowed,
-                    "limit": view.limits.connections,
+                    "limit": path.limit,
                     "state": if path.throttled.is_some() { "throttled" } else { "ready" },
                     "until": path.throttled.map(Timestamp::rfc3339),
                     "cause": self.last_words(path.source, view.site),
+                })
+            })
+            .collect();
+        let rates: Vec<Value> = view
+            .uses
+            .iter()
+            .map(|used| {
+                json!({
+                    "source": used.source.map(|source| self.sources.name(source.0)),
+                    "unit": unit(used.unit),
+                    "used": used.used,
+                    "count": used.rate.count,
+                    "per_seconds": used.rate.per.as_secs(),
                 })
             })
             .collect();
@@ -117,10 +158,41 @@ impl<W: World> Clerk<W> {
             "site": self.site(view.site),
             "hosts": hosts,
             "waiting": { "transactional": view.waiting[0], "marketing": view.waiting[1] },
-            "connections": view.paths.iter().map(|path| u64::from(path.open)).sum::<u64>(),
+            "connections": view.open,
             "proven": view.proven,
             "sources": sources,
+            "rates": rates,
         })
+    }
+}
+
+fn unit(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Messages => "messages",
+        Unit::Recipients => "recipients",
+        Unit::Connections => "new connections",
+    }
+}
+
+/// The key in the config that says so.
+fn key(account: Account) -> &'static str {
+    match (account.unit, account.source.is_some()) {
+        (Unit::Messages, true) => "max_message_rate",
+        (Unit::Messages, false) => "total_message_rate",
+        (Unit::Recipients, true) => "max_recipient_rate",
+        (Unit::Recipients, false) => "total_recipient_rate",
+        (Unit::Connections, true) => "max_connection_rate",
+        (Unit::Connections, false) => "total_connection_rate",
+    }
+}
+
+/// `1h`, as the config writes it.
+fn per(per: Duration) -> String {
+    match per.as_secs() {
+        secs if secs > 0 && secs % 86_400 == 0 => format!("{}d", secs / 86_400),
+        secs if secs > 0 && secs % 3600 == 0 => format!("{}h", secs / 3600),
+        secs if secs > 0 && secs % 60 == 0 => format!("{}m", secs / 60),
+        secs => format!("{secs}s"),
     }
 }
 

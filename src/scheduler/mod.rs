@@ -8,6 +8,7 @@
 //! It knows the names for the engine's handles, the peers' last words, and nothing else: what goes when is the
 //! engine's decision. Started by `app`; asked by `http` through its [`Handle`].
 
+mod accounts;
 mod clerk;
 mod explain;
 mod names;
@@ -25,7 +26,7 @@ use crate::mail::QueueId;
 use crate::queue::{Change, Waiting};
 
 use clerk::Clerk;
-pub use settings::{Pool, Recipients, Route, Settings, SiteRule};
+pub use settings::{DomainRule, NamedLimits, Pool, Recipients, Route, Settings, SiteRule};
 pub use world::{End, Found, Live, Task, World};
 
 /// Questions and orders that wait for the scheduler; more senders wait themselves.

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::settings::{Route, Settings};
+use super::settings::{NamedLimits, Route, Settings};
 use super::world::World;
 use crate::delivery::{Host, TlsPolicy};
 use crate::dns::Failure;
 use crate::mail::Domain;
-use crate::traffic::Limits;
 
 /// How long hosts are used before they are asked for again. The resolver keeps to the records' own times meanwhile.
 pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(300);
@@ -42,6 +41,17 @@ pub(super) enum SiteKey {
 }
 
 impl SiteKey {
+    /// As it is known over restarts: the whole of it.
+    pub fn kept_name(&self) -> String {
+        match self {
+            SiteKey::Rule(name) => format!("rule {name}"),
+            SiteKey::Hosts(hosts) => {
+                let all: Vec<String> = hosts.iter().map(|(name, port)| format!("{name}:{port}")).collect();
+                format!("hosts {}", all.join(" "))
+            }
+        }
+    }
+
     /// As listings name it.
     pub fn name(&self) -> String {
         match self {
@@ -57,15 +67,18 @@ pub(super) struct Way {
     pub target: Target,
     pub target_key: TargetKey,
     pub site_key: SiteKey,
-    pub limits: Limits,
+    pub limits: Arc<NamedLimits>,
+    /// Those that the domain has for itself.
+    pub own: Option<Arc<NamedLimits>>,
 }
 
 /// Looks a domain's way up.
 pub(super) async fn resolve(world: &impl World, settings: &Settings, domain: &Domain) -> Result<Way, Failure> {
-    match settings.route(domain) {
-        Some(route) => by_route(world, route).await,
-        None => Ok(by_mx(settings, world.mail_hosts(domain.clone()).await?)),
-    }
+    let way = match settings.route(domain) {
+        Some(route) => by_route(world, route).await?,
+        None => by_mx(settings, world.mail_hosts(domain.clone()).await?),
+    };
+    Ok(Way { own: settings.own_limits(domain).cloned(), ..way })
 }
 
 /// The hosts of a route that can be found; the failure of the last, if none can.
@@ -84,7 +97,7 @@ async fn by_route(world: &impl World, route: &Route) -> Result<Way, Failure> {
         Some(_) | None => {
             let target =
                 Target { hosts: hosts.into(), tls: route.tls, login: route.login.clone(), allow_private: true };
-            Ok(way(target, None, route.limits))
+            Ok(way(target, None, Arc::clone(&route.limits)))
         }
     }
 }
@@ -96,10 +109,10 @@ fn by_mx(settings: &Settings, hosts: Arc<[Host]>) -> Way {
     let rule = settings.site(&best);
     let tls = rule.map_or(settings.tls, |rule| rule.tls);
     let target = Target { hosts, tls, login: None, allow_private: settings.allow_private_peers };
-    way(target, rule.map(|rule| Arc::clone(&rule.name)), rule.map_or(settings.limits, |rule| rule.limits))
+    way(target, rule.map(|rule| Arc::clone(&rule.name)), Arc::clone(rule.map_or(&settings.limits, |rule| &rule.limits)))
 }
 
-fn way(target: Target, rule: Option<Arc<str>>, limits: Limits) -> Way {
+fn way(target: Target, rule: Option<Arc<str>>, limits: Arc<NamedLimits>) -> Way {
     let mut hosts: Vec<_> =
         target.hosts.iter().map(|host| (host.preference, Arc::clone(&host.name), host.port)).collect();
     hosts.sort();
@@ -110,7 +123,7 @@ fn way(target: Target, rule: Option<Arc<str>>, limits: Limits) -> Way {
     });
     let (tls, login, allow_private) = (target.tls, target.login.clone(), target.allow_private);
     let target_key = TargetKey { hosts: ranked(hosts), tls, login, allow_private };
-    Way { target, target_key, site_key, limits }
+    Way { target, target_key, site_key, limits, own: None }
 }
 
 /// Preferences as ranks: 10 and 20 mean what 5 and 7 mean.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::delivery::{Source, TlsPolicy};
 use crate::mail::Domain;
-use crate::traffic::Limits;
+use crate::time::Timestamp;
+use crate::traffic::{Limits, SiteLimits, SourceHandle};
 
 /// Sources, pools, routes, sites and limits.
 #[derive(Clone, Debug)]
@@ -19,8 +20,10 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// MX hosts that share limits.
     pub sites: Vec<SiteRule>,
+    /// Recipient domains with limits of their own beside their site's.
+    pub domains: Vec<DomainRule>,
     /// Limits of every other site.
-    pub limits: Limits,
+    pub limits: Arc<NamedLimits>,
     /// TLS towards every other host. Default: opportunistic.
     pub tls: TlsPolicy,
     /// Whether hosts from DNS may have loopback and private addresses. Default: no. A route's hosts always may, since
@@ -32,6 +35,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// DNS look-ups at once. Default 64.
     pub lookups: u32,
+    /// Nothing is dialed before this: after an unclean end, until the peers have seen our old connections end.
+    pub first_dial: Timestamp,
 }
 
 impl Default for Settings {
@@ -46,12 +51,14 @@ impl Default for Settings {
             sources: vec![source],
             routes: Vec::new(),
             sites: Vec::new(),
-            limits: Limits::default(),
+            domains: Vec::new(),
+            limits: Arc::default(),
             tls: TlsPolicy::default(),
             allow_private_peers: false,
             connections: 1000,
             idle_timeout: Duration::from_secs(4),
             lookups: 64,
+            first_dial: Timestamp::ZERO,
         }
     }
 }
@@ -96,11 +103,50 @@ pub struct Route {
     /// Names or address literals, and ports, tried in this order.
     pub next_hops: Vec<(Arc<str>, u16)>,
     /// Limits.
-    pub limits: Limits,
+    pub limits: Arc<NamedLimits>,
     /// TLS.
     pub tls: TlsPolicy,
     /// User and password.
     pub login: Option<(Arc<str>, Arc<str>)>,
+}
+
+/// Limits as the config states them: sources by their names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedLimits {
+    /// Of each source, if nothing else is said of it.
+    pub each: Limits,
+    /// Of single sources, whole.
+    pub sources: Vec<(Arc<str>, Limits)>,
+    /// Of all sources together.
+    pub total: Limits,
+}
+
+impl NamedLimits {
+    /// The same for each source, and none for all together.
+    pub fn of_each(each: Limits) -> NamedLimits {
+        NamedLimits { each, sources: Vec::new(), total: Limits::NONE }
+    }
+
+    /// As the engine reads them.
+    pub(super) fn numbered(&self, number: impl Fn(&str) -> Option<u16>) -> SiteLimits {
+        let sources = self.sources.iter().filter_map(|(name, limits)| Some((SourceHandle(number(name)?), *limits)));
+        SiteLimits { each: self.each, sources: sources.collect(), total: self.total }
+    }
+}
+
+impl Default for NamedLimits {
+    fn default() -> Self {
+        NamedLimits::of_each(Limits::default())
+    }
+}
+
+/// Limits of a recipient domain, beside those of its site: messages and recipients by time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainRule {
+    /// That domain alone.
+    pub domain: Domain,
+    /// Limits.
+    pub limits: Arc<NamedLimits>,
 }
 
 /// Limits of a provider, or of any MX.
@@ -111,7 +157,7 @@ pub struct SiteRule {
     /// Hosts, each with those below it.
     pub mx: Vec<Domain>,
     /// Limits.
-    pub limits: Limits,
+    pub limits: Arc<NamedLimits>,
     /// TLS.
     pub tls: TlsPolicy,
 }
@@ -129,6 +175,11 @@ impl Settings {
             }
         }
         best.map(|(route, _)| route)
+    }
+
+    /// The limits that a recipient domain has for itself.
+    pub(super) fn own_limits(&self, domain: &Domain) -> Option<&Arc<NamedLimits>> {
+        self.domains.iter().find(|rule| rule.domain == *domain).map(|rule| &rule.limits)
     }
 
     /// The site rule that all these hosts fall under, by the longest name.
@@ -154,7 +205,7 @@ mod tests {
         let route = |recipients, hop: &str| Route {
             recipients,
             next_hops: vec![(hop.into(), 25)],
-            limits: Limits::default(),
+            limits: Arc::default(),
             tls: TlsPolicy::default(),
             login: None,
         };
@@ -186,7 +237,7 @@ mod tests {
         let rule = |name: &str, mx: &[&str]| SiteRule {
             name: name.into(),
             mx: mx.iter().map(|name| domain(name)).collect(),
-            limits: Limits::default(),
+            limits: Arc::default(),
             tls: TlsPolicy::default(),
         };
         let settings = Settings {

@@ -5,11 +5,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::delivery::{ConnectionId, Event, Host, Order, Plan, Tools};
 use crate::dns::{Dns, Failure};
+use crate::ledger::Ledger;
 use crate::mail::{Attempt, Domain, Outcome, Progress, QueueId, RecipientState, Verdict};
 use crate::time::Timestamp;
 
@@ -44,6 +47,14 @@ pub trait World: Send + Sync + 'static {
     ) -> Task<()>;
     /// Ends an envelope. False: it could not be leased.
     fn end(&self, id: QueueId, end: End) -> Task<bool>;
+    /// The time that passed since some moment, by a clock that nobody sets: what limits go by.
+    fn steady(&self) -> Duration {
+        self.now().since(Timestamp::ZERO)
+    }
+    /// What earlier runs wrote down of budgets, by name. Asked once, before anything is sent.
+    fn budgets(&self) -> Vec<(Bytes, Bytes)>;
+    /// Writes a budget down, or removes it. True: it is durable.
+    fn keep_budget(&self, name: Bytes, record: Option<Bytes>) -> Task<bool>;
 }
 
 /// The real world.
@@ -53,11 +64,28 @@ pub struct Live {
     pub dns: Dns,
     /// Connections, queue and door.
     pub tools: Arc<Tools>,
+    /// Budgets.
+    pub ledger: Ledger,
+    /// When the process began.
+    pub began: Instant,
 }
 
 impl World for Live {
     fn now(&self) -> Timestamp {
         self.tools.caller.clock().now()
+    }
+
+    fn steady(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn budgets(&self) -> Vec<(Bytes, Bytes)> {
+        self.ledger.budgets()
+    }
+
+    fn keep_budget(&self, name: Bytes, record: Option<Bytes>) -> Task<bool> {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { ledger.keep(name, record).await })
     }
 
     fn mail_hosts(&self, domain: Domain) -> Task<Found<Arc<[Host]>>> {

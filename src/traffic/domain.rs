@@ -1,11 +1,13 @@
 //! The engine's part for recipient domains: whose hosts are known, asked for, or not to be had.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::gate::Meters;
 use super::lane;
-use super::limits::Limits;
+use super::limits::SiteLimits;
 use super::slab::NONE;
-use super::words::{DomainHandle, Handle, Order, SiteHandle, TargetHandle, Unresolved};
+use super::words::{DomainHandle, Handle, Holder, Kept, Order, SiteHandle, TargetHandle, Unresolved};
 use super::{Alarm, Engine};
 use crate::time::Timestamp;
 
@@ -36,6 +38,28 @@ pub(super) struct Domain {
     failures: u8,
     alarm: Timestamp,
     pub flows: Vec<u32>,
+    /// Its own limits, if it has some, and what was used of them.
+    pub own: Option<Box<Own>>,
+}
+
+/// Limits that a recipient domain has beside its site's.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub limits: Arc<SiteLimits>,
+    pub meters: Meters,
+    /// Its windows are full until then, and its mail stands in no lane.
+    pub shut_until: Timestamp,
+}
+
+/// What a look-up found.
+pub(super) struct Resolution {
+    pub domain: DomainHandle,
+    pub target: TargetHandle,
+    pub site: SiteHandle,
+    pub limits: Arc<SiteLimits>,
+    pub own: Option<Arc<SiteLimits>>,
+    pub kept: Box<[Kept]>,
+    pub until: Timestamp,
 }
 
 impl Engine {
@@ -48,6 +72,7 @@ impl Engine {
                 failures: 0,
                 alarm: Timestamp::NEVER,
                 flows: Vec::new(),
+                own: None,
             };
             self.domains.insert_at(domain.0, new);
         }
@@ -120,20 +145,14 @@ impl Engine {
         self.arm(was, at, Alarm::Domain(domain));
     }
 
-    pub(super) fn resolved(
-        &mut self,
-        domain: DomainHandle,
-        target: TargetHandle,
-        site: SiteHandle,
-        limits: Limits,
-        until: Timestamp,
-        out: &mut Vec<Order>,
-    ) {
+    pub(super) fn resolved(&mut self, found: Resolution, out: &mut Vec<Order>) {
+        let Resolution { domain, target, site, limits, own, kept, until } = found;
         let domain = domain.0;
         if !self.answered(domain) {
             return;
         }
-        self.site_is(target.0, site, limits);
+        self.site_is(target.0, site, limits, &kept);
+        self.own_limits(domain, own, &kept);
         self.targets[target.0].domains += 1;
         let was = std::mem::replace(&mut self.domains[domain].hosts, Hosts::Known(target.0));
         self.domains[domain].failures = 0;
@@ -149,6 +168,24 @@ impl Engine {
             self.release_target(old, out);
         }
         self.feed(self.targets[target.0].site, out);
+    }
+
+    /// A domain has these limits of its own, or none.
+    fn own_limits(&mut self, domain: u32, limits: Option<Arc<SiteLimits>>, kept: &[Kept]) {
+        let (now, started) = (self.steady(), self.started);
+        let Some(known) = self.domains.get_mut(domain) else { return };
+        match (limits, &mut known.own) {
+            (None, own) => *own = None,
+            (Some(limits), Some(own)) => {
+                own.meters.change(&limits, now);
+                own.limits = limits;
+            }
+            (Some(limits), own) => {
+                let mut meters = Meters::new(started);
+                meters.restore(Holder::Domain(DomainHandle(domain)), &limits, kept, now);
+                *own = Some(Box::new(Own { limits, meters, shut_until: Timestamp::ZERO }));
+            }
+        }
     }
 
     pub(super) fn unresolved(&mut self, domain: DomainHandle, why: Unresolved, out: &mut Vec<Order>) {

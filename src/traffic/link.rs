@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Engine;
+use super::gate::Charge;
 use super::lane::place_of;
 use super::site::NO_LANE;
 use super::slab::State;
@@ -44,7 +45,9 @@ pub(super) struct Link {
     /// Transactions done, and the most that there may be.
     pub done: u32,
     pub most: u32,
-    mail_written: bool,
+    pub mail_written: bool,
+    /// What its envelope took of the windows.
+    pub charge: Option<Charge>,
 }
 
 impl Link {
@@ -60,6 +63,7 @@ impl Link {
             done: 0,
             most: u32::MAX,
             mail_written: false,
+            charge: None,
         }
     }
 }
@@ -72,7 +76,7 @@ impl Engine {
     pub(super) fn connected(&mut self, connection: ConnectionHandle, most: Option<u32>, out: &mut Vec<Order>) {
         let Some(link) = self.link(connection).filter(|link| link.doing == Doing::Dialing) else { return };
         self.end_dial(connection.0);
-        let configured = self.sites[link.site].limits.deliveries.unwrap_or(u32::MAX);
+        let configured = self.sites[link.site].limits.of(link.source).deliveries.unwrap_or(u32::MAX);
         self.change_link(connection.0, |link| link.most = configured.min(most.unwrap_or(u32::MAX)).max(1));
         self.boundary(connection.0, out);
         // It may have taken another lane's mail.
@@ -100,6 +104,12 @@ impl Engine {
     /// Ends what dialing meant for the lane, and frees the slot's kind.
     fn end_dial(&mut self, number: u32) {
         let Some(link) = self.links.get(&number).copied() else { return };
+        if link.doing == Doing::Dialing {
+            self.sites[link.site].path_mut(link.source).dialing -= 1;
+            self.discharge_dial(link.site, link.source);
+            // What it does now is the caller's to say; that it dials is over.
+            self.change_link(number, |link| link.doing = Doing::Busy);
+        }
         if link.doing == Doing::Dialing
             && let Some(kind) = link.kind
             && let Some(lane) = self.lanes.get_mut(link.lane)
@@ -207,7 +217,7 @@ impl Engine {
         match feedback {
             Feedback::Good => {
                 self.prove(link.site);
-                let limit = self.sites[link.site].limits.connections;
+                let limit = self.sites[link.site].limits.of(link.source).connections;
                 let now = self.now;
                 if self.sites[link.site].path_mut(link.source).good(now, limit) {
                     self.feed(link.site, out);
@@ -221,6 +231,7 @@ impl Engine {
     }
 
     fn transaction_over(&mut self, number: u32) {
+        self.discharge(number);
         self.release_kind(number);
         self.change_link(number, |link| {
             link.done = link.done.saturating_add(1);
@@ -242,6 +253,7 @@ impl Engine {
 
     pub(super) fn skipped(&mut self, connection: ConnectionHandle, id: QueueId, out: &mut Vec<Order>) {
         let Some(slot) = self.flying(connection, id) else { return };
+        self.discharge(connection.0);
         self.release_kind(connection.0);
         let again = self.again(slot);
         let source = self.flows[self.rows[slot].flow].key.source;
@@ -251,6 +263,7 @@ impl Engine {
 
     pub(super) fn returned(&mut self, connection: ConnectionHandle, id: QueueId, out: &mut Vec<Order>) {
         let Some(slot) = self.flying(connection, id) else { return };
+        self.discharge(connection.0);
         self.close(connection.0, out);
         self.blame_if_fresh(connection.0);
         let source = self.flows[self.rows[slot].flow].key.source;
@@ -272,6 +285,7 @@ impl Engine {
         let Some(link) = self.link(connection) else { return };
         // One that was told to close while busy may still have its envelope.
         let left = self.left_on(number);
+        self.discharge(number);
         self.shut(number);
         match link.doing {
             Doing::Dialing | Doing::Busy => self.blame_if_fresh(number),

@@ -8,6 +8,8 @@
 //!
 //! # What it holds to
 //! - Never more connections of a source at a site than the limit, counted from the dial to the peer's EOF.
+//! - No window of messages, recipients or new connections ever holds more than its limit as the peer may count, per
+//!   source at a site, in total there, and for a domain with limits of its own: see `meter`.
 //! - An envelope is on its way once at most; what is held does not move; what is gone is not sent.
 //! - Past its longest age an envelope is not sent but expired. One exception: if it is put (found at start, released)
 //!   when that has passed already or nearly so, and its stream's longest age is an hour or more, it gets
@@ -22,11 +24,12 @@
 //! Nothing scans: what is blocked waits in a heap of timers, what is ready in lines and rings; every fact costs
 //! O(log n). Only [`Fact::Reload`], an operator's order, and [`Engine::sites`] walk over everything.
 //!
-//! Budgets (`Reserve`, `Reserved`) come with the limits by time; the refusals of a site are not written to its
-//! envelopes (`Defer`), since [`Engine::why`] knows them.
+//! Windows of ten seconds and more outlive a crash: what is spent of them was made durable before (`Reserve`,
+//! `Reserved`). The refusals of a site are not written to its envelopes, since [`Engine::why`] knows them.
 
 mod domain;
 mod ending;
+mod gate;
 mod heap;
 mod lane;
 mod limits;
@@ -43,11 +46,12 @@ mod words;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 pub use limits::{Limits, Rate, Rates, SiteLimits};
-pub use site::{PathView, SiteView};
+pub use meter::Bound;
+pub use site::{PathView, SiteView, UseView};
 pub use words::*;
 
 use crate::time::Timestamp;
-use domain::Domain;
+use domain::{Domain, Resolution};
 use lane::{Flow, FlowKey, Lane};
 use link::Link;
 use site::{Site, Target};
@@ -97,12 +101,20 @@ pub struct Engine {
     suspended: BTreeSet<SourceHandle>,
     /// The last `WakeAt`.
     announced: Timestamp,
+    /// By how much `now` is ahead of the time that really passed since the start. Unit: milliseconds.
+    skew_ms: i64,
+    /// When the engine began, by that time.
+    started: Timestamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Alarm {
     Domain(u32),
     Site(u32),
+    /// A recipient domain's own windows have room again.
+    Gate(u32),
+    /// Dialing may begin.
+    Begin,
 }
 
 impl Engine {
@@ -135,7 +147,14 @@ impl Engine {
             ending: 0,
             suspended: BTreeSet::new(),
             announced: Timestamp::NEVER,
+            skew_ms: 0,
+            started: Timestamp::ZERO,
         }
+    }
+
+    /// An engine that begins at `now`: what an earlier run did shortly before, the peers still count.
+    pub fn starting_at(rules: Rules, now: Now) -> Engine {
+        Engine { now, started: now, ..Engine::new(rules) }
     }
 
     /// Tells the engine what happened at `now`, and adds to `out` what is to be done about it, in order. `jitter` is a
@@ -147,8 +166,8 @@ impl Engine {
         match fact {
             Fact::Put(put) => self.put(put, out),
             Fact::Gone(id) => self.gone(id, out),
-            Fact::Resolved { domain, target, site, limits, until } => {
-                self.resolved(domain, target, site, limits, until, out);
+            Fact::Resolved { domain, target, site, limits, own, kept, until } => {
+                self.resolved(Resolution { domain, target, site, limits, own, kept, until }, out);
             }
             Fact::Unresolved(domain, why) => self.unresolved(domain, why, out),
             Fact::Connected { connection, deliveries_max } => self.connected(connection, deliveries_max, out),
@@ -159,6 +178,8 @@ impl Engine {
             Fact::Returned(connection, id) => self.returned(connection, id, out),
             Fact::Eof(connection) => self.eof(connection, out),
             Fact::Ended(id, ending) => self.ended(id, ending, out),
+            Fact::Reserved(account, durable) => self.reserved(account, durable, out),
+            Fact::Skewed(by_ms) => self.skew_ms = by_ms,
             Fact::Reload(rules) => self.reload(rules, out),
             Fact::Operator(operator) => self.operate(operator, out),
             Fact::Tick => {}
@@ -199,6 +220,8 @@ impl Engine {
             match alarm {
                 Alarm::Domain(domain) => self.domain_alarm(domain, out),
                 Alarm::Site(site) => self.site_alarm(site, out),
+                Alarm::Gate(domain) => self.open_domain(domain, out),
+                Alarm::Begin => self.feed_all(out),
             }
         }
         self.close_idle(out);
@@ -233,6 +256,9 @@ impl Engine {
 
     fn reload(&mut self, rules: Rules, out: &mut Vec<Order>) {
         self.rules = rules;
+        if self.rules.first_dial > self.now {
+            self.alarms.insert((self.rules.first_dial, Alarm::Begin));
+        }
         self.replace_flows(out);
         for domain in 0..self.domains.slots() {
             self.ask(domain);

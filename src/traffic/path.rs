@@ -28,6 +28,8 @@ pub(super) struct Path {
     pub closing: u16,
     /// Of these, held by marketing mail.
     pub marketing: u16,
+    /// Of these, not connected yet.
+    pub dialing: u16,
     window: f32,
     /// The last pause, while no success came after it. Zero: none.
     pause: Duration,
@@ -44,6 +46,7 @@ impl Default for Path {
             open: 0,
             closing: 0,
             marketing: 0,
+            dialing: 0,
             window: WINDOW_UNKNOWN,
             pause: Duration::ZERO,
             throttled_until: Timestamp::ZERO,

@@ -213,6 +213,9 @@ impl Engine {
         if key.kind == crate::mail::StreamKind::Transactional {
             self.saw_transactional(key.domain.0);
         }
+        if self.is_shut(key.domain.0) {
+            return;
+        }
         let Some(target) = self.target_of(key.domain.0, out) else { return };
         let lane = self.lane_for(target, self.via(&key));
         lane::attach(flow, lane, &mut self.flows, &mut self.lanes);

@@ -1,6 +1,7 @@
 //! The engine's part that grants: which connection gets which envelope, who may dial, and who has to make room.
 
 use super::Engine;
+use super::gate::Barrier;
 use super::lane::place_of;
 use super::link::{Doing, Link};
 use super::slab::State;
@@ -82,6 +83,9 @@ impl Engine {
         let target = self.lanes[lane].target;
         let site = self.targets[target].site;
         let Some(source) = self.next_source(lane, site, kind) else {
+            for source in self.sources(self.lanes[lane].via).iter() {
+                self.reserve_ahead(site, None, *source, out);
+            }
             self.make_room(site, target, out);
             return Err(Blocked::AtSite);
         };
@@ -100,6 +104,7 @@ impl Engine {
         let Some(flow) = self.lanes[lane].choose(kind) else { return Err(Blocked::AtSite) };
         let domain = self.flows[flow].key.domain;
         self.open_link(lane, target, site, source, kind);
+        self.charge_dial(site, source, out);
         let connection = ConnectionHandle(self.last_link);
         out.push(Order::Dial { connection, source, target: TargetHandle(target), domain });
         Ok(())
@@ -124,6 +129,7 @@ impl Engine {
         known.open += 1;
         let path = known.path_mut(source);
         path.open += 1;
+        path.dialing += 1;
         path.marketing += u16::from(kind == StreamKind::Marketing);
         known.dials = match kind {
             StreamKind::Transactional => known.dials.saturating_add(1),
@@ -138,7 +144,7 @@ impl Engine {
         let turn = usize::from(self.lanes[lane].turn);
         for step in 0..sources.len() {
             let place = (turn + step) % sources.len();
-            if self.may_dial(sources[place], site, kind) {
+            if self.may_dial(sources[place], site, kind) && self.may_dial_now(sources[place], site, lane, kind) {
                 self.lanes[lane].turn = ((place + 1) % sources.len()) as u16;
                 return Some(sources[place]);
             }
@@ -153,6 +159,7 @@ impl Engine {
         !self.suspended.contains(&source)
             && path.throttled(self.now).is_none()
             && path.open < site.allowed(source)
+            && !site.is_full()
             && !reserved
     }
 
@@ -274,20 +281,35 @@ impl Engine {
     }
 
     /// Gives the best waiting envelope to a connection. False: there is none that it may carry now.
-    fn grant(&mut self, number: u32, out: &mut Vec<Order>) -> bool {
+    pub(super) fn grant(&mut self, number: u32, out: &mut Vec<Order>) -> bool {
         let Some(link) = self.links.get(&number).copied() else { return false };
         if self.suspended.contains(&link.source) {
             return false;
         }
         loop {
             let Some((lane, kind)) = self.best_for(&link) else { return false };
-            let Some(slot) = self.take(lane, kind) else { return false };
+            let Some(slot) = self.next_of(lane, kind) else { return false };
             if self.rows[slot].deadline <= self.now {
+                self.unplace(slot);
                 self.place(slot, out);
                 continue;
             }
-            self.hand_over(number, &link, lane, kind, slot, out);
-            return true;
+            match self.pass(&link, lane, kind, slot) {
+                Ok(recipients) => {
+                    self.lanes[lane].pay(kind, self.rows[slot].recipients);
+                    self.unplace(slot);
+                    self.hand_over(number, &link, lane, kind, slot, recipients, out);
+                    return true;
+                }
+                Err(Barrier::Site(shut)) => {
+                    self.wait_for_site(number, &link, shut, out);
+                    return false;
+                }
+                Err(Barrier::Domain(shut)) => {
+                    let domain = self.flows[self.rows[slot].flow].key.domain;
+                    self.shut_domain(domain.0, &link, shut, out);
+                }
+            }
         }
     }
 
@@ -311,16 +333,23 @@ impl Engine {
         }
     }
 
-    /// The next row of a lane, taken out of it.
-    fn take(&mut self, lane: u32, kind: StreamKind) -> Option<u32> {
+    /// The next row of a lane.
+    fn next_of(&mut self, lane: u32, kind: StreamKind) -> Option<u32> {
         let flow = self.lanes[lane].choose(kind)?;
-        let slot = self.flows[flow].ready.first().copied()?;
-        self.lanes[lane].pay(kind, self.rows[slot].recipients);
-        self.unplace(slot);
-        Some(slot)
+        self.flows[flow].ready.first().copied()
     }
 
-    fn hand_over(&mut self, number: u32, link: &Link, lane: u32, kind: StreamKind, slot: u32, out: &mut Vec<Order>) {
+    #[allow(clippy::too_many_arguments, reason = "the parts of one decision")]
+    fn hand_over(
+        &mut self,
+        number: u32,
+        link: &Link,
+        lane: u32,
+        kind: StreamKind,
+        slot: u32,
+        recipients: u16,
+        out: &mut Vec<Order>,
+    ) {
         if let Doing::Idle(since) = link.doing {
             self.unidle(number, since);
         }
@@ -342,6 +371,9 @@ impl Engine {
         if let Some(link) = self.links.get_mut(&number) {
             (link.doing, link.carrying, link.kind) = (Doing::Busy, Some(slot), Some(kind));
         }
-        out.push(Order::Send(ConnectionHandle(number), self.rows[slot].id));
+        let domain = self.flows[self.rows[slot].flow].key.domain.0;
+        self.charge(number, link, domain, recipients, out);
+        let id = self.rows[slot].id;
+        out.push(Order::Send { connection: ConnectionHandle(number), id, recipients_max: recipients });
     }
 }

@@ -1,13 +1,15 @@
 //! The engine's part for targets and sites: what is shared, what is known of each source there, and when it is forgotten.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::gate::Meters;
 use super::lane::{FlowKey, Lane, Via};
-use super::limits::Limits;
+use super::limits::SiteLimits;
 use super::path::Path;
 use super::slab::NONE;
-use super::words::{Handle, Order, SiteHandle, SourceHandle, TargetHandle};
+use super::words::{Handle, Holder, Kept, Order, SiteHandle, SourceHandle, TargetHandle, Unit};
 use super::{Alarm, Engine};
 use crate::time::Timestamp;
 
@@ -30,7 +32,12 @@ pub(super) struct Target {
 
 #[derive(Debug)]
 pub(super) struct Site {
-    pub limits: Limits,
+    pub limits: Arc<SiteLimits>,
+    /// What was used of its windows.
+    pub meters: Meters,
+    /// Idle connections that wait for a window, and when to look again.
+    pub gated: Vec<u32>,
+    pub gate_at: Timestamp,
     targets: u32,
     pub open: u32,
     paths: Vec<(SourceHandle, Path)>,
@@ -50,9 +57,12 @@ pub(super) struct Site {
 }
 
 impl Site {
-    fn new(limits: Limits, now: Timestamp) -> Site {
+    fn new(limits: Arc<SiteLimits>, meters: Meters, now: Timestamp) -> Site {
         Site {
             limits,
+            meters,
+            gated: Vec::new(),
+            gate_at: Timestamp::NEVER,
             targets: 0,
             open: 0,
             paths: Vec::new(),
@@ -85,7 +95,12 @@ impl Site {
     }
 
     pub fn allowed(&self, source: SourceHandle) -> u16 {
-        self.path(source).allowed(self.limits.connections)
+        self.path(source).allowed(self.limits.of(source).connections)
+    }
+
+    /// Whether all sources together have all connections that there may be.
+    pub fn is_full(&self) -> bool {
+        self.open >= u32::from(self.limits.total.connections.max(1))
     }
 
     /// See [`Path::end_pause`].
@@ -114,8 +129,23 @@ pub struct PathView {
     pub open: u16,
     /// Allowed now by feedback.
     pub allowed: u16,
+    /// Allowed by the limits.
+    pub limit: u16,
     /// Refused until then.
     pub throttled: Option<Timestamp>,
+}
+
+/// A window's use, as listings show it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UseView {
+    /// Of which source; `None`: of all together.
+    pub source: Option<SourceHandle>,
+    /// What is counted.
+    pub unit: Unit,
+    /// Now.
+    pub used: u32,
+    /// Of so many, in such a time.
+    pub rate: super::limits::Rate,
 }
 
 /// A site, as listings show it.
@@ -126,7 +156,11 @@ pub struct SiteView {
     /// One of its targets, for its hosts.
     pub target: Option<TargetHandle>,
     /// Its limits.
-    pub limits: Limits,
+    pub limits: Arc<SiteLimits>,
+    /// What is used of its windows: of a source, or of all together (`None`).
+    pub uses: Vec<UseView>,
+    /// Connections of all sources.
+    pub open: u32,
     /// Envelopes that are due and wait: transactional, marketing.
     pub waiting: [u32; 2],
     /// Whether it took a message since it is known.
@@ -150,7 +184,9 @@ impl Engine {
         let view = |(slot, site): (u32, &Site)| SiteView {
             site: SiteHandle(slot),
             target: target_of[slot as usize],
-            limits: site.limits,
+            limits: Arc::clone(&site.limits),
+            uses: site.meters.uses().flat_map(|(source, unit, meter)| uses_of(source, unit, meter)).collect(),
+            open: site.open,
             waiting: waiting[slot as usize],
             proven: site.proven,
             paths: site.paths.iter().map(|(source, path)| self.path_view(site, *source, path)).collect(),
@@ -159,17 +195,26 @@ impl Engine {
     }
 
     fn path_view(&self, site: &Site, source: SourceHandle, path: &Path) -> PathView {
-        let allowed = path.allowed(site.limits.connections);
-        PathView { source, open: path.open, allowed, throttled: path.throttled(self.now) }
+        let limit = site.limits.of(source).connections;
+        let allowed = path.allowed(limit);
+        PathView { source, open: path.open, allowed, limit, throttled: path.throttled(self.now) }
     }
 
     /// A look-up says that a target belongs to a site. One that moves to another takes its lanes along.
-    pub(super) fn site_is(&mut self, target: u32, site: SiteHandle, limits: Limits) {
-        let limits = Limits { connections: limits.connections.max(1), ..limits };
-        if self.sites.get(site.0).is_none() {
-            self.sites.insert_at(site.0, Site::new(limits, self.now));
+    pub(super) fn site_is(&mut self, target: u32, site: SiteHandle, limits: Arc<SiteLimits>, kept: &[Kept]) {
+        let now = self.steady();
+        match self.sites.get_mut(site.0) {
+            None => {
+                let mut meters = Meters::new(self.started);
+                meters.restore(Holder::Site(site), &limits, kept, now);
+                self.sites.insert_at(site.0, Site::new(limits, meters, self.now));
+            }
+            Some(known) if known.limits != limits => {
+                known.meters.change(&limits, now);
+                known.limits = limits;
+            }
+            Some(_) => {}
         }
-        self.sites[site.0].limits = limits;
         self.sites[site.0].used_at = self.now;
         match self.targets.get(target).map(|known| known.site) {
             None => {
@@ -273,18 +318,20 @@ impl Engine {
         let now = self.now;
         let site = &mut self.sites[slot];
         let forget = (site.targets == 0 && site.open == 0).then(|| site.used_at.max(now).after(REMEMBERED));
-        let at = site.next_end_of_throttle(now).or(forget).unwrap_or(Timestamp::NEVER);
+        let soonest = [site.next_end_of_throttle(now), Some(site.gate_at)].into_iter().flatten().min();
+        let soonest = soonest.filter(|at| *at != Timestamp::NEVER);
+        let at = soonest.or(forget).unwrap_or(Timestamp::NEVER);
         let was = std::mem::replace(&mut site.alarm, at);
         self.arm(was, at, Alarm::Site(slot));
     }
 
     pub(super) fn site_alarm(&mut self, slot: u32, out: &mut Vec<Order>) {
-        let now = self.now;
+        let (now, steady) = (self.now, self.steady());
         let Some(site) = self.sites.get_mut(slot) else { return };
         site.alarm = Timestamp::NEVER;
         site.paths.retain(|(_, path)| !path.is_forgettable(now));
         let unused = site.targets == 0 && site.open == 0 && now.since(site.used_at) >= REMEMBERED;
-        if unused && site.paths.is_empty() && !site.starved {
+        if unused && site.paths.is_empty() && !site.starved && site.meters.is_idle(steady) {
             let lines = self.sites.take_at(slot).map(|site| site.hungry).unwrap_or_default();
             for lane in lines.into_iter().flatten() {
                 self.lanes.take(lane);
@@ -292,9 +339,22 @@ impl Engine {
             out.push(Order::Forget(Handle::Site(SiteHandle(slot))));
             return;
         }
-        self.arm_site(slot);
-        self.feed(slot, out);
+        match self.sites[slot].gate_at <= now {
+            true => self.open_site(slot, out),
+            false => {
+                self.arm_site(slot);
+                self.feed(slot, out);
+            }
+        }
     }
+}
+
+fn uses_of(
+    source: Option<SourceHandle>,
+    unit: Unit,
+    meter: &super::meter::Meter,
+) -> impl Iterator<Item = UseView> + use<'_> {
+    meter.uses().map(move |(used, rate)| UseView { source, unit, used, rate })
 }
 
 /// The sources of a lane, cheap to hold while the engine changes.

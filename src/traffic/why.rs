@@ -3,9 +3,11 @@
 use super::Engine;
 use super::domain::Hosts;
 use super::lane::{Via, place_of};
+use super::meter::Haste;
 use super::slab::State;
 use super::words::{ConnectionHandle, Constraint, Now, SiteHandle, SourceHandle};
 use crate::mail::{QueueId, StreamKind};
+use crate::time::Timestamp;
 
 impl Engine {
     /// What keeps an envelope from going now, the binding constraint first. Empty: it is unknown.
@@ -52,6 +54,23 @@ impl Engine {
         let lane = self.targets[target].lanes.iter().find(|lane| self.lanes[**lane].via == via).copied();
         let mut all: Vec<Constraint> =
             self.sources(via).iter().filter_map(|source| self.why_source(now, *source, site, key.kind)).collect();
+        // A full window binds whether or not there is a connection. All sources' windows must be shut for that.
+        let haste = match (key.kind, lane) {
+            (StreamKind::Transactional, Some(lane)) => Haste::Ahead(self.lanes[lane].waiting[place_of(key.kind)]),
+            (StreamKind::Transactional | StreamKind::Marketing, _) => Haste::Paced,
+        };
+        let mut windows: Vec<Vec<Constraint>> = Vec::new();
+        for source in self.sources(via).iter() {
+            windows.push(self.why_windows(*source, site, key.domain.0, haste));
+        }
+        if !windows.is_empty() && windows.iter().all(|shut| !shut.is_empty()) {
+            windows.iter_mut().for_each(|shut| shut.sort_by_key(|constraint| std::cmp::Reverse(ends_at(constraint))));
+            windows.sort_by_key(|shut| shut.first().map(ends_at));
+            let mut binding: Vec<Constraint> = windows.into_iter().flatten().collect();
+            binding.dedup();
+            binding.extend(all);
+            return binding;
+        }
         if self.sources(via).is_empty() {
             let Via::Pool(pool) = via else { return all };
             return vec![Constraint::NoSource(pool)];
@@ -65,6 +84,9 @@ impl Engine {
                 all.push(Constraint::Dialing(SiteHandle(site)));
             } else if self.sites[site].starved {
                 all.push(Constraint::TotalConnections(self.rules.total_connections));
+            }
+            if self.rules.first_dial > now {
+                all.push(Constraint::Settling(self.rules.first_dial));
             }
         }
         if let Some(lane) = lane.filter(|_| self.is_attached(flow)) {
@@ -84,11 +106,22 @@ impl Engine {
             return Some(Constraint::Throttled(source, handle, until));
         }
         if path.open >= allowed {
-            let (open, limit) = (path.open, known.limits.connections);
+            let (open, limit) = (path.open, known.limits.of(source).connections);
             return Some(Constraint::Connections { source, site: handle, open, allowed, limit });
+        }
+        if known.is_full() {
+            let (open, limit) = (known.open.min(u32::from(u16::MAX)) as u16, known.limits.total.connections);
+            return Some(Constraint::SiteConnections { site: handle, open, limit });
         }
         let reserved = kind == StreamKind::Marketing && known.is_reserved(source, now);
         reserved.then_some(Constraint::Reserved(source, handle))
+    }
+}
+
+fn ends_at(constraint: &Constraint) -> Timestamp {
+    match constraint {
+        Constraint::Window { until, .. } => *until,
+        _ => Timestamp::ZERO,
     }
 }
 
@@ -100,6 +133,8 @@ fn is_queueing(constraint: &Constraint) -> bool {
         | Constraint::TotalConnections(_)
         | Constraint::Dialing(_)
         | Constraint::InLine(..)
+        | Constraint::SiteConnections { .. }
+        | Constraint::Reserving(_)
         | Constraint::Resolving(_) => true,
         Constraint::Held
         | Constraint::Attempted(_)
@@ -108,6 +143,8 @@ fn is_queueing(constraint: &Constraint) -> bool {
         | Constraint::Unresolved(..)
         | Constraint::NoSource(_)
         | Constraint::Suspended(_)
+        | Constraint::Window { .. }
+        | Constraint::Settling(_)
         | Constraint::Throttled(..) => false,
     }
 }

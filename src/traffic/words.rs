@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::limits::Limits;
+use super::limits::{Rate, SiteLimits};
+use super::meter::Bound;
 use crate::classify::Feedback;
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
@@ -49,6 +50,8 @@ pub struct Rules {
     pub idle: Duration,
     /// DNS look-ups at once. Default 64.
     pub lookups: u32,
+    /// Nothing is dialed before this: after an unclean end the peers may still hold the last run's connections.
+    pub first_dial: Timestamp,
     /// The sources of each pool, by [`PoolHandle`].
     pub pools: Arc<[Box<[SourceHandle]>]>,
 }
@@ -56,7 +59,13 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         let pools: Vec<Box<[SourceHandle]>> = vec![Box::new([SourceHandle(0)])];
-        Rules { total_connections: 1000, idle: Duration::from_secs(4), lookups: 64, pools: pools.into() }
+        Rules {
+            total_connections: 1000,
+            idle: Duration::from_secs(4),
+            lookups: 64,
+            first_dial: Timestamp::ZERO,
+            pools: pools.into(),
+        }
     }
 }
 
@@ -125,7 +134,11 @@ pub enum Fact {
         /// Whose limits they share.
         site: SiteHandle,
         /// Those limits.
-        limits: Limits,
+        limits: Arc<SiteLimits>,
+        /// Limits that the domain has for itself beside its site's: messages and recipients by time.
+        own: Option<Arc<SiteLimits>>,
+        /// What was kept of the windows of this site and this domain over a restart; believed if they are new here.
+        kept: Box<[Kept]>,
         /// Ask again after this.
         until: Timestamp,
     },
@@ -161,6 +174,11 @@ pub enum Fact {
     Eof(ConnectionHandle),
     /// An [`Order::Expire`] or [`Order::Fail`] was carried out, or could not be and is to be ordered again later.
     Ended(QueueId, Ending),
+    /// What [`Order::Reserve`] asked for is durable; false: it could not be written, and is to be asked for again.
+    Reserved(Account, bool),
+    /// `now` has run ahead of the time that really passed since the start by so many milliseconds (behind it, if
+    /// negative), since the system's clock was set. Windows go by the time that passed.
+    Skewed(i64),
     /// New rules. Limits of sites come with the look-ups that this causes.
     Reload(Rules),
     /// An operator's order.
@@ -195,7 +213,16 @@ pub enum Order {
         domain: DomainHandle,
     },
     /// Attempt this envelope, and say `Settled`, `Skipped` or `Returned`.
-    Send(ConnectionHandle, QueueId),
+    Send {
+        /// Over which connection.
+        connection: ConnectionHandle,
+        /// Whose.
+        id: QueueId,
+        /// RCPTs at most; the other recipients stay due.
+        recipients_max: u16,
+    },
+    /// Write [`super::Engine::record`] of it where it outlives a crash, and say `Reserved`.
+    Reserve(Account),
     /// QUIT, and say `Eof` when the peer closed.
     Close(ConnectionHandle),
     /// Its longest age passed: end it, and say `Ended`.
@@ -206,6 +233,46 @@ pub enum Order {
     WakeAt(Timestamp),
     /// A handle is free to mean something else.
     Forget(Handle),
+}
+
+/// What windows count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Unit {
+    /// Transactions.
+    Messages,
+    /// RCPTs.
+    Recipients,
+    /// New connections.
+    Connections,
+}
+
+/// Whose windows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Holder {
+    /// A site.
+    Site(SiteHandle),
+    /// A recipient domain with limits of its own.
+    Domain(DomainHandle),
+}
+
+/// One unit of one holder, of one source or of all together: what is reserved and written down as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Account {
+    /// Whose.
+    pub holder: Holder,
+    /// Of which source; `None`: of all together.
+    pub source: Option<SourceHandle>,
+    /// What is counted.
+    pub unit: Unit,
+}
+
+/// What an earlier run wrote down of an account.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Of which.
+    pub account: Account,
+    /// As [`super::Engine::record`] gave it. What cannot be read is taken for full windows.
+    pub bytes: Box<[u8]>,
 }
 
 /// A handle that the engine no longer holds.
@@ -253,6 +320,32 @@ pub enum Constraint {
         /// The configured limit.
         limit: u16,
     },
+    /// All connections that all sources together may have at the site are in use.
+    SiteConnections {
+        /// The site.
+        site: SiteHandle,
+        /// In use.
+        open: u16,
+        /// The limit.
+        limit: u16,
+    },
+    /// A window is full, or what is left of it is being spread over its length; one more may go then.
+    Window {
+        /// Whose window, and of what.
+        account: Account,
+        /// The window.
+        rate: Rate,
+        /// Used of it now.
+        used: u32,
+        /// What binds.
+        bound: Bound,
+        /// When.
+        until: Timestamp,
+    },
+    /// Allowance is being made durable: a moment.
+    Reserving(Account),
+    /// After an unclean end, until the peers have seen the old connections end.
+    Settling(Timestamp),
     /// The last slot is kept for transactional mail.
     Reserved(SourceHandle, SiteHandle),
     /// All connections of the whole relay, or a quarter of them for sites that took nothing yet, are in use.

@@ -206,7 +206,7 @@ async fn messages_go_one_after_another_on_one_connection() {
     let mut line = house.connect(address);
     // Both at once: the second one's commands overlap the first one's settle.
     for id in [one, two] {
-        line.order(Order::Send(id)).await;
+        line.order(send(id)).await;
     }
     line.order(Order::Close).await;
     let told = line.rest().await;
@@ -225,7 +225,7 @@ async fn a_partial_success_leaves_the_others_waiting() {
     let replies = "C: DATA\nS: 250 a\nS: 250 b\nS: 450 4.2.0 grey\nS: 550 5.1.1 no\nS: 354 go\nC: .\nS: 250 ok\nhold";
     let (address, _played) = peer(script!(replies)).await;
     let mut line = house.connect(address);
-    line.order(Order::Send(id)).await;
+    line.order(send(id)).await;
     line.order(Order::Close).await;
     assert_eq!(line.rest().await, "connected mail deferred eof");
     let lease = house.queue.lease(id).await.unwrap().unwrap();
@@ -240,7 +240,7 @@ async fn an_answer_that_never_came_is_uncertain_and_waits_its_quarter_of_an_hour
     let id = house.accept(&["a@example.net"], "x").await;
     let (address, _played) = peer(script!("C: DATA\nS: 250 a\nS: 250 b\nS: 354 go\nC: .")).await;
     let mut line = house.connect(address);
-    line.order(Order::Send(id)).await;
+    line.order(send(id)).await;
     assert_eq!(line.rest().await, "connected mail broken eof");
     let lease = house.queue.lease(id).await.unwrap().unwrap();
     assert_eq!(lease.progress().uncertain, 1);
@@ -254,10 +254,10 @@ async fn an_idle_peer_that_ends_the_connection_takes_no_message_with_it() {
     let script = "C: DATA\nS: 250 a\nS: 250 b\nS: 354 go\nC: .\nS: 250 ok\nS: 421 4.4.2 idle";
     let (address, played) = peer(script!(script)).await;
     let mut line = house.connect(address);
-    line.order(Order::Send(one)).await;
+    line.order(send(one)).await;
     // The peer has closed before the second order comes, or it comes too late for the connection: both are no attempt.
     played.await.unwrap();
-    let late = line.orders.send(Order::Send(two)).await;
+    let late = line.orders.send(send(two)).await;
     let told = line.rest().await;
     assert!(told.starts_with("connected mail") && told.contains("delivered") && told.ends_with("eof"), "{told}");
     assert!(late.is_err() || told.contains("returned"), "{told}");
@@ -271,7 +271,7 @@ async fn a_peer_that_refuses_the_source_gets_no_message() {
     let id = house.accept(&["a@example.net"], "x").await;
     let (address, _played) = peer("S: 554 5.7.1 listed\nhold").await;
     let mut line = house.connect(address);
-    line.order(Order::Send(id)).await;
+    line.order(send(id)).await;
     assert_eq!(line.rest().await, "refused returned eof");
     assert!(house.queue.lease(id).await.unwrap().is_some());
 }
@@ -283,7 +283,7 @@ async fn a_peer_of_seven_bits_gets_a_message_of_seven_bits_and_one_without_smtpu
     let taken = "C: DATA\nS: 250 a\nS: 250 b\nS: 354 go\nC: .\nS: 250 2.0.0 Ok\nhold";
     let (address, played) = peer(script!(taken)).await;
     let mut line = house.connect(address);
-    for order in [Order::Send(eight), Order::Send(utf8), Order::Close] {
+    for order in [send(eight), send(utf8), Order::Close] {
         line.order(order).await;
     }
     let told = line.rest().await;
@@ -303,18 +303,22 @@ async fn a_peer_that_takes_few_recipients_at_once_gets_them_by_turns() {
     let (address, played) = peer(Box::leak(format!("{hello}{taken}{taken}hold").into_boxed_str())).await;
     let mut line = house.connect(address);
     assert!(matches!(line.event().await, Event::Connected { transactions_max: None, .. }));
-    line.order(Order::Send(id)).await;
+    line.order(send(id)).await;
     let due = loop {
         if let Event::Settled { due, .. } = line.event().await {
             break due.unwrap();
         }
     };
     assert!(due <= house.tools.caller.clock().now(), "the other's turn is now");
-    for order in [Order::Send(id), Order::Close] {
+    for order in [send(id), Order::Close] {
         line.order(order).await;
     }
     assert_eq!(line.rest().await, "mail delivered eof");
     let heard = played.await.unwrap();
     assert_eq!(heard.matches("RCPT TO:<a@").count(), 1);
     assert_eq!(heard.matches("RCPT TO:<b@").count(), 1);
+}
+
+fn send(id: postrider::mail::QueueId) -> Order {
+    Order::Send { id, recipients_max: u16::MAX }
 }

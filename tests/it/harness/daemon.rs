@@ -31,12 +31,13 @@ pub struct Setup {
     tls: bool,
     data_dir: Option<PathBuf>,
     launcher: Vec<String>,
+    route: String,
 }
 
 impl Setup {
     /// Everything goes to this peer.
     pub fn relaying_to(next_hop: SocketAddr) -> Setup {
-        Setup { next_hop, tls: false, data_dir: None, launcher: Vec::new() }
+        Setup { next_hop, tls: false, data_dir: None, launcher: Vec::new(), route: String::new() }
     }
 
     /// With a certificate, and a `submissions` listener.
@@ -48,6 +49,12 @@ impl Setup {
     /// With the data directory elsewhere than in the test's own directory.
     pub fn with_data_dir(mut self, path: &Path) -> Setup {
         self.data_dir = Some(path.to_owned());
+        self
+    }
+
+    /// With further keys of the route to the peer, a line each.
+    pub fn with_route(mut self, keys: &str) -> Setup {
+        self.route = keys.to_owned();
         self
     }
 
@@ -68,6 +75,7 @@ impl Setup {
             submission: local(port::free()),
             submissions: local(port::free()),
             launcher: self.launcher,
+            route: self.route,
             next_hop: self.next_hop,
             authority,
             directory,
@@ -99,6 +107,7 @@ pub struct Daemon {
     pub config: PathBuf,
     directory: TempDir,
     next_hop: SocketAddr,
+    route: String,
     launcher: Vec<String>,
     authority: Option<Authority>,
     process: Option<Child>,
@@ -120,12 +129,13 @@ impl Daemon {
              [[credential]]\nname = \"{USER}\"\npassword_hash = \"{}\"\nstream = \"transactional\"\n\
              from_domains = [\"example.com\"]\n\
              [[sending_domain]]\nname = \"example.com\"\n\
-             [[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"{}\"]\nconnection_limit = 8\n\
+             [[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"{}\"]\nconnection_limit = 8\n{}\n\
              [delivery]\nallow_private_peers = true\n",
             self.submission,
             self.smtp,
             password_hash(),
             self.next_hop,
+            self.route,
         );
         write_secret(&self.config, &text);
     }

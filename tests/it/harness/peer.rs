@@ -54,6 +54,8 @@ pub struct Receipt {
     pub to: Vec<String>,
     /// Hash of what the client wrote, see [`fingerprint`].
     pub fingerprint: [u8; 32],
+    /// When its final dot was read.
+    pub at: std::time::Instant,
     /// The connection's number.
     pub connection: u64,
     /// What the daemon was told.
@@ -417,6 +419,7 @@ impl<'a> Visit<'a> {
             from: self.from.clone(),
             to: self.to.clone(),
             fingerprint: fingerprint(message),
+            at: std::time::Instant::now(),
             connection: self.number,
             answer,
             bytes: if self.shared.keep_bytes { message.to_vec() } else { Vec::new() },

@@ -2,6 +2,7 @@
 
 mod a_flipped_byte_costs_one_message_at_most;
 mod a_full_disk_refuses_and_delivers_on;
+mod a_limit_by_time_holds_on_the_wire;
 mod a_lost_index_costs_nothing;
 mod a_message_goes_through;
 mod a_restart_keeps_the_queue;

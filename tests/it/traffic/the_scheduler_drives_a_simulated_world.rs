@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use postrider::classify::Feedback;
 use postrider::clock::Clock;
 use postrider::delivery::{ConnectionId, Event, Host, Order, Plan, Source, TlsPolicy};
 use postrider::dns::{Failure, Finality};
 use postrider::mail::{Cause, Domain, EnhancedStatus, Outcome, QueueId, Reply, Stage, StreamKind};
 use postrider::queue::{Change, Waiting};
+use postrider::scheduler::NamedLimits;
 use postrider::scheduler::{End, Found, Handle, Pool, Recipients, Route, Scheduler, Settings, Task, World};
 use postrider::time::Timestamp;
 use postrider::traffic::Limits;
@@ -36,6 +38,14 @@ struct Town {
 }
 
 impl World for Town {
+    fn budgets(&self) -> Vec<(Bytes, Bytes)> {
+        Vec::new()
+    }
+
+    fn keep_budget(&self, _: Bytes, _: Option<Bytes>) -> Task<bool> {
+        Box::pin(async { true })
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -94,7 +104,7 @@ async fn converse(
     }
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
     tell(Event::Connected { host: Arc::clone(&name), address, transactions_max: None }).await;
-    while let Some(Order::Send(envelope)) = orders.recv().await {
+    while let Some(Order::Send { id: envelope, .. }) = orders.recv().await {
         tell(Event::MailWritten(envelope)).await;
         *peers.0.lock().unwrap().attempts.entry(envelope).or_default() += 1;
         if name.starts_with("tarpit") {
@@ -184,7 +194,7 @@ async fn a_route_goes_before_the_mx_and_names_its_own_hosts() {
     let route = Route {
         recipients: Recipients::Any,
         next_hops: vec![("kind-smarthost".into(), 2525)],
-        limits: Limits { connections: 3, ..Limits::NONE },
+        limits: Arc::new(NamedLimits::of_each(Limits { connections: 3, ..Limits::NONE })),
         tls: TlsPolicy::Verify,
         login: Some(("me".into(), "secret".into())),
     };
@@ -255,7 +265,7 @@ async fn a_stop_waits_for_what_is_on_its_way_and_drops_the_rest() {
 #[tokio::test]
 async fn a_connection_that_breaks_off_frees_its_slot_and_its_envelope() {
     let limits = Limits { connections: 1, ..Limits::NONE };
-    let settings = Settings { limits, ..Settings::default() };
+    let settings = Settings { limits: Arc::new(NamedLimits::of_each(limits)), ..Settings::default() };
     let (handle, peers) = start(settings, (0..5).map(|n| waiting(n, "panics.example")).collect());
     let why = until(async || {
         let why = handle.why(waiting_id(&peers)?).await;

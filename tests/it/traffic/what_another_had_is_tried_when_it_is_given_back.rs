@@ -1,13 +1,14 @@
 //! An operator's order holds an envelope's lease for a moment. A connection that was to send it meanwhile finds it taken,
 //! and it must go out once it is given back, not a minute later; a pause of its site ends by an operator's order too.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::mail::QueueId;
 use postrider::mail::StreamKind::Transactional;
 use postrider::time::Timestamp;
 use postrider::traffic::{
-    ConnectionHandle, CredentialHandle, DomainHandle, Engine, Fact, Limits, Operator, Order, PoolHandle, Put, Rules,
+    ConnectionHandle, CredentialHandle, DomainHandle, Engine, Fact, Operator, Order, PoolHandle, Put, Rules,
     SiteHandle, StreamHandle, TargetHandle,
 };
 
@@ -51,7 +52,9 @@ impl Bench {
             domain: DomainHandle(0),
             target: TargetHandle(0),
             site: SiteHandle(0),
-            limits: Limits::default(),
+            limits: Arc::default(),
+            own: None,
+            kept: Box::default(),
             until: NOW.after(Duration::from_secs(3600)),
         });
         let dialled = dial(&orders).expect("a connection for what waits");
@@ -67,7 +70,7 @@ fn dial(orders: &[Order]) -> Option<ConnectionHandle> {
 }
 
 fn sent(orders: &[Order]) -> bool {
-    orders.iter().any(|order| matches!(order, Order::Send(..)))
+    orders.iter().any(|order| matches!(order, Order::Send { .. }))
 }
 
 #[test]

@@ -2,14 +2,16 @@
 //! checks every order against what the engine promised, without looking into it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::classify::Feedback;
 use postrider::mail::{QueueId, StreamKind};
 use postrider::time::Timestamp;
 use postrider::traffic::{
-    ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, GRACE, Handle, Limits, Order, PoolHandle,
-    Put, Rules, SiteHandle, SourceHandle, StreamHandle, TargetHandle, Unresolved,
+    Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, GRACE, Handle, Holder, Kept,
+    Limits, Order, PoolHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
+    Unresolved,
 };
 
 pub const START: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -94,6 +96,22 @@ pub struct World {
     pub trace: u64,
     /// Stops checking of limits that a reload may have lowered under open connections.
     pub limits_may_be_passed: bool,
+    /// What the engine had written down, as a crash would leave it.
+    pub records: BTreeMap<Account, Vec<u8>>,
+    /// What the peers may have counted: site, source, from when, until when.
+    pub spans: Vec<Span>,
+    open_spans: HashMap<QueueId, usize>,
+}
+
+/// One transaction as a peer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub site: u32,
+    pub source: SourceHandle,
+    pub from: Timestamp,
+    /// `NEVER` while it is under way.
+    pub until: Timestamp,
+    pub recipients: u16,
 }
 
 impl World {
@@ -116,6 +134,9 @@ impl World {
             most_open: 0,
             trace: 0,
             limits_may_be_passed: false,
+            records: BTreeMap::new(),
+            spans: Vec::new(),
+            open_spans: HashMap::new(),
         }
     }
 
@@ -253,6 +274,11 @@ impl World {
                 }
             }
             Fact::Skipped(connection, id) => {
+                // Nothing was said to the peer.
+                if let Some(place) = self.open_spans.remove(id) {
+                    self.spans[place].recipients = 0;
+                    self.spans[place].until = self.now;
+                }
                 self.landed(*connection, *id);
                 self.again(*id, self.now);
             }
@@ -263,6 +289,7 @@ impl World {
             Fact::Eof(connection) => {
                 let known = self.connections.remove(&connection.0)?;
                 if let Some(id) = known.carrying {
+                    self.close_span(id);
                     self.again(id, self.now);
                 }
             }
@@ -275,6 +302,13 @@ impl World {
         let known = self.connections.get_mut(&connection.0).expect("a connection that carries");
         assert_eq!(known.carrying.take(), Some(id));
         known.kind = None;
+        self.close_span(id);
+    }
+
+    fn close_span(&mut self, id: QueueId) {
+        if let Some(place) = self.open_spans.remove(&id) {
+            self.spans[place].until = self.now;
+        }
     }
 
     fn again(&mut self, id: QueueId, due: Timestamp) {
@@ -291,7 +325,13 @@ impl World {
         match order {
             Order::Resolve(domain) => self.resolve(domain),
             Order::Dial { connection, source, target, domain } => self.dial(connection, source, target, domain),
-            Order::Send(connection, id) => self.send(connection, id),
+            Order::Send { connection, id, recipients_max } => self.send(connection, id, recipients_max),
+            Order::Reserve(account) => {
+                let record = self.engine.record(account).expect("an account to be written down");
+                self.records.insert(account, record);
+                // A disk takes its time.
+                self.later(Duration::from_millis(3), Fact::Reserved(account, true));
+            }
             Order::Close(connection) => {
                 let known = self.connections.get_mut(&connection.0).expect("a connection to close");
                 assert!(!std::mem::replace(&mut known.closing, true), "closed twice");
@@ -344,7 +384,9 @@ impl World {
                 // Domains of one site here share its hosts.
                 target: TargetHandle(place.site),
                 site: SiteHandle(place.site),
-                limits: place.limits,
+                limits: Arc::new(SiteLimits::of_each(place.limits)),
+                own: None,
+                kept: self.kept(place.site),
                 until: self.now.after(secs(600)),
             },
         };
@@ -397,7 +439,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, connection: ConnectionHandle, id: QueueId) {
+    fn send(&mut self, connection: ConnectionHandle, id: QueueId, recipients: u16) {
         let known = self.waiting.get_mut(&id).expect("an envelope that waits");
         assert!(!known.put.held, "sent a held envelope");
         assert!(!known.flying, "sent twice at once");
@@ -413,6 +455,9 @@ impl World {
         assert_eq!(link.target, place.site, "sent to hosts of others");
         assert!(self.rules.pools[usize::from(put.pool.0)].contains(&link.source), "sent over a source of others");
         (link.carrying, link.kind) = (Some(id), Some(put.kind));
+        let span = Span { site: place.site, source: link.source, from: self.now, until: Timestamp::NEVER, recipients };
+        self.spans.push(span);
+        self.open_spans.insert(id, self.spans.len() - 1);
         let time = match place.temper {
             Temper::Kind(time) => time,
             _ => Duration::from_millis(100),
@@ -443,6 +488,35 @@ impl World {
 
     pub fn ended_as(&self, end: End) -> usize {
         self.ended.values().filter(|(other, _)| *other == end).count()
+    }
+
+    /// The process dies and begins anew: what was on its way is over, what waited waits, and of its limits the engine
+    /// knows what was written down.
+    pub fn crash(&mut self, first_dial: Duration) {
+        for (_, place) in self.open_spans.drain() {
+            self.spans[place].until = self.now;
+        }
+        self.connections.clear();
+        self.events.clear();
+        self.wake = Timestamp::NEVER;
+        self.rules.first_dial = self.now.after(first_dial);
+        self.engine = Engine::starting_at(Rules::default(), self.now);
+        self.apply(Fact::Reload(self.rules.clone()));
+        let waiting: Vec<QueueId> = self.waiting.keys().copied().collect();
+        for id in waiting {
+            let now = self.now;
+            let known = self.waiting.get_mut(&id).expect("one that waits");
+            known.flying = false;
+            known.put.due = now;
+            let put = known.put;
+            self.put(put);
+        }
+    }
+
+    fn kept(&self, site: u32) -> Box<[Kept]> {
+        let of_site = |account: &&Account| account.holder == Holder::Site(SiteHandle(site));
+        let accounts = self.records.keys().filter(of_site);
+        accounts.map(|account| Kept { account: *account, bytes: self.records[account].as_slice().into() }).collect()
     }
 
     pub fn set_rules(&mut self, rules: Rules) {

@@ -1,0 +1,109 @@
+//! The names under which budgets are kept over restarts, and what earlier runs wrote down.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::clerk::Clerk;
+use super::resolve::SiteKey;
+use super::world::World;
+use crate::mail::Domain;
+use crate::traffic::{Account, DomainHandle, Fact, Holder, Kept, SiteHandle, SourceHandle, Unit};
+
+/// What is written down, by name.
+#[derive(Default)]
+pub(super) struct Accounts {
+    kept: HashMap<Bytes, Bytes>,
+}
+
+/// Separates the parts of a name: it stands in no name of a source, a rule or a host.
+const SEPARATOR: char = '\n';
+
+impl Accounts {
+    pub fn new(kept: Vec<(Bytes, Bytes)>) -> Accounts {
+        Accounts { kept: kept.into_iter().collect() }
+    }
+
+    pub fn set(&mut self, name: Bytes, record: Bytes) {
+        self.kept.insert(name, record);
+    }
+
+    fn find(&self, name: &Bytes) -> Option<&Bytes> {
+        self.kept.get(name)
+    }
+
+    fn remove(&mut self, name: &Bytes) -> bool {
+        self.kept.remove(name).is_some()
+    }
+}
+
+fn unit_name(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Messages => "messages",
+        Unit::Recipients => "recipients",
+        Unit::Connections => "connections",
+    }
+}
+
+const UNITS: [Unit; 3] = [Unit::Messages, Unit::Recipients, Unit::Connections];
+
+impl<W: World> Clerk<W> {
+    /// The name of an account: `unit, source, holder`, a line each.
+    fn account_name(&self, account: Account) -> Option<Bytes> {
+        let holder = match account.holder {
+            Holder::Site(site) => format!("site {}", self.sites.key(site.0).map(SiteKey::kept_name)?),
+            Holder::Domain(domain) => format!("domain {}", self.domains.key(domain.0)?),
+        };
+        let source = account.source.map(|source| self.sources.name(source.0)).unwrap_or_default();
+        let unit = unit_name(account.unit);
+        Some(Bytes::from(format!("{unit}{SEPARATOR}{source}{SEPARATOR}{holder}")))
+    }
+
+    /// The accounts that a site and a domain may have.
+    fn accounts_of(&self, holder: Holder) -> Vec<Account> {
+        let sources = (0..self.sources.len() as u16).map(|source| Some(SourceHandle(source)));
+        let each = sources.chain([None]);
+        each.flat_map(|source| UNITS.map(|unit| Account { holder, source, unit })).collect()
+    }
+
+    /// What earlier runs wrote down of a site and a domain.
+    pub(super) fn kept_of(&self, site: u32, domain: u32) -> Box<[Kept]> {
+        let holders = [Holder::Site(SiteHandle(site)), Holder::Domain(DomainHandle(domain))];
+        let accounts = holders.into_iter().flat_map(|holder| self.accounts_of(holder));
+        let kept = |account| {
+            let bytes = self.accounts.find(&self.account_name(account)?)?;
+            Some(Kept { account, bytes: bytes.as_ref().into() })
+        };
+        if self.accounts.kept.is_empty() { Box::default() } else { accounts.filter_map(kept).collect() }
+    }
+
+    /// Makes a reservation durable.
+    pub(super) fn reserve(&mut self, account: Account) {
+        let (Some(name), Some(record)) = (self.account_name(account), self.engine.record(account)) else {
+            return self.tell(Fact::Reserved(account, false));
+        };
+        let record = Bytes::from(record);
+        self.accounts.set(name.clone(), record.clone());
+        self.keep(name, Some(record), Some(account));
+    }
+
+    /// A site or domain is forgotten: its windows are empty, and what was reserved for it was not spent.
+    pub(super) fn close_accounts(&mut self, holder: Holder) {
+        if self.accounts.kept.is_empty() {
+            return;
+        }
+        for account in self.accounts_of(holder) {
+            if let Some(name) = self.account_name(account).filter(|name| self.accounts.remove(name)) {
+                self.keep(name, None, None);
+            }
+        }
+    }
+
+    /// As listings name a domain or site.
+    pub(super) fn holder_name(&self, holder: Holder) -> String {
+        match holder {
+            Holder::Site(site) => self.sites.key(site.0).map(SiteKey::name).unwrap_or_default(),
+            Holder::Domain(domain) => self.domains.key(domain.0).map(Domain::to_string).unwrap_or_default(),
+        }
+    }
+}

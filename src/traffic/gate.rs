@@ -1,0 +1,460 @@
+//! The engine's part for limits by time: which meters one more message or connection must pass, and who waits for them.
+
+use std::time::Duration;
+
+use super::lane::{self, place_of};
+use super::limits::{Limits, Rates, SiteLimits};
+use super::link::{Doing, Link};
+use super::meter::{Haste, Meter, Room};
+use super::words::{Account, Constraint, Holder, Kept, Order, SiteHandle, SourceHandle, Unit};
+use super::{Alarm, Engine};
+use crate::mail::StreamKind;
+use crate::time::Timestamp;
+
+const UNITS: [Unit; 3] = [Unit::Messages, Unit::Recipients, Unit::Connections];
+/// A transaction waits until this share of the recipients' window is free, if it could use it: a window that is always
+/// nearly full would else be spent one recipient at a time, each in a message of its own.
+const WORTHWHILE_SHARE: u32 = 32;
+
+fn rates(limits: &Limits, unit: Unit) -> &Rates {
+    match unit {
+        Unit::Messages => &limits.messages,
+        Unit::Recipients => &limits.recipients,
+        Unit::Connections => &limits.new_connections,
+    }
+}
+
+/// The meters of one holder, made when they are first needed: for each source, and for all together.
+#[derive(Debug)]
+pub(super) struct Meters {
+    started: Timestamp,
+    all: Vec<(Option<SourceHandle>, Unit, Meter)>,
+}
+
+/// What a meter says against one more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shut {
+    /// Until then, when time alone can open it.
+    Until(Timestamp),
+    /// Until a reservation is durable.
+    Unreserved,
+}
+
+impl Meters {
+    pub fn new(started: Timestamp) -> Meters {
+        Meters { started, all: Vec::new() }
+    }
+
+    /// The meter of a unit, if there is a limit.
+    fn meter(&mut self, limits: &SiteLimits, source: Option<SourceHandle>, unit: Unit) -> Option<&mut Meter> {
+        let of = source.map_or(&limits.total, |source| limits.of(source));
+        let rates = rates(of, unit);
+        if rates.is_empty() {
+            return None;
+        }
+        let place = match self.all.iter().position(|(other, of, _)| *other == source && *of == unit) {
+            Some(place) => place,
+            None => {
+                self.all.push((source, unit, Meter::at_start(rates, self.started)));
+                self.all.len() - 1
+            }
+        };
+        self.all.get_mut(place).map(|(_, _, meter)| meter)
+    }
+
+    /// The meters that a source's mail passes here: its own, and that of all together.
+    fn passed(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit, mut visit: impl FnMut(&mut Meter)) {
+        for source in [Some(source), None] {
+            if let Some(meter) = self.meter(limits, source, unit) {
+                visit(meter);
+            }
+        }
+    }
+
+    /// Other limits: what is known goes on to count.
+    pub fn change(&mut self, limits: &SiteLimits, now: Timestamp) {
+        self.all.retain_mut(|(source, unit, meter)| {
+            let of = source.map_or(&limits.total, |source| limits.of(source));
+            let rates = rates(of, *unit);
+            if !meter.has(rates) {
+                meter.change(rates, now);
+            }
+            !rates.is_empty()
+        });
+    }
+
+    /// Takes over what an earlier run wrote down.
+    pub fn restore(&mut self, holder: Holder, limits: &SiteLimits, kept: &[Kept], now: Timestamp) {
+        for kept in kept.iter().filter(|kept| kept.account.holder == holder) {
+            if let Some(meter) = self.meter(limits, kept.account.source, kept.account.unit) {
+                meter.restore(&kept.bytes, now);
+            }
+        }
+    }
+
+    /// Whether forgetting it loses nothing.
+    pub fn is_idle(&mut self, now: Timestamp) -> bool {
+        self.all.iter_mut().all(|(_, _, meter)| meter.is_idle(now))
+    }
+
+    fn find(&mut self, source: Option<SourceHandle>, unit: Unit) -> Option<&mut Meter> {
+        self.all.iter_mut().find(|(other, of, _)| *other == source && *of == unit).map(|(_, _, meter)| meter)
+    }
+
+    /// What is used of each window: of a source, or of all together.
+    pub fn uses(&self) -> impl Iterator<Item = (Option<SourceHandle>, Unit, &Meter)> {
+        self.all.iter().map(|(source, unit, meter)| (*source, *unit, meter))
+    }
+
+    /// How many may go now, at most `wanted`.
+    fn room(
+        &mut self,
+        limits: &SiteLimits,
+        source: SourceHandle,
+        unit: Unit,
+        now: Timestamp,
+        haste: Haste,
+    ) -> Result<u32, Shut> {
+        let (mut room, mut shut) = (u32::MAX, None);
+        self.passed(limits, source, unit, |meter| match meter.room(now, haste) {
+            Room::For(count) => room = room.min(count),
+            Room::At(at, ..) => {
+                shut = Some(match shut {
+                    Some(Shut::Until(other)) => Shut::Until(at.max(other)),
+                    Some(Shut::Unreserved) | None => Shut::Until(at),
+                });
+            }
+            Room::Unreserved => shut = shut.or(Some(Shut::Unreserved)),
+        });
+        shut.map_or(Ok(room), Err)
+    }
+
+    /// The most that one transaction can ever take.
+    fn largest(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit) -> u32 {
+        let mut largest = u32::MAX;
+        self.passed(limits, source, unit, |meter| largest = largest.min(meter.largest()));
+        largest
+    }
+}
+
+/// What a grant took, to be ended with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Charge {
+    pub recipients: u16,
+    pub domain: u32,
+}
+
+/// What stands against a grant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Barrier {
+    /// The site's windows: nobody's mail goes over this connection now.
+    Site(Shut),
+    /// The recipient domain's own: others' mail may.
+    Domain(Shut),
+}
+
+impl Engine {
+    /// The time that really passed: what peers count by.
+    pub(super) fn steady(&self) -> Timestamp {
+        Timestamp::from_millis(self.now.as_millis().saturating_add_signed(-self.skew_ms))
+    }
+
+    fn at(&self, steady: Timestamp) -> Timestamp {
+        Timestamp::from_millis(steady.as_millis().saturating_add_signed(self.skew_ms))
+    }
+
+    fn haste(&self, lane: u32, kind: StreamKind) -> Haste {
+        match kind {
+            StreamKind::Transactional => Haste::Ahead(self.lanes[lane].waiting[place_of(kind)]),
+            StreamKind::Marketing => Haste::Paced,
+        }
+    }
+
+    /// How many recipients of a row may go over a connection now.
+    pub(super) fn pass(&mut self, link: &Link, lane: u32, kind: StreamKind, slot: u32) -> Result<u16, Barrier> {
+        let (now, haste) = (self.steady(), self.haste(lane, kind));
+        let wanted = u32::from(self.rows[slot].recipients.max(1));
+        let domain = self.flows[self.rows[slot].flow].key.domain.0;
+        let site = &mut self.sites[link.site];
+        let limits = std::sync::Arc::clone(&site.limits);
+        let of_site = recipients_now(&mut site.meters, &limits, link.source, now, haste, wanted);
+        let mut allowed = of_site.map_err(Barrier::Site)?;
+        if let Some(own) = self.domains.get_mut(domain).and_then(|domain| domain.own.as_deref_mut()) {
+            let limits = std::sync::Arc::clone(&own.limits);
+            let of_domain = recipients_now(&mut own.meters, &limits, link.source, now, haste, wanted);
+            allowed = allowed.min(of_domain.map_err(Barrier::Domain)?);
+        }
+        Ok(u16::try_from(allowed).unwrap_or(u16::MAX))
+    }
+
+    /// A message with so many recipients was granted.
+    pub(super) fn charge(&mut self, number: u32, link: &Link, domain: u32, recipients: u16, out: &mut Vec<Order>) {
+        let now = self.steady();
+        self.each_meter(link.site, domain, link.source, |unit, meter| match unit {
+            Unit::Messages => meter.take(now, 1),
+            Unit::Recipients => meter.take(now, u32::from(recipients)),
+            Unit::Connections => {}
+        });
+        if let Some(link) = self.links.get_mut(&number) {
+            link.charge = Some(Charge { recipients, domain });
+        }
+        self.reserve_ahead(link.site, Some(domain), link.source, out);
+    }
+
+    /// What a connection carried is over: the peer may have counted it if anything of it was sent.
+    pub(super) fn discharge(&mut self, number: u32) {
+        let now = self.steady();
+        let Some(link) = self.links.get_mut(&number) else { return };
+        let Some(charge) = link.charge.take() else { return };
+        let (site, source, sent) = (link.site, link.source, link.mail_written);
+        let end = |meter: &mut Meter, count: u32| match sent {
+            true => meter.end(now, count, 0),
+            false => meter.end(now, 0, count),
+        };
+        self.each_meter(site, charge.domain, source, |unit, meter| match unit {
+            Unit::Messages => end(meter, 1),
+            Unit::Recipients => end(meter, u32::from(charge.recipients)),
+            Unit::Connections => {}
+        });
+    }
+
+    fn each_meter(&mut self, site: u32, domain: u32, source: SourceHandle, mut visit: impl FnMut(Unit, &mut Meter)) {
+        let known = &mut self.sites[site];
+        let limits = std::sync::Arc::clone(&known.limits);
+        for unit in UNITS {
+            known.meters.passed(&limits, source, unit, |meter| visit(unit, meter));
+        }
+        if let Some(own) = self.domains.get_mut(domain).and_then(|domain| domain.own.as_deref_mut()) {
+            let limits = std::sync::Arc::clone(&own.limits);
+            for unit in [Unit::Messages, Unit::Recipients] {
+                own.meters.passed(&limits, source, unit, |meter| visit(unit, meter));
+            }
+        }
+    }
+
+    /// Whether a source may make one more connection to a site, as far as time limits it; and the site's own mail has
+    /// use for it.
+    pub(super) fn may_dial_now(&mut self, source: SourceHandle, site: u32, lane: u32, kind: StreamKind) -> bool {
+        let now = self.steady();
+        if self.rules.first_dial > self.now {
+            return false;
+        }
+        let haste = self.haste(lane, kind);
+        let known = &mut self.sites[site];
+        let limits = std::sync::Arc::clone(&known.limits);
+        let dialing = u32::from(known.path(source).dialing);
+        let connections = known.meters.room(&limits, source, Unit::Connections, now, Haste::Ahead(1));
+        let messages = known.meters.room(&limits, source, Unit::Messages, now, haste);
+        let recipients = known.meters.room(&limits, source, Unit::Recipients, now, haste);
+        let found = connections.and_then(|_| Ok(messages?.min(recipients?)));
+        match found {
+            Ok(room) => room > dialing,
+            Err(shut) => {
+                self.wait_at(site, shut);
+                false
+            }
+        }
+    }
+
+    /// A connection is being made.
+    pub(super) fn charge_dial(&mut self, site: u32, source: SourceHandle, out: &mut Vec<Order>) {
+        let now = self.steady();
+        let known = &mut self.sites[site];
+        let limits = std::sync::Arc::clone(&known.limits);
+        known.meters.passed(&limits, source, Unit::Connections, |meter| meter.take(now, 1));
+        self.reserve_ahead(site, None, source, out);
+    }
+
+    /// A connection is made, or will not be: the peer may have counted it.
+    pub(super) fn discharge_dial(&mut self, site: u32, source: SourceHandle) {
+        let now = self.steady();
+        let known = &mut self.sites[site];
+        let limits = std::sync::Arc::clone(&known.limits);
+        known.meters.passed(&limits, source, Unit::Connections, |meter| meter.end(now, 1, 0));
+    }
+
+    /// Asks for allowance before the last of it is spent.
+    pub(super) fn reserve_ahead(&mut self, site: u32, domain: Option<u32>, source: SourceHandle, out: &mut Vec<Order>) {
+        let known = &mut self.sites[site];
+        let limits = std::sync::Arc::clone(&known.limits);
+        let holder = Holder::Site(SiteHandle(site));
+        known.meters.ask(&limits, holder, source, out);
+        let Some(domain) = domain else { return };
+        if let Some(own) = self.domains.get_mut(domain).and_then(|domain| domain.own.as_deref_mut()) {
+            let limits = std::sync::Arc::clone(&own.limits);
+            own.meters.ask(&limits, Holder::Domain(super::words::DomainHandle(domain)), source, out);
+        }
+    }
+
+    /// Allowance is durable: whoever waited for it goes on.
+    pub(super) fn reserved(&mut self, account: Account, durable: bool, out: &mut Vec<Order>) {
+        let Some(meters) = self.meters_of(account.holder) else { return };
+        let Some(meter) = meters.find(account.source, account.unit) else { return };
+        meter.reserved(durable);
+        match account.holder {
+            // What could not be written is asked for again by whoever needs it.
+            _ if !durable => {}
+            Holder::Site(site) => self.open_site(site.0, out),
+            Holder::Domain(domain) => self.open_domain(domain.0, out),
+        }
+    }
+
+    fn meters_of(&mut self, holder: Holder) -> Option<&mut Meters> {
+        match holder {
+            Holder::Site(site) => self.sites.get_mut(site.0).map(|site| &mut site.meters),
+            Holder::Domain(domain) => self.domains.get_mut(domain.0)?.own.as_deref_mut().map(|own| &mut own.meters),
+        }
+    }
+
+    /// What is to be written down of an account.
+    pub fn record(&mut self, account: Account) -> Option<Vec<u8>> {
+        let skew = self.skew_ms;
+        self.meters_of(account.holder)?.find(account.source, account.unit).map(|meter| meter.written(skew))
+    }
+
+    /// Nothing goes over this connection before its site's windows open.
+    pub(super) fn wait_for_site(&mut self, number: u32, link: &Link, shut: Shut, out: &mut Vec<Order>) {
+        let site = &mut self.sites[link.site];
+        if !site.gated.contains(&number) {
+            site.gated.push(number);
+        }
+        self.wait_at(link.site, shut);
+        if shut == Shut::Unreserved {
+            self.reserve_ahead(link.site, None, link.source, out);
+        }
+    }
+
+    /// Looks at a site again when its windows may be open.
+    fn wait_at(&mut self, site: u32, shut: Shut) {
+        let at = match shut {
+            Shut::Until(at) => self.at(at),
+            // Should the disk be so slow that nobody answers, ask again.
+            Shut::Unreserved => self.now.after(Duration::from_secs(1)),
+        };
+        let known = &mut self.sites[site];
+        if known.gate_at <= self.now || at < known.gate_at {
+            known.gate_at = at;
+        }
+        self.arm_site(site);
+    }
+
+    /// A site's windows may be open: connections that waited for it go on, then those who want to dial.
+    pub(super) fn open_site(&mut self, site: u32, out: &mut Vec<Order>) {
+        let Some(known) = self.sites.get_mut(site) else { return };
+        known.gate_at = Timestamp::NEVER;
+        for number in std::mem::take(&mut known.gated) {
+            let idle = self.links.get(&number).is_some_and(|link| matches!(link.doing, Doing::Idle(_)));
+            if idle && link_site(self.links.get(&number)) == Some(site) {
+                self.grant(number, out);
+            }
+        }
+        if self.sites.get(site).is_some() {
+            self.feed(site, out);
+            self.arm_site(site);
+        }
+    }
+
+    /// A domain's own windows are full: its mail leaves its lanes, so that it stands in nobody's way.
+    pub(super) fn shut_domain(&mut self, domain: u32, link: &Link, shut: Shut, out: &mut Vec<Order>) {
+        let until = match shut {
+            Shut::Until(at) => self.at(at).max(self.now.after(Duration::from_millis(1))),
+            Shut::Unreserved => {
+                self.reserve_ahead(link.site, Some(domain), link.source, out);
+                self.now.after(Duration::from_secs(1))
+            }
+        };
+        let Some(known) = self.domains.get_mut(domain) else { return };
+        let Some(own) = known.own.as_deref_mut() else { return };
+        let was = std::mem::replace(&mut own.shut_until, until);
+        for place in 0..known.flows.len() {
+            let flow = self.domains[domain].flows[place];
+            lane::detach(flow, &mut self.flows, &mut self.lanes);
+        }
+        self.arm(was, until, Alarm::Gate(domain));
+    }
+
+    /// A domain's own windows may be open: its mail goes back to its lanes.
+    pub(super) fn open_domain(&mut self, domain: u32, out: &mut Vec<Order>) {
+        let Some(known) = self.domains.get_mut(domain) else { return };
+        let Some(own) = known.own.as_deref_mut() else { return };
+        let was = std::mem::replace(&mut own.shut_until, Timestamp::ZERO);
+        self.alarms.remove(&(was, Alarm::Gate(domain)));
+        for place in 0..self.domains[domain].flows.len() {
+            let Some(flow) = self.domains.get(domain).and_then(|known| known.flows.get(place)).copied() else { return };
+            if !self.is_attached(flow) {
+                self.attach_flow(flow, out);
+            }
+        }
+    }
+
+    /// Whether a domain's mail is kept out of its lanes by its own windows.
+    pub(super) fn is_shut(&self, domain: u32) -> bool {
+        let own = self.domains.get(domain).and_then(|known| known.own.as_deref());
+        own.is_some_and(|own| own.shut_until > self.now)
+    }
+
+    /// What windows keep mail of a kind, from a source to a site and a domain, from going now.
+    pub(super) fn why_windows(&self, source: SourceHandle, site: u32, domain: u32, haste: Haste) -> Vec<Constraint> {
+        let now = self.steady();
+        let mut all = Vec::new();
+        let mut look = |holder: Holder, meters: &Meters| {
+            for (of, unit, meter) in meters.uses().filter(|(of, ..)| of.is_none_or(|of| of == source)) {
+                let account = Account { holder, source: of, unit };
+                // A look changes nothing: it expires what is old in a copy.
+                let mut copy = meter.clone();
+                match copy.room(now, haste) {
+                    Room::For(_) => {}
+                    Room::At(at, rate, bound) => {
+                        let used = copy.uses().find(|(_, other)| *other == rate).map_or(0, |(used, _)| used);
+                        all.push(Constraint::Window { account, rate, used, bound, until: self.at(at) });
+                    }
+                    Room::Unreserved => all.push(Constraint::Reserving(account)),
+                }
+            }
+        };
+        look(Holder::Site(SiteHandle(site)), &self.sites[site].meters);
+        if let Some(own) = self.domains.get(domain).and_then(|known| known.own.as_deref()) {
+            look(Holder::Domain(super::words::DomainHandle(domain)), &own.meters);
+        }
+        all
+    }
+}
+
+fn link_site(link: Option<&Link>) -> Option<u32> {
+    link.map(|link| link.site)
+}
+
+/// How many recipients of a transaction may go now, one at least.
+fn recipients_now(
+    meters: &mut Meters,
+    limits: &SiteLimits,
+    source: SourceHandle,
+    now: Timestamp,
+    haste: Haste,
+    wanted: u32,
+) -> Result<u32, Shut> {
+    let messages = meters.room(limits, source, Unit::Messages, now, haste);
+    // What a transaction takes of recipients is one burst, whatever the pace.
+    let recipients = meters.room(limits, source, Unit::Recipients, now, Haste::Ahead(0));
+    let paced = meters.room(limits, source, Unit::Recipients, now, haste);
+    let (_, room, _) = (messages?, recipients?, paced?);
+    let largest = meters.largest(limits, source, Unit::Recipients);
+    let worthwhile = wanted.min((largest / WORTHWHILE_SHARE).max(1));
+    if room < worthwhile {
+        // When exactly so many are free is not worth knowing: a short wait, and another look.
+        return Err(Shut::Until(now.after(Duration::from_millis(100))));
+    }
+    Ok(room.min(wanted))
+}
+
+impl Meters {
+    fn ask(&mut self, limits: &SiteLimits, holder: Holder, source: SourceHandle, out: &mut Vec<Order>) {
+        for unit in UNITS {
+            for source in [Some(source), None] {
+                if self.meter(limits, source, unit).is_some_and(|meter| meter.wants()) {
+                    out.push(Order::Reserve(Account { holder, source, unit }));
+                }
+            }
+        }
+    }
+}
