@@ -42,9 +42,9 @@ fn tell(why: &Why, now: Now, out: &mut dyn Write) -> io::Result<()> {
     match &why.constraints[..] {
         [] => writeln!(out, "Nothing holds {} back: it goes out next.", why.envelope.id)?,
         [binding, rest @ ..] => {
-            writeln!(out, "{} waits: {}", why.envelope.id, Reason(binding, now))?;
+            writeln!(out, "{} waits: {}", why.envelope.id, Reason(binding))?;
             for constraint in rest {
-                writeln!(out, "  then: {}", Reason(constraint, now))?;
+                writeln!(out, "  then: {}", Reason(constraint))?;
             }
         }
     }
@@ -52,17 +52,16 @@ fn tell(why: &Why, now: Now, out: &mut dyn Write) -> io::Result<()> {
     write!(out, "{}", Sheet(&why.envelope, now))
 }
 
-/// One constraint as a sentence, its cause and its end.
-struct Reason<'a>(&'a Constraint, Now);
+/// One constraint as a sentence, and its cause. The sentence names its end; `until` is that for machines.
+struct Reason<'a>(&'a Constraint);
 
 impl std::fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Reason(constraint, now) = self;
+        let Reason(constraint) = self;
         let text = if constraint.text.is_empty() { &constraint.kind } else { &constraint.text };
-        f.write_str(text)?;
-        if let Some(until) = &constraint.until {
-            write!(f, " ({}, {until})", now.until(until))?;
-        }
+        // "… waits: until 10:32", not "waits: waits".
+        let waits = ["it waits ", "waits "].iter().find_map(|prefix| text.strip_prefix(prefix));
+        f.write_str(waits.unwrap_or(text))?;
         match &constraint.cause {
             Some(cause) => write!(f, "\n    because: {cause}"),
             None => Ok(()),
@@ -82,19 +81,19 @@ mod tests {
             kind: "k".to_owned(),
             text: text.to_owned(),
             cause: cause.map(str::to_owned),
-            until: None,
+            until: Some("2026-11-25T10:32:00.000Z".to_owned()),
         };
         let why = Why {
             envelope,
             constraints: vec![
-                constraint("example.com asked for less", Some("421 4.7.0 slow down")),
+                constraint("waits until 10:32 UTC (in 4 min): it asked for less", Some("421 4.7.0 slow down")),
                 constraint("it is in line", None),
             ],
         };
         let mut out = Vec::new();
         tell(&why, Now::of_system(), &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
-        let want = "0000000000BC waits: example.com asked for less\n    because: 421 4.7.0 slow down\n  \
+        let want = "0000000000BC waits: until 10:32 UTC (in 4 min): it asked for less\n    because: 421 4.7.0 slow down\n  \
                     then: it is in line\n\n0000000000BC  deferred\n";
         assert!(text.starts_with(want), "{text}");
     }
