@@ -9,16 +9,22 @@ use crate::size::ByteSize;
 /// How sled is opened.
 pub(super) fn opener(cache: ByteSize) -> Opener {
     Box::new(move |directory| {
-        forget_half_written_snapshots(directory)?;
-        // Its own flusher only logs what fails; ours is told.
-        let config = sled::Config::new().path(directory).cache_capacity(cache.bytes()).flush_every_ms(None);
-        let db = config.open().map_err(|error| error.to_string())?;
-        Ok(Box::new(SledTree { db, directory: directory.to_owned() }))
+        let db = Some(open(directory, cache)?);
+        Ok(Box::new(SledTree { db, directory: directory.to_owned(), cache }))
     })
 }
 
+fn open(directory: &Path, cache: ByteSize) -> Result<sled::Db, String> {
+    forget_half_written_snapshots(directory)?;
+    // Its own flusher only logs what fails; ours is told.
+    let config = sled::Config::new().path(directory).cache_capacity(cache.bytes()).flush_every_ms(None);
+    config.open().map_err(|error| error.to_string())
+}
+
 struct SledTree {
-    db: sled::Db,
+    /// `None` only after it could not be opened again.
+    db: Option<sled::Db>,
+    cache: ByteSize,
     directory: PathBuf,
 }
 
@@ -35,9 +41,22 @@ fn forget_half_written_snapshots(directory: &Path) -> Result<(), String> {
     Ok(())
 }
 
+impl SledTree {
+    fn db(&self) -> Result<&sled::Db, String> {
+        self.db.as_ref().ok_or_else(|| "it could not be opened again".to_owned())
+    }
+}
+
 impl Tree for SledTree {
+    /// sled keeps what a scan read, whatever its cache's size; opened anew it holds nothing.
+    fn shed(&mut self) -> Result<(), String> {
+        drop(self.db.take());
+        self.db = Some(open(&self.directory, self.cache)?);
+        Ok(())
+    }
+
     fn scan(&mut self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), String> {
-        for row in self.db.iter() {
+        for row in self.db()?.iter() {
             let (key, value) = row.map_err(|error| error.to_string())?;
             each(&key, &value);
         }
@@ -45,23 +64,23 @@ impl Tree for SledTree {
     }
 
     fn value(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        let value = self.db.get(key).map_err(|error| error.to_string())?;
+        let value = self.db()?.get(key).map_err(|error| error.to_string())?;
         Ok(value.map(|value| value.to_vec()))
     }
 
     fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
-        let before = self.db.insert(key, value).map_err(|error| error.to_string())?;
+        let before = self.db()?.insert(key, value).map_err(|error| error.to_string())?;
         Ok(before.is_none())
     }
 
     fn remove(&mut self, key: &[u8]) -> Result<bool, String> {
-        let before = self.db.remove(key).map_err(|error| error.to_string())?;
+        let before = self.db()?.remove(key).map_err(|error| error.to_string())?;
         Ok(before.is_some())
     }
 
     fn flush(&mut self) -> Result<(), String> {
         // Never `flush_async`: it deadlocks.
-        self.db.flush().map(drop).map_err(|error| error.to_string())
+        self.db()?.flush().map(drop).map_err(|error| error.to_string())
     }
 
     /// sled's flush hands the pages to the kernel and waits for them with `sync_file_range`, which promises nothing

@@ -15,6 +15,13 @@ pub trait Tree {
     /// # Errors
     /// What the tree said.
     fn scan(&mut self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), String>;
+    /// Gives back the memory that a scan took.
+    ///
+    /// # Errors
+    /// What the tree said.
+    fn shed(&mut self) -> Result<(), String> {
+        Ok(())
+    }
     /// The value of a key.
     ///
     /// # Errors
@@ -207,6 +214,7 @@ impl Keeper {
         tree.insert(MARK_KEY, &mark.encode())?;
         tree.flush()?;
         tree.sync()?;
+        tree.shed()?;
         self.mark = Some(mark);
         Ok(Loaded { spool, sequence, segment, rows })
     }

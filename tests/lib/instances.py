@@ -252,8 +252,10 @@ class Postrider:
 
     def start(self, seconds=60):
         self.started_at = time.monotonic()
+        # As systemd/postrider.service starts it.
+        memory = {"MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1")}
         self.child = Child([binary(), "serve", "-c", str(self.config)], self.log,
-                           env={**os.environ, "RUST_LOG": os.environ.get("RUST_LOG", "warn")})
+                           env={**os.environ, **memory, "RUST_LOG": os.environ.get("RUST_LOG", "warn")})
         wait_for("Postrider answers", lambda: self._alive() and greets(*self.ready), seconds)
         return time.monotonic() - self.started_at
 
