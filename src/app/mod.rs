@@ -85,6 +85,7 @@ struct Daemon {
     signer: Signer,
     credentials: Credentials,
     server_tls: Option<ServerTls>,
+    dns: Dns,
     server: submission::Server<Door>,
     scheduler: Handle,
     api: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -151,7 +152,7 @@ impl Daemon {
             settings.first_dial = clock.now().after(AFTER_UNCLEAN_END);
         }
         let ledger = Ledger::new(queue.spool().clone());
-        let scheduler = Scheduler::new(settings, Live { dns, tools, ledger, began: Instant::now() });
+        let scheduler = Scheduler::new(settings, Live { dns: dns.clone(), tools, ledger, began: Instant::now() });
         let handle = scheduler.handle();
         let waiting = queue.set_sink(handle.sink());
         tokio::spawn(scheduler.run(waiting));
@@ -179,7 +180,7 @@ impl Daemon {
         };
         let api = tokio::spawn(http::serve(http::Settings::in_dir(&config.data_dir), api, until));
         server.start();
-        Ok(Daemon { config, queue, door, signer, credentials, server_tls, server, scheduler, api, api_stop })
+        Ok(Daemon { config, queue, door, signer, credentials, server_tls, dns, server, scheduler, api, api_stop })
     }
 
     /// Serves requests until it must stop, then stops.
@@ -223,6 +224,9 @@ impl Daemon {
         if self.server_tls.is_some() != config.tls.is_some() {
             warn!("[tls] needs a restart to be added or removed");
         }
+        if let Err(error) = self.dns.reload(compose::dns(&config)) {
+            warn!(%error, "the resolver stays as it was");
+        }
         self.door.reload(compose::door(&config));
         match compose::scheduler(&config) {
             Ok(settings) => self.scheduler.reload(settings).await,
@@ -259,13 +263,9 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("hostname", old.hostname != new.hostname),
         ("data_dir", old.data_dir != new.data_dir),
         ("[log]", old.log != new.log),
-        ("[dns]", old.dns != new.dns),
         ("turning [tls] on or off", old.tls.is_some() != new.tls.is_some()),
         ("limits.body_memory", old.limits.body_memory != new.limits.body_memory),
-        (
-            "[delivery]'s port and timeouts, and [retry],",
-            compose::delivery(old) != compose::delivery(new) || old.delivery.port != new.delivery.port,
-        ),
+        ("[delivery]'s timeouts, and [retry],", compose::delivery(old) != compose::delivery(new)),
     ];
     changes.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect()
 }

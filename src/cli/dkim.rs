@@ -14,8 +14,8 @@ use crate::signer::{Algorithm, Record, SigningKey, generate};
 
 /// Where the package keeps keys.
 const DIR: &str = "/etc/postrider/dkim";
-/// The first selector; a later one takes over when keys are changed.
-const SELECTOR: &str = "pr1";
+/// The first selectors, of RSA and of Ed25519; later ones take over when keys are changed.
+pub const SELECTORS: [&str; 2] = ["r1", "e1"];
 /// The user that the service runs as.
 const SERVICE_USER: &str = "postrider";
 
@@ -26,9 +26,9 @@ pub enum DkimCommand {
     New {
         /// The domain that signs; it also signs for the names below it
         domain: Domain,
-        /// The selector of the RSA key; the Ed25519 key's is this with "ed" at its end
-        #[arg(long, default_value = SELECTOR)]
-        selector: String,
+        /// The selector of the RSA key; the Ed25519 key's is then this with "ed" at its end. Absent: r1 and e1
+        #[arg(long)]
+        selector: Option<String>,
         /// Where the keys are written, as DOMAIN.SELECTOR.pem
         #[arg(long, default_value = DIR)]
         dir: PathBuf,
@@ -65,7 +65,7 @@ pub struct MadeKey {
 pub fn run(command: &DkimCommand, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match command {
         DkimCommand::New { domain, selector, dir } => {
-            let made = make(domain, selector, dir)?;
+            let made = make(domain, selector.as_deref(), dir)?;
             let records: Vec<Record> = made.iter().map(|key| key.record.clone()).collect();
             for key in &made {
                 writeln!(out, "Made {}", key.path.display())?;
@@ -111,7 +111,7 @@ pub fn config(domain: &Domain, keys: &[MadeKey]) -> String {
 ///
 /// # Errors
 /// When a file exists already, or cannot be written.
-pub fn make(domain: &Domain, selector: &str, dir: &Path) -> anyhow::Result<Vec<MadeKey>> {
+pub fn make(domain: &Domain, selector: Option<&str>, dir: &Path) -> anyhow::Result<Vec<MadeKey>> {
     let group = service_group();
     let is_new = !dir.exists();
     std::fs::DirBuilder::new()
@@ -123,8 +123,11 @@ pub fn make(domain: &Domain, selector: &str, dir: &Path) -> anyhow::Result<Vec<M
         hand_over(dir, group, 0o750)?;
     }
     let mut made = Vec::new();
-    for (algorithm, selector) in [(Algorithm::Rsa, selector.to_owned()), (Algorithm::Ed25519, format!("{selector}ed"))]
-    {
+    let [rsa, ed25519] = match selector {
+        Some(selector) => [selector.to_owned(), format!("{selector}ed")],
+        None => SELECTORS.map(str::to_owned),
+    };
+    for (algorithm, selector) in [(Algorithm::Rsa, rsa), (Algorithm::Ed25519, ed25519)] {
         let path = dir.join(format!("{domain}.{selector}.pem"));
         // Before half a second of work, and again by `create_new`.
         anyhow::ensure!(!path.exists(), "{} exists already; choose another --selector", path.display());
@@ -190,7 +193,8 @@ mod tests {
     fn new_keys_are_made_once_and_their_records_printed() {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("dkim");
-        let new = DkimCommand::New { domain: "example.com".parse().unwrap(), selector: "s1".into(), dir: keys.clone() };
+        let new =
+            DkimCommand::New { domain: "example.com".parse().unwrap(), selector: Some("s1".into()), dir: keys.clone() };
         let mut out = Vec::new();
         run(&new, &mut out).unwrap();
         let out = String::from_utf8(out).unwrap();

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
+use super::dkim::SELECTORS;
 use super::{Context, Exit};
 use crate::certificate::Certificate;
 use crate::config;
@@ -25,11 +26,6 @@ const GROUP: &str = "postrider";
 /// Keys and config: the owner writes, the group reads.
 const FILE_MODE: u32 = 0o640;
 const DIRECTORY_MODE: u32 = 0o750;
-
-/// The selectors of the two keys: by algorithm and number, so that the next ones have names too.
-const RSA_SELECTOR: &str = "r1";
-/// As [`RSA_SELECTOR`].
-const ED25519_SELECTOR: &str = "e1";
 
 /// What `init` is told.
 #[derive(clap::Args)]
@@ -85,7 +81,7 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
         address: address.or_else(own_public_address).map(located),
         password_hash: credential::hash(&password)?,
         password,
-        dkim: [new_key(Algorithm::Rsa, RSA_SELECTOR, domain)?, new_key(Algorithm::Ed25519, ED25519_SELECTOR, domain)?],
+        dkim: [new_key(Algorithm::Rsa, SELECTORS[0], domain)?, new_key(Algorithm::Ed25519, SELECTORS[1], domain)?],
         certificate: Certificate::self_signed(&[hostname.as_str()])?,
         domain: domain.clone(),
         directory: std::path::absolute(dir).context("--dir")?,

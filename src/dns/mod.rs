@@ -8,7 +8,7 @@ mod cache;
 mod hosts;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -171,7 +171,8 @@ struct Found<T> {
 /// The resolver's handle. Cheap to clone.
 #[derive(Clone)]
 pub struct Dns {
-    shared: Arc<Shared>,
+    /// Replaced whole at a reload; questions under way end on the one they began with.
+    shared: Arc<RwLock<Arc<Shared>>>,
 }
 
 struct Shared {
@@ -187,6 +188,110 @@ impl Dns {
     /// # Errors
     /// The system's resolver configuration cannot be read.
     pub fn new(settings: Settings) -> Result<Dns, SetupError> {
+        Ok(Dns { shared: Arc::new(RwLock::new(Arc::new(Shared::new(settings)?))) })
+    }
+
+    /// Follows new settings, if they are new: with an empty cache, since what was found may be our own host by now.
+    ///
+    /// # Errors
+    /// As [`Dns::new`]; the old settings stay.
+    pub fn reload(&self, settings: Settings) -> Result<(), SetupError> {
+        if self.shared().settings != settings {
+            let shared = Arc::new(Shared::new(settings)?);
+            *self.shared.write().unwrap_or_else(PoisonError::into_inner) = shared;
+        }
+        Ok(())
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        self.shared.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The hosts that take a domain's mail, best first.
+    ///
+    /// # Errors
+    /// The reason, and whether it is final.
+    ///
+    /// # Cancel safety
+    /// Dropped, it asks for nothing more; another caller that waits for the same domain goes on.
+    pub async fn mail_hosts(&self, domain: &Domain, now: Timestamp) -> Result<Arc<[Host]>, Failure> {
+        let shared = self.shared();
+        let look = |before| hosts::of_domain(&shared, domain, now, before);
+        shared.cache.get(domain, now, look).await
+    }
+
+    /// The addresses of one named host (of a `[[route]]`'s next hop), or of an address literal.
+    ///
+    /// # Errors
+    /// As [`Dns::mail_hosts`], but never final: a route is the operator's word, and can be mended.
+    pub async fn host(&self, name: &str, port: u16, now: Timestamp) -> Result<Host, Failure> {
+        let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        if let Ok(address) = literal.parse::<IpAddr>() {
+            return Ok(Host { name: literal.into(), preference: 0, addresses: vec![address], port });
+        }
+        let shared = self.shared();
+        let failure = |text: String| Failure {
+            finality: Finality::Deferred,
+            status: EnhancedStatus::new(4, 4, 4),
+            text: text.into(),
+            until: now.after(shared.settings.failure_ttl),
+        };
+        let domain: Domain =
+            name.parse().map_err(|_| failure(format!("the next hop {name} is neither a name nor an address")))?;
+        match shared.addresses(&domain).await {
+            Ok(found) => Ok(Host { name: domain.as_str().into(), preference: 0, addresses: found.records, port }),
+            Err(error) => Err(failure(format!("the next hop {domain}: {error}"))),
+        }
+    }
+
+    /// A host's addresses, of the families in the settings.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn addresses(&self, name: &Domain) -> Result<Vec<IpAddr>, LookupError> {
+        self.shared().addresses(name).await.map(|found| found.records)
+    }
+
+    /// TXT records, the strings of each joined (RFC 7208 §3.3), invalid UTF-8 replaced.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn texts(&self, name: &Domain) -> Result<Vec<String>, LookupError> {
+        let text = |record: &RData| match record {
+            RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
+            _ => None,
+        };
+        self.shared().query(name, RecordType::TXT, text).await.map(|found| found.records)
+    }
+
+    /// The names that an address claims (PTR).
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn names_of(&self, address: IpAddr) -> Result<Vec<Domain>, LookupError> {
+        let name = |record: &RData| match record {
+            RData::PTR(name) => domain_of(name),
+            _ => None,
+        };
+        self.shared().query_name(Name::from(address), RecordType::PTR, name).await.map(|found| found.records)
+    }
+
+    /// Preferences and names of a domain's MX records, as published; `None`: the null MX, or no host name.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn mx(&self, domain: &Domain) -> Result<Vec<(u16, Option<Domain>)>, LookupError> {
+        let name = |exchange| match exchange {
+            Exchange::Host(host) => Some(host),
+            Exchange::Null | Exchange::Unusable => None,
+        };
+        let found = self.shared().mx(domain).await?;
+        Ok(found.records.into_iter().map(|(preference, exchange)| (preference, name(exchange))).collect())
+    }
+}
+
+impl Shared {
+    fn new(settings: Settings) -> Result<Shared, SetupError> {
         let provider = TokioRuntimeProvider::default();
         let mut builder = match &settings.nameservers {
             Some(servers) => TokioResolver::builder_with_config(servers_of(servers), provider),
@@ -205,91 +310,9 @@ impl Dns {
         let resolver = builder.build().map_err(|error| SetupError(error.to_string()))?;
         let queries = Semaphore::new(settings.queries_max.clamp(1, Semaphore::MAX_PERMITS));
         let cache = Cache::new(settings.domains_max);
-        Ok(Dns { shared: Arc::new(Shared { resolver, settings, queries, cache }) })
+        Ok(Shared { resolver, settings, queries, cache })
     }
 
-    /// The hosts that take a domain's mail, best first.
-    ///
-    /// # Errors
-    /// The reason, and whether it is final.
-    ///
-    /// # Cancel safety
-    /// Dropped, it asks for nothing more; another caller that waits for the same domain goes on.
-    pub async fn mail_hosts(&self, domain: &Domain, now: Timestamp) -> Result<Arc<[Host]>, Failure> {
-        let look = |before| hosts::of_domain(&self.shared, domain, now, before);
-        self.shared.cache.get(domain, now, look).await
-    }
-
-    /// The addresses of one named host (of a `[[route]]`'s next hop), or of an address literal.
-    ///
-    /// # Errors
-    /// As [`Dns::mail_hosts`], but never final: a route is the operator's word, and can be mended.
-    pub async fn host(&self, name: &str, port: u16, now: Timestamp) -> Result<Host, Failure> {
-        let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-        if let Ok(address) = literal.parse::<IpAddr>() {
-            return Ok(Host { name: literal.into(), preference: 0, addresses: vec![address], port });
-        }
-        let failure = |text: String| Failure {
-            finality: Finality::Deferred,
-            status: EnhancedStatus::new(4, 4, 4),
-            text: text.into(),
-            until: now.after(self.shared.settings.failure_ttl),
-        };
-        let domain: Domain =
-            name.parse().map_err(|_| failure(format!("the next hop {name} is neither a name nor an address")))?;
-        match self.shared.addresses(&domain).await {
-            Ok(found) => Ok(Host { name: domain.as_str().into(), preference: 0, addresses: found.records, port }),
-            Err(error) => Err(failure(format!("the next hop {domain}: {error}"))),
-        }
-    }
-
-    /// A host's addresses, of the families in the settings.
-    ///
-    /// # Errors
-    /// Why there are none.
-    pub async fn addresses(&self, name: &Domain) -> Result<Vec<IpAddr>, LookupError> {
-        self.shared.addresses(name).await.map(|found| found.records)
-    }
-
-    /// TXT records, the strings of each joined (RFC 7208 §3.3), invalid UTF-8 replaced.
-    ///
-    /// # Errors
-    /// Why there are none.
-    pub async fn texts(&self, name: &Domain) -> Result<Vec<String>, LookupError> {
-        let text = |record: &RData| match record {
-            RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
-            _ => None,
-        };
-        self.shared.query(name, RecordType::TXT, text).await.map(|found| found.records)
-    }
-
-    /// The names that an address claims (PTR).
-    ///
-    /// # Errors
-    /// Why there are none.
-    pub async fn names_of(&self, address: IpAddr) -> Result<Vec<Domain>, LookupError> {
-        let name = |record: &RData| match record {
-            RData::PTR(name) => domain_of(name),
-            _ => None,
-        };
-        self.shared.query_name(Name::from(address), RecordType::PTR, name).await.map(|found| found.records)
-    }
-
-    /// Preferences and names of a domain's MX records, as published; `None`: the null MX, or no host name.
-    ///
-    /// # Errors
-    /// Why there are none.
-    pub async fn mx(&self, domain: &Domain) -> Result<Vec<(u16, Option<Domain>)>, LookupError> {
-        let name = |exchange| match exchange {
-            Exchange::Host(host) => Some(host),
-            Exchange::Null | Exchange::Unusable => None,
-        };
-        let found = self.shared.mx(domain).await?;
-        Ok(found.records.into_iter().map(|(preference, exchange)| (preference, name(exchange))).collect())
-    }
-}
-
-impl Shared {
     async fn mx(&self, domain: &Domain) -> Result<Found<(u16, Exchange)>, LookupError> {
         let host = |record: &RData| match record {
             RData::MX(mx) if mx.exchange.is_root() => Some((mx.preference, Exchange::Null)),

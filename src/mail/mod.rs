@@ -27,4 +27,4 @@ pub use domain::{Domain, DomainError};
 pub use envelope::{BodyFacts, Envelope, Notify, Prepared, Recipient, Return, StreamKind};
 pub use progress::{Attempt, Outcome, Progress, RecipientProgress, RecipientState, Verdict};
 pub use queue_id::{QueueId, QueueIdError};
-pub use reply::{Cause, EnhancedStatus, Reply, Stage};
+pub use reply::{Cause, EnhancedStatus, Reply, Stage, UNREADABLE};

@@ -16,6 +16,9 @@ pub struct EnhancedStatus {
     pub detail: u16,
 }
 
+/// "Other or undefined mail system status" (RFC 3463 §3.4): our own disk did not give a message back.
+pub const UNREADABLE: EnhancedStatus = EnhancedStatus::new(4, 3, 0);
+
 impl EnhancedStatus {
     /// From its three numbers.
     pub const fn new(class: u8, subject: u16, detail: u16) -> Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Queue, Wish};
 use crate::mail::{
-    Attempt, Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, Stage, Verdict,
+    Attempt, Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, Stage, UNREADABLE, Verdict,
 };
 use crate::retry;
 use crate::spool::{Body, Place, ReadError, Ticket};
@@ -177,7 +177,7 @@ pub(super) fn uncertain(progress: &mut Progress, now: Timestamp, expires_at: Tim
 /// The body could not be read: damaged, it is held for people to look at; else the disk gets another chance later.
 fn unread(progress: &mut Progress, error: &ReadError, now: Timestamp) {
     let text = format!("the message could not be read from the spool: {error}");
-    let cause = Cause::local(EnhancedStatus::new(4, 3, 0), &text);
+    let cause = Cause::local(UNREADABLE, &text);
     let outcome = Outcome { at: now, stage: Stage::Local, host: "".into(), address: None, cause };
     for recipient in progress.recipients.iter_mut().filter(|r| !r.state.is_final()) {
         recipient.last = Some(outcome.clone());

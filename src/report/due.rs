@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::mail::{Envelope, Notify, Progress, RecipientState, StreamKind};
+use crate::mail::{Cause, Envelope, Notify, Progress, RecipientState, Stage, StreamKind, UNREADABLE};
 use crate::time::Timestamp;
 
 /// The Action field, RFC 3464 §2.3.3.
@@ -102,6 +102,8 @@ pub fn due(
                 Action::Failed
             }
             RecipientState::Delivered if recipient.notify.success() && peer == PeerReports::No => Action::Relayed,
+            // Our disk ate it: it is held for the postmaster, who may have a backup, but its sender must not wait for that.
+            RecipientState::Pending if wants_failure && is_newly_damaged(before, after, place) => Action::Failed,
             RecipientState::Pending if is_late && recipient.notify.delay() && is.last.is_some() => Action::Delayed,
             // Deleted: the operator meant silence.
             RecipientState::Failed
@@ -116,10 +118,19 @@ pub fn due(
     events
 }
 
+/// Whether this settle held the message because its body cannot be read any more, and not by an operator's wish.
+fn is_newly_damaged(before: &Progress, after: &Progress, place: usize) -> bool {
+    let last = |progress: &Progress| progress.recipients.get(place).and_then(|recipient| recipient.last.clone());
+    let found = last(after).filter(|found| {
+        found.stage == Stage::Local && matches!(&found.cause, Cause::Local { status, .. } if *status == UNREADABLE)
+    });
+    after.held && !before.held && found.is_some() && found != last(before)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{Cause, EnhancedStatus, Outcome, Recipient, RecipientProgress, ReversePath, Stage};
+    use crate::mail::{EnhancedStatus, Outcome, Recipient, RecipientProgress, ReversePath};
     use crate::report::write::tests::envelope;
 
     const ON: Notify = Notify::On { success: true, failure: true, delay: true };
@@ -178,6 +189,30 @@ mod tests {
         assert_eq!(run(RecipientState::Failed, Notify::Default), None);
         assert_eq!(run(RecipientState::Expired, Notify::Default), None);
         assert_eq!(run(RecipientState::Failed, ON), Some(Action::Failed));
+    }
+
+    #[test]
+    fn a_damaged_message_is_reported_as_failed_once_and_an_operators_hold_is_not() {
+        let report = |held_before: bool, status: EnhancedStatus, same: bool, notify: Notify| {
+            let mut envelope = envelope();
+            envelope.recipients = vec![Recipient { address: "x@y.example".parse().unwrap(), notify, original: None }];
+            let cause = Cause::local(status, "damaged");
+            let last = Outcome { at: Timestamp::ZERO, stage: Stage::Local, host: "".into(), address: None, cause };
+            let mut before = Progress::new(1, Timestamp::ZERO);
+            before.held = held_before;
+            before.recipients[0].last = same.then(|| last.clone());
+            let mut after = before.clone();
+            after.held = true;
+            after.recipients[0].last = Some(last);
+            let (peer, wait) = (PeerReports::No, Duration::from_secs(3600));
+            let events = due(&envelope, &before, &after, peer, Bounces::ByDefault, wait, envelope.accepted_at);
+            events.first().map(|event| event.action)
+        };
+        assert_eq!(report(false, UNREADABLE, false, Notify::Default), Some(Action::Failed));
+        assert_eq!(report(false, UNREADABLE, false, Notify::Never), None);
+        assert_eq!(report(true, UNREADABLE, false, Notify::Default), None, "it was told when it was found");
+        assert_eq!(report(false, UNREADABLE, true, Notify::Default), None, "held by an operator, after a restore");
+        assert_eq!(report(false, EnhancedStatus::new(4, 3, 2), false, Notify::Default), None);
     }
 
     #[test]

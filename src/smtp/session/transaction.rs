@@ -35,6 +35,8 @@ pub(super) struct Transaction {
     reverse_path: ReversePath,
     parameters: MailParameters,
     recipients: Vec<(Address, Notify, Option<Box<str>>)>,
+    /// Recipients refused because the limit was reached.
+    beyond: usize,
 }
 
 const SMTPUTF8_FIRST: Answer =
@@ -61,7 +63,7 @@ impl Transaction {
             return Err(TOO_BIG);
         }
         policy.sender(common.login.as_deref(), &reverse_path)?;
-        Ok(Transaction { reverse_path, parameters, recipients: Vec::new() })
+        Ok(Transaction { reverse_path, parameters, recipients: Vec::new(), beyond: 0 })
     }
 
     /// RCPT: the one place that decides about a recipient.
@@ -82,6 +84,12 @@ impl Transaction {
         }
         self.recipients.push((address, parameters.notify, parameters.original));
         Ok(())
+    }
+
+    /// Counts a recipient beyond the limit, and tells whether that is still no error.
+    fn is_patient(&mut self, common: &Common) -> bool {
+        self.beyond = self.beyond.saturating_add(1);
+        self.beyond <= common.terms.limits.recipients_max
     }
 
     /// Whether there is somebody to send to.
@@ -142,8 +150,9 @@ impl ExpectRcpt {
             Command::Rcpt(path, parameters) => {
                 match self.0.recipient(common, path, parameters) {
                     Ok(()) => common.say(&Answer::fixed(250, "2.1.5", "Ok")),
-                    // Some have long lists, and take this for "the rest later": no error of theirs.
-                    Err(answer) if answer.code == 452 => common.say(&answer),
+                    // RFC 5321 §4.5.3.1.10: who has a long list takes this for "the rest later", which is no error. Who
+                    // goes on for as many again is not reading our answers.
+                    Err(answer) if answer.code == 452 && self.0.is_patient(common) => common.say(&answer),
                     Err(answer) => common.refuse(&answer),
                 }
                 State::Rcpt(self)
