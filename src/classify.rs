@@ -3,6 +3,8 @@
 //! Called by `delivery` for each outcome of an attempt and by `scheduler` for refused connections. It never looks at
 //! who the recipient is, and in doubt it says "later".
 
+use std::time::Duration;
+
 use crate::mail::{Cause, Reply, Stage};
 
 /// What an attempt or a refusal says about a source at a site, beyond its own recipients.
@@ -16,6 +18,69 @@ pub enum Feedback {
     Slower,
     /// The connection could not be made, or broke.
     Broken,
+}
+
+/// What a reply calls for, of a source at the site that gave it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reaction {
+    /// Fewer connections at once: so many, or one less than there are.
+    FewerConnections {
+        /// At most.
+        most: Option<u16>,
+    },
+    /// Fewer deliveries on one connection: so many, or those that it just took.
+    FewerDeliveries {
+        /// At most.
+        most: Option<u32>,
+    },
+    /// No more than this by time. A count of 0: as much as it took of late.
+    Slow {
+        /// So many.
+        count: u32,
+        /// In such a time.
+        per: Duration,
+        /// Not more again before this has passed.
+        hold: Duration,
+    },
+    /// Nothing over this source for so long.
+    Suspend {
+        /// How long.
+        hold: Duration,
+    },
+    /// Nothing of this sending domain for so long.
+    StopDomain {
+        /// How long.
+        hold: Duration,
+    },
+}
+
+/// What an attempt or a refusal says about a source at a site, as the traffic engine hears it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Signal {
+    /// How it went on the whole.
+    pub feedback: Feedback,
+    /// What more is called for.
+    pub reaction: Option<Reaction>,
+    /// Only after so many such replies within an hour, from two recipient domains or more. 1: at once.
+    pub trigger: u16,
+    /// The number of the rule, stable within one config. 0: none.
+    pub rule: u16,
+    /// It speaks of our reputation: it counts against a warm-up.
+    pub reputation: bool,
+    /// The source is blocked or listed.
+    pub block: bool,
+}
+
+impl Default for Signal {
+    fn default() -> Self {
+        Signal { feedback: Feedback::Neutral, reaction: None, trigger: 1, rule: 0, reputation: false, block: false }
+    }
+}
+
+impl From<Feedback> for Signal {
+    fn from(feedback: Feedback) -> Signal {
+        Signal { feedback, ..Signal::default() }
+    }
 }
 
 /// Which verdict an outcome is, for the recipients it answered.

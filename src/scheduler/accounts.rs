@@ -42,10 +42,11 @@ fn unit_name(unit: Unit) -> &'static str {
         Unit::Messages => "messages",
         Unit::Recipients => "recipients",
         Unit::Connections => "connections",
+        Unit::Lesson => "lesson",
     }
 }
 
-const UNITS: [Unit; 3] = [Unit::Messages, Unit::Recipients, Unit::Connections];
+const UNITS: [Unit; 4] = [Unit::Messages, Unit::Recipients, Unit::Connections, Unit::Lesson];
 
 impl<W: World> Clerk<W> {
     /// The name of an account: `unit, source, holder`, a line each.

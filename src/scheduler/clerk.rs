@@ -14,7 +14,7 @@ use super::names::{Configured, Numbers};
 use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
 use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Settings};
-use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source};
+use crate::delivery::{ConnectionId, Event, Feedback, Host, Order as LinkOrder, Plan, Source};
 use crate::dns::{Failure, Finality};
 use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
 use crate::queue::{Change, Waiting};
@@ -236,10 +236,10 @@ impl<W: World> Clerk<W> {
             }
             Event::Refused { outcome } => {
                 self.refused(number, outcome);
-                Fact::Refused(connection)
+                Fact::Refused(connection, Feedback::Slower.into())
             }
             Event::MailWritten(id) => Fact::MailWritten(connection, id),
-            Event::Settled { id, due, feedback } => Fact::Settled { connection, id, due, feedback },
+            Event::Settled { id, due, feedback } => Fact::Settled { connection, id, due, signal: feedback.into() },
             Event::Skipped(id) => Fact::Skipped(connection, id),
             Event::Returned(id) => Fact::Returned(connection, id),
             Event::Eof => return self.eof(number),

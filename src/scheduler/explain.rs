@@ -77,6 +77,16 @@ impl<W: World> Clerk<W> {
                 };
                 said("window", &text, Some(format!("{} = \"{limit}\"", key(account))), Some(until))
             }
+            Constraint::Slowed(source, site, rate, until) => {
+                let (source_name, name) = (self.sources.name(source.0), self.site(site));
+                let text = format!(
+                    "waits until {}: {source_name} sends {name} no more than {}/{} for now, as its replies taught",
+                    when(until, now),
+                    rate.count,
+                    per(rate.per)
+                );
+                said("slowed", &text, self.last_words(source, site), Some(until))
+            }
             Constraint::Reserving(account) => {
                 let text = format!("allowance for {} is being written down", self.holder_name(account.holder));
                 said("reserving", &text, None, None)
@@ -135,8 +145,16 @@ impl<W: World> Clerk<W> {
                     "connections": path.open,
                     "allowed": path.allowed,
                     "limit": path.limit,
-                    "state": if path.throttled.is_some() { "throttled" } else { "ready" },
+                    "state": match (path.throttled, path.slowed) {
+                        (Some(_), _) => "throttled",
+                        (None, Some(_)) => "slowed",
+                        (None, None) => "ready",
+                    },
                     "until": path.throttled.map(Timestamp::rfc3339),
+                    "slowed": path.slowed.map(|(used, rate)| json!({
+                        "used": used, "count": rate.count, "per_seconds": rate.per.as_secs(),
+                    })),
+                    "deliveries": path.deliveries,
                     "cause": self.last_words(path.source, view.site),
                 })
             })
@@ -171,6 +189,7 @@ fn unit(unit: Unit) -> &'static str {
         Unit::Messages => "messages",
         Unit::Recipients => "recipients",
         Unit::Connections => "new connections",
+        Unit::Lesson => "lessons",
     }
 }
 
@@ -183,6 +202,8 @@ fn key(account: Account) -> &'static str {
         (Unit::Recipients, false) => "total_recipient_rate",
         (Unit::Connections, true) => "max_connection_rate",
         (Unit::Connections, false) => "total_connection_rate",
+        // No config says it: the peer does.
+        (Unit::Lesson, _) => "",
     }
 }
 

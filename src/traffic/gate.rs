@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::lane::{self, place_of};
-use super::limits::{Limits, Rates, SiteLimits};
+use super::limits::{Limits, Rate, Rates, SiteLimits};
 use super::link::{Doing, Link};
 use super::meter::{Haste, Meter, Room};
 use super::words::{Account, Constraint, Holder, Kept, Order, SiteHandle, SourceHandle, Unit};
@@ -21,6 +21,7 @@ fn rates(limits: &Limits, unit: Unit) -> &Rates {
         Unit::Messages => &limits.messages,
         Unit::Recipients => &limits.recipients,
         Unit::Connections => &limits.new_connections,
+        Unit::Lesson => &Rates::NONE,
     }
 }
 
@@ -29,6 +30,8 @@ fn rates(limits: &Limits, unit: Unit) -> &Rates {
 pub(super) struct Meters {
     started: Timestamp,
     all: Vec<(Option<SourceHandle>, Unit, Meter)>,
+    /// Of messages, as the peer's replies taught.
+    learned: Vec<(SourceHandle, Rate, Meter)>,
 }
 
 /// What a meter says against one more.
@@ -42,7 +45,7 @@ pub(super) enum Shut {
 
 impl Meters {
     pub fn new(started: Timestamp) -> Meters {
-        Meters { started, all: Vec::new() }
+        Meters { started, all: Vec::new(), learned: Vec::new() }
     }
 
     /// The meter of a unit, if there is a limit.
@@ -62,8 +65,44 @@ impl Meters {
         self.all.get_mut(place).map(|(_, _, meter)| meter)
     }
 
-    /// The meters that a source's mail passes here: its own, and that of all together.
+    /// Holds a source to what was learned, or to nothing any more. `refused`: what it sent so far was too much.
+    pub fn learn(&mut self, source: SourceHandle, rate: Option<Rate>, refused: bool, now: Timestamp) {
+        let Some(rate) = rate else { return self.learned.retain(|(other, ..)| *other != source) };
+        let Some(rates) = Rates::new(&[rate]) else { return };
+        let place = match self.learned.iter().position(|(other, ..)| *other == source) {
+            Some(place) => place,
+            None => {
+                self.learned.push((source, rate, Meter::learned(&rates)));
+                self.learned.len() - 1
+            }
+        };
+        let Some((_, known, meter)) = self.learned.get_mut(place) else { return };
+        *known = rate;
+        if !meter.has(&rates) {
+            meter.change(&rates, now);
+        }
+        if refused {
+            meter.fill(now);
+        }
+    }
+
+    /// What was learned of a source: its rate, and the use of it.
+    pub fn lesson(&self, source: SourceHandle) -> Option<(Rate, &Meter)> {
+        self.learned.iter().find(|(other, ..)| *other == source).map(|(_, rate, meter)| (*rate, meter))
+    }
+
+    /// Whether most of a learned rate is in use.
+    pub fn is_lesson_in_use(&self, source: SourceHandle) -> bool {
+        let most = |(used, rate): (u32, Rate)| u64::from(used) * 10 >= u64::from(rate.count) * 7;
+        self.lesson(source).is_some_and(|(_, meter)| meter.uses().any(most))
+    }
+
+    /// The meters that a source's mail passes here: its own, that of all together, and what was learned.
     fn passed(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit, mut visit: impl FnMut(&mut Meter)) {
+        if unit == Unit::Messages {
+            let learned = self.learned.iter_mut().filter(|(other, ..)| *other == source);
+            learned.for_each(|(_, _, meter)| visit(meter));
+        }
         for source in [Some(source), None] {
             if let Some(meter) = self.meter(limits, source, unit) {
                 visit(meter);
@@ -193,7 +232,7 @@ impl Engine {
         self.each_meter(link.site, domain, link.source, |unit, meter| match unit {
             Unit::Messages => meter.take(now, 1),
             Unit::Recipients => meter.take(now, u32::from(recipients)),
-            Unit::Connections => {}
+            Unit::Connections | Unit::Lesson => {}
         });
         if let Some(link) = self.links.get_mut(&number) {
             link.charge = Some(Charge { recipients, domain });
@@ -214,7 +253,7 @@ impl Engine {
         self.each_meter(site, charge.domain, source, |unit, meter| match unit {
             Unit::Messages => end(meter, 1),
             Unit::Recipients => end(meter, u32::from(charge.recipients)),
-            Unit::Connections => {}
+            Unit::Connections | Unit::Lesson => {}
         });
     }
 
@@ -309,6 +348,9 @@ impl Engine {
     /// What is to be written down of an account.
     pub fn record(&mut self, account: Account) -> Option<Vec<u8>> {
         let skew = self.skew_ms;
+        if let (Unit::Lesson, Holder::Site(site), Some(source)) = (account.unit, account.holder, account.source) {
+            return self.sites.get(site.0).map(|site| site.path(source).written());
+        }
         self.meters_of(account.holder)?.find(account.source, account.unit).map(|meter| meter.written(skew))
     }
 
@@ -397,6 +439,11 @@ impl Engine {
     pub(super) fn why_windows(&self, source: SourceHandle, site: u32, domain: u32, haste: Haste) -> Vec<Constraint> {
         let now = self.steady();
         let mut all = Vec::new();
+        if let Some((rate, meter)) = self.sites[site].meters.lesson(source)
+            && let Room::At(at, ..) = meter.clone().room(now, haste)
+        {
+            all.push(Constraint::Slowed(source, SiteHandle(site), rate, self.at(at)));
+        }
         let mut look = |holder: Holder, meters: &Meters| {
             for (of, unit, meter) in meters.uses().filter(|(of, ..)| of.is_none_or(|of| of == source)) {
                 let account = Account { holder, source: of, unit };

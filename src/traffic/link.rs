@@ -8,7 +8,7 @@ use super::lane::place_of;
 use super::site::NO_LANE;
 use super::slab::State;
 use super::words::{ConnectionHandle, Order, SourceHandle};
-use crate::classify::Feedback;
+use crate::classify::{Feedback, Reaction, Signal};
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
 
@@ -27,6 +27,21 @@ pub(super) enum Doing {
     Busy,
     Idle(Timestamp),
     Closing,
+}
+
+/// Whether a reply that wants less of us is, or may be, about how many connections there are.
+fn is_about_connections(signal: &Signal) -> bool {
+    match signal.reaction {
+        None => true,
+        // It was lowered already.
+        Some(Reaction::FewerConnections { .. }) => false,
+        Some(
+            Reaction::FewerDeliveries { .. }
+            | Reaction::Slow { .. }
+            | Reaction::Suspend { .. }
+            | Reaction::StopDomain { .. },
+        ) => false,
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,10 +107,11 @@ impl Engine {
         }
     }
 
-    pub(super) fn refused(&mut self, connection: ConnectionHandle, out: &mut Vec<Order>) {
+    pub(super) fn refused(&mut self, connection: ConnectionHandle, signal: Signal, out: &mut Vec<Order>) {
         let Some(link) = self.link(connection).filter(|link| link.doing != Doing::Closing) else { return };
         let lane = link.lane;
         self.end_dial(connection.0);
+        self.react(&link, None, &signal, out);
         self.trouble(connection.0, out);
         // Another source may be better off, or another slot of this one.
         self.want_both(lane, out);
@@ -148,6 +164,24 @@ impl Engine {
         self.arm_site(link.site);
     }
 
+    /// What a reply within a transaction says about the source, beyond its own message.
+    fn heed(&mut self, number: u32, domain: u32, signal: &Signal, out: &mut Vec<Order>) {
+        let Some(link) = self.links.get(&number).copied() else { return };
+        self.react(&link, Some(domain), signal, out);
+        match signal.feedback {
+            Feedback::Good => {
+                self.prove(link.site);
+                self.raise(&link, out);
+            }
+            // It answers, so it is alive; whether it wants more of us is not known.
+            Feedback::Neutral => self.prove(link.site),
+            Feedback::Broken => self.trouble(number, out),
+            // A reply that says what there was too much of says nothing about the number of connections.
+            Feedback::Slower if !is_about_connections(signal) => self.close(number, out),
+            Feedback::Slower => self.trouble(number, out),
+        }
+    }
+
     /// Tells a connection to close, if it was not told yet.
     pub(super) fn close(&mut self, number: u32, out: &mut Vec<Order>) {
         if self.shut(number) {
@@ -198,10 +232,11 @@ impl Engine {
         connection: ConnectionHandle,
         id: QueueId,
         due: Option<Timestamp>,
-        feedback: Feedback,
+        signal: Signal,
         out: &mut Vec<Order>,
     ) {
         let (Some(slot), Some(link)) = (self.flying(connection, id), self.link(connection)) else { return };
+        let domain = self.flows[self.rows[slot].flow].key.domain.0;
         self.transaction_over(connection.0);
         match due {
             None => {
@@ -210,23 +245,11 @@ impl Engine {
             }
             // What was deferred stays with its source: greylisting knows it by that. A refused source is not kept.
             Some(due) => {
-                let stay = (feedback == Feedback::Neutral).then_some(link.source);
+                let stay = (signal.feedback == Feedback::Neutral).then_some(link.source);
                 self.land(slot, due, stay, out);
             }
         }
-        match feedback {
-            Feedback::Good => {
-                self.prove(link.site);
-                let limit = self.sites[link.site].limits.of(link.source).connections;
-                let now = self.now;
-                if self.sites[link.site].path_mut(link.source).good(now, limit) {
-                    self.feed(link.site, out);
-                }
-            }
-            // It answers, so it is alive; whether it wants more of us is not known.
-            Feedback::Neutral => self.prove(link.site),
-            Feedback::Slower | Feedback::Broken => self.trouble(connection.0, out),
-        }
+        self.heed(connection.0, domain, &signal, out);
         self.boundary(connection.0, out);
     }
 

@@ -42,6 +42,8 @@ struct Window {
     sum: u32,
     /// When the next one is due by the pace. Unit: microseconds.
     due_us: u64,
+    /// Nothing may catch up: the length of the peer's own window is not known, and two at once may be too many.
+    strict: bool,
 }
 
 /// How much a meter is asked for, and why.
@@ -83,6 +85,8 @@ pub(super) struct Meter {
     reserved: u32,
     /// A reservation is on its way to the disk: so many, and who was in flight when it was written down.
     asked: u32,
+    /// It was learned, so that nothing of it need be durable: a window that begins anew is not passed as a promise.
+    learned: bool,
 }
 
 impl Window {
@@ -136,6 +140,9 @@ impl Window {
     }
 
     fn catch_up_us(&self) -> u64 {
+        if self.strict {
+            return 0;
+        }
         let share = self.per().as_micros() as u64 / CATCH_UP_DIVISOR;
         share.min(CATCH_UP_MAX.as_micros() as u64).max(self.interval_us())
     }
@@ -189,8 +196,15 @@ impl Window {
 impl Meter {
     /// An unused meter.
     pub fn new(rates: &Rates) -> Meter {
-        let window = |rate| Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0 };
-        Meter { windows: rates.iter().map(window).collect(), flying: 0, reserved: 0, asked: 0 }
+        let window = |rate| Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0, strict: false };
+        Meter { windows: rates.iter().map(window).collect(), flying: 0, reserved: 0, asked: 0, learned: false }
+    }
+
+    /// A meter of what a peer's replies taught.
+    pub fn learned(rates: &Rates) -> Meter {
+        let mut meter = Meter { learned: true, ..Meter::new(rates) };
+        meter.windows.iter_mut().for_each(|window| window.strict = true);
+        meter
     }
 
     /// A meter at a start: of windows that nobody wrote down, an earlier run may have used all until now.
@@ -211,7 +225,7 @@ impl Meter {
 
     /// Whether its use must be durable before it is spent.
     pub fn is_kept(&self) -> bool {
-        self.windows.iter().any(|window| window.per() >= KEPT_FROM)
+        !self.learned && self.windows.iter().any(|window| window.per() >= KEPT_FROM)
     }
 
     /// Takes other windows. What is known goes on to count; a window longer than all known ones is full as far back as
@@ -223,7 +237,8 @@ impl Meter {
             self.windows.push(match same {
                 Some(window) => Window { rate, ..window.clone() },
                 None => {
-                    let mut window = Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0 };
+                    let strict = self.learned;
+                    let mut window = Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0, strict };
                     window.inherit(now, &before);
                     window
                 }
@@ -372,7 +387,7 @@ impl Meter {
             .into_iter()
             .map(|(per, entries)| {
                 let rate = Rate { count: u32::MAX, per };
-                let mut window = Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0 };
+                let mut window = Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0, strict: false };
                 entries.into_iter().for_each(|(at, count)| window.add(at.min(now), count));
                 window.expire(now);
                 window

@@ -32,10 +32,12 @@ mod ending;
 mod gate;
 mod heap;
 mod lane;
+mod lesson;
 mod limits;
 mod link;
 mod meter;
 mod path;
+mod react;
 mod row;
 mod serve;
 mod site;
@@ -171,9 +173,9 @@ impl Engine {
             }
             Fact::Unresolved(domain, why) => self.unresolved(domain, why, out),
             Fact::Connected { connection, deliveries_max } => self.connected(connection, deliveries_max, out),
-            Fact::Refused(connection) => self.refused(connection, out),
+            Fact::Refused(connection, signal) => self.refused(connection, signal, out),
             Fact::MailWritten(connection, id) => self.mail_written(connection, id),
-            Fact::Settled { connection, id, due, feedback } => self.settled(connection, id, due, feedback, out),
+            Fact::Settled { connection, id, due, signal } => self.settled(connection, id, due, signal, out),
             Fact::Skipped(connection, id) => self.skipped(connection, id, out),
             Fact::Returned(connection, id) => self.returned(connection, id, out),
             Fact::Eof(connection) => self.eof(connection, out),

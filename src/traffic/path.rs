@@ -1,9 +1,15 @@
 //! One source at one site: how many connections it may have now, learned from what the peer does.
 //!
-//! A small state machine of its own, driven by the engine. It never counts messages and never knows who waits.
+//! A small state machine of its own, driven by the engine. It never knows who waits; what it learned of rates is a
+//! [`Lesson`]'s.
+//!
+//! What a refusal lowered comes back by *probes*: one at a time, of connections, rate and deliveries in turn, a minute
+//! apart at first. A probe that is refused doubles the time to the next, up to an hour; two that are not halve it. Below
+//! what was refused, connections grow freely: an outage is no limit.
 
 use std::time::Duration;
 
+use super::lesson::{self, Lesson};
 use crate::time::Timestamp;
 
 /// Connections to a site that has not taken a message yet.
@@ -31,14 +37,54 @@ pub(super) struct Path {
     /// Of these, not connected yet.
     pub dialing: u16,
     window: f32,
+    /// So many connections were refused once; more than one below it are probes. 0: nothing is known.
+    ceiling: u16,
+    /// Deliveries on one connection that it takes. 0: nothing is known.
+    most: u32,
+    /// What it takes by time.
+    pub lesson: Lesson,
+    /// The last rule that lowered something.
+    pub because: u16,
     /// The last pause, while no success came after it. Zero: none.
     pause: Duration,
     throttled_until: Timestamp,
-    /// The window does not grow before this.
+    /// Nothing goes over open connections either before this: a reply said so.
+    blocked_until: Timestamp,
+    /// The next probe is not before this.
     growth_from: Timestamp,
     probe: Duration,
+    probed_at: Timestamp,
+    /// Whose turn the next probe is.
+    turn: u8,
+    /// Probes since the last that was refused.
+    quiet: u8,
     refused_at: Timestamp,
 }
+
+/// What a success raised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Raised {
+    /// There may be one more connection.
+    pub connections: bool,
+    /// [`Lesson::rate`] changed.
+    pub rate: bool,
+    /// It is worth writing down.
+    pub probe: bool,
+}
+
+/// What a path can be probed for, in turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Probe {
+    Connections,
+    Rate,
+    Deliveries,
+}
+
+const PROBES: [Probe; 3] = [Probe::Connections, Probe::Rate, Probe::Deliveries];
+/// So many probes without a refusal halve the time to the next.
+const QUIET: u8 = 2;
+/// Deliveries on a connection above this are no limit.
+const MOST_MAX: u32 = 10_000;
 
 impl Default for Path {
     fn default() -> Self {
@@ -48,10 +94,18 @@ impl Default for Path {
             marketing: 0,
             dialing: 0,
             window: WINDOW_UNKNOWN,
+            ceiling: 0,
+            most: 0,
+            lesson: Lesson::default(),
+            because: 0,
             pause: Duration::ZERO,
             throttled_until: Timestamp::ZERO,
+            blocked_until: Timestamp::ZERO,
             growth_from: Timestamp::ZERO,
             probe: Duration::ZERO,
+            probed_at: Timestamp::ZERO,
+            turn: 0,
+            quiet: 0,
             refused_at: Timestamp::ZERO,
         }
     }
@@ -65,34 +119,88 @@ impl Path {
 
     /// Until when the site refuses this source, if it does.
     pub fn throttled(&self, now: Timestamp) -> Option<Timestamp> {
-        (self.throttled_until > now).then_some(self.throttled_until)
+        let until = self.throttled_until.max(self.blocked_until);
+        (until > now).then_some(until)
+    }
+
+    /// Whether a reply stopped this source here: nothing goes over open connections either.
+    pub fn is_blocked(&self, now: Timestamp) -> bool {
+        self.blocked_until > now
+    }
+
+    /// Deliveries on one connection, as learned.
+    pub fn most(&self) -> Option<u32> {
+        (self.most > 0).then_some(self.most)
     }
 
     /// An operator wants it tried now.
     pub fn end_pause(&mut self) {
-        self.throttled_until = Timestamp::ZERO;
+        (self.throttled_until, self.blocked_until) = (Timestamp::ZERO, Timestamp::ZERO);
     }
 
-    /// The site took a message. Says whether the window grew: by one for each windowful of successes, and only while
-    /// all of it is in use, since a success says nothing about connections that were not there.
-    pub fn good(&mut self, now: Timestamp, limit: u16) -> bool {
+    /// The site took a message. Connections grow by one for each windowful of successes, up to one below what was
+    /// refused; and only while all of them are in use, since a success says nothing about connections that were not
+    /// there. Beyond that, and for the rate if `rate_in_use`, there are probes.
+    pub fn good(&mut self, now: Timestamp, limit: u16, rate_in_use: bool) -> Raised {
         self.pause = Duration::ZERO;
+        self.lesson.took(now);
         let before = self.allowed(limit);
         // One slot may be kept from marketing, and is then unused by order.
-        if now < self.growth_from || self.open + 1 < before || before >= limit {
-            return false;
+        let in_use = self.open + 1 >= before && before < limit;
+        if in_use && (self.ceiling == 0 || before + 1 < self.ceiling) {
+            let step = 1.0 / self.window.max(1.0);
+            self.window = match self.refused_at == Timestamp::ZERO {
+                true => (self.window + step).max(WINDOW_PROVEN),
+                false => self.window + step,
+            };
+            let below_ceiling = if self.ceiling == 0 { limit } else { limit.min(self.ceiling - 1) };
+            self.window = self.window.min(f32::from(below_ceiling));
+            return Raised { connections: self.allowed(limit) > before, ..Raised::default() };
         }
-        let step = 1.0 / self.window.max(1.0);
-        self.window = match self.refused_at == Timestamp::ZERO {
-            true => (self.window + step).max(WINDOW_PROVEN),
-            false => self.window + step,
-        };
-        self.window = self.window.min(f32::from(limit));
-        self.allowed(limit) > before
+        if now < self.growth_from {
+            return Raised::default();
+        }
+        self.probe(now, limit, in_use && self.ceiling > 0, rate_in_use)
     }
 
-    /// The site refused a connection, said 421, or broke one. `others`: connections of this path that were not refused.
-    pub fn refused(&mut self, now: Timestamp, jitter: f64, others: u16) {
+    fn probe(&mut self, now: Timestamp, limit: u16, connections: bool, rate: bool) -> Raised {
+        let able = |probe: &Probe| match probe {
+            Probe::Connections => connections,
+            Probe::Rate => rate && self.lesson.rate().is_some(),
+            Probe::Deliveries => self.most > 0,
+        };
+        let turns = (0..PROBES.len()).map(|step| PROBES[(usize::from(self.turn) + step) % PROBES.len()]);
+        let Some(probe) = turns.into_iter().find(able) else { return Raised::default() };
+        let mut raised = Raised { probe: true, ..Raised::default() };
+        match probe {
+            Probe::Connections => {
+                let before = self.allowed(limit);
+                self.window = f32::from(before.saturating_add(1).min(limit));
+                self.ceiling = self.ceiling.max(before.saturating_add(2));
+                raised.connections = true;
+            }
+            Probe::Rate => {
+                self.lesson.raise();
+                raised.rate = true;
+            }
+            Probe::Deliveries => {
+                self.most = self.most.saturating_add((self.most / 10).max(1));
+                self.most = if self.most > MOST_MAX { 0 } else { self.most };
+            }
+        }
+        let place = PROBES.iter().position(|other| *other == probe).unwrap_or(0);
+        self.turn = ((place + 1) % PROBES.len()) as u8;
+        self.quiet = self.quiet.saturating_add(1);
+        if self.quiet > QUIET {
+            (self.quiet, self.probe) = (1, (self.probe / 2).max(PAUSE_MIN));
+        }
+        self.probed_at = now;
+        self.growth_from = now.after(self.probe.max(PAUSE_MIN));
+        raised
+    }
+
+    /// A refusal that is not the same as the last: the next probe waits longer if there was one just before.
+    fn note(&mut self, now: Timestamp, jitter: f64) {
         let since = now.since(self.refused_at);
         if self.refused_at == Timestamp::ZERO || since > self.probe * FORGIVEN_AFTER {
             self.probe = PAUSE_MIN;
@@ -100,10 +208,15 @@ impl Path {
             self.probe = (self.probe * 2).min(PAUSE_MAX);
         }
         self.refused_at = now;
+        self.quiet = 0;
+        self.growth_from = self.growth_from.max(now.after(spread(self.probe, jitter)));
+    }
+
+    /// The site refused a connection, said 421, or broke one. `others`: connections of this path that were not refused.
+    pub fn refused(&mut self, now: Timestamp, jitter: f64, others: u16) {
+        self.note(now, jitter);
         if others > 0 {
-            // It takes some of us: that many are right for now.
-            self.window = self.window.min(f32::from(others)).max(1.0);
-            self.growth_from = now.after(spread(self.probe, jitter));
+            self.keep_to(others);
         } else {
             self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
             self.throttled_until = now.after(spread(self.pause, jitter));
@@ -111,11 +224,129 @@ impl Path {
         }
     }
 
+    /// It takes some of us: that many are right for now.
+    fn keep_to(&mut self, connections: u16) {
+        self.window = self.window.min(f32::from(connections)).max(1.0);
+        self.ceiling = self.window as u16 + 1;
+    }
+
+    /// A reply said that there are too many connections, or how many there may be.
+    pub fn fewer_connections(&mut self, now: Timestamp, jitter: f64, most: u16) {
+        self.note(now, jitter);
+        self.keep_to(most.max(1));
+    }
+
+    /// A reply said that a connection carried too much.
+    pub fn fewer_deliveries(&mut self, now: Timestamp, jitter: f64, most: u32) {
+        self.note(now, jitter);
+        let most = most.max(1);
+        self.most = if self.most == 0 { most } else { self.most.min(most) };
+    }
+
+    /// A reply spoke of our rate. False: it is the refusal that is known.
+    pub fn slower(&mut self, now: Timestamp, jitter: f64, named: Option<super::limits::Rate>, hold: Duration) -> bool {
+        if !self.lesson.refused(now, named) {
+            return false;
+        }
+        self.note(now, jitter);
+        self.growth_from = self.growth_from.max(now.after(hold));
+        true
+    }
+
+    /// A reply said that nothing is taken from this source for now.
+    pub fn block(&mut self, now: Timestamp, jitter: f64, hold: Duration) {
+        self.note(now, jitter);
+        self.blocked_until = self.blocked_until.max(now.after(hold));
+        self.window = 1.0;
+    }
+
     /// Whether forgetting it changes nothing that matters.
     pub fn is_forgettable(&self, now: Timestamp) -> bool {
         let remembered = self.refused_at != Timestamp::ZERO && now.since(self.refused_at) < REMEMBERED;
-        self.open == 0 && !remembered
+        self.open == 0 && !remembered && !self.is_blocked(now)
     }
+
+    /// What was learned, as it is written down; times are the clock's of schedules.
+    ///
+    /// ```text
+    ///   | version u8 | ceiling u16 | window f32 | most u32 | because u16 | quiet u8 | turn u8 | probe_ms u64
+    ///   | growth_from u64 | throttled_until u64 | blocked_until u64 | refused_at u64 | lesson 24 octets |
+    /// ```
+    pub fn written(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.ceiling.to_le_bytes());
+        out.extend_from_slice(&self.window.to_bits().to_le_bytes());
+        out.extend_from_slice(&self.most.to_le_bytes());
+        out.extend_from_slice(&self.because.to_le_bytes());
+        out.extend_from_slice(&[self.quiet, self.turn]);
+        out.extend_from_slice(&(self.probe.as_millis() as u64).to_le_bytes());
+        for at in [self.growth_from, self.throttled_until, self.blocked_until, self.refused_at] {
+            out.extend_from_slice(&at.as_millis().to_le_bytes());
+        }
+        out.extend_from_slice(&self.lesson.written());
+        out
+    }
+
+    /// Takes over what an earlier run wrote down. Bytes that cannot be read mean the strictest: nothing for a minute,
+    /// then one connection and one message in ten minutes, until probes say otherwise.
+    pub fn restore(&mut self, bytes: &[u8], now: Timestamp) {
+        *self = read(bytes, now).unwrap_or(Path {
+            window: 1.0,
+            ceiling: 2,
+            lesson: Lesson::strictest(now),
+            throttled_until: now.after(PAUSE_MIN),
+            growth_from: now.after(PAUSE_MIN),
+            probe: PAUSE_MIN,
+            refused_at: now,
+            ..Path::default()
+        });
+    }
+}
+
+const VERSION: u8 = 1;
+
+fn read(bytes: &[u8], now: Timestamp) -> Option<Path> {
+    let mut rest = bytes;
+    if take::<1>(&mut rest)? != [VERSION] {
+        return None;
+    }
+    let ceiling = u16::from_le_bytes(take(&mut rest)?);
+    let window = f32::from_bits(u32::from_le_bytes(take(&mut rest)?));
+    let most = u32::from_le_bytes(take(&mut rest)?);
+    let because = u16::from_le_bytes(take(&mut rest)?);
+    let [quiet, turn] = take(&mut rest)?;
+    let mut number = || Some(u64::from_le_bytes(take(&mut rest)?));
+    let probe = Duration::from_millis(number()?);
+    // A clock that was set back must not make a pause last for ever.
+    let mut time = |most: Duration| Some(Timestamp::from_millis(number()?).min(now.after(most)));
+    let growth_from = time(REMEMBERED)?;
+    let throttled_until = time(PAUSE_MAX * 2)?;
+    let blocked_until = time(REMEMBERED)?;
+    let refused_at = time(Duration::ZERO)?;
+    let lesson = Lesson::read(&take::<{ lesson::WRITTEN }>(&mut rest)?)?;
+    let sane = rest.is_empty() && (1.0..=f32::from(u16::MAX)).contains(&window) && usize::from(turn) < PROBES.len();
+    let probe = probe.clamp(PAUSE_MIN, PAUSE_MAX);
+    sane.then_some(Path {
+        window,
+        ceiling,
+        most,
+        lesson,
+        because,
+        throttled_until,
+        blocked_until,
+        growth_from,
+        probe,
+        turn,
+        quiet,
+        refused_at,
+        ..Path::default()
+    })
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(*head)
 }
 
 /// ± 10 %, so that what was refused together does not come back together.
@@ -135,16 +366,16 @@ mod tests {
     fn the_window_grows_by_one_for_each_windowful_of_successes() {
         let mut path = Path { open: 100, ..Path::default() };
         assert_eq!(path.allowed(20), 2);
-        path.good(at(0), 20);
+        path.good(at(0), 20, false);
         assert_eq!(path.allowed(20), 5);
         let mut successes = 0;
         while path.allowed(20) < 10 {
-            path.good(at(1), 20);
+            path.good(at(1), 20, false);
             successes += 1;
         }
         assert!((30..=45).contains(&successes), "{successes}");
         for _ in 0..1000 {
-            path.good(at(2), 20);
+            path.good(at(2), 20, false);
         }
         assert_eq!(path.allowed(20), 20);
         assert_eq!(path.allowed(3), 3);
@@ -154,7 +385,7 @@ mod tests {
     fn an_unused_window_does_not_grow() {
         let mut path = Path { open: 1, ..Path::default() };
         for _ in 0..100 {
-            path.good(at(0), 20);
+            path.good(at(0), 20, false);
         }
         assert_eq!(path.allowed(20), 5);
     }
@@ -171,7 +402,7 @@ mod tests {
                 assert_eq!(path.allowed(20), 5);
                 assert_eq!(path.throttled(at(now)), None);
             } else {
-                path.good(at(now), 20);
+                path.good(at(now), 20, false);
             }
             now += 1;
         }
@@ -192,7 +423,7 @@ mod tests {
             assert_eq!(path.allowed(20), 1);
         }
         assert_eq!(pauses, [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
-        path.good(at(now), 20);
+        path.good(at(now), 20, false);
         path.refused(at(now), 0.5, 0);
         assert_eq!(path.throttled(at(now)), Some(at(now + 60)));
     }
@@ -205,5 +436,70 @@ mod tests {
         path.refused(at(2), 0.5, 2);
         assert_eq!(path.allowed(20), 2);
         assert_eq!(path.probe, PAUSE_MIN);
+    }
+
+    #[test]
+    fn an_outage_is_no_limit_and_a_cap_is() {
+        let mut path = Path { open: 20, window: 20.0, ..Path::default() };
+        path.refused(at(0), 0.5, 0);
+        assert_eq!(path.allowed(20), 1);
+        (0..300).for_each(|_| {
+            path.good(at(100), 20, false);
+        });
+        assert_eq!(path.allowed(20), 20, "back as fast as it works");
+        path.fewer_connections(at(200), 0.5, 3);
+        (0..300).for_each(|_| {
+            path.good(at(210), 20, false);
+        });
+        assert_eq!(path.allowed(20), 3);
+        // Probes: one more each, ever sooner while none is refused.
+        let mut now = 210;
+        while path.allowed(20) < 20 && now < 86_400 {
+            path.open = path.allowed(20);
+            path.good(at(now), 20, false);
+            now += 1;
+        }
+        assert!((600..3600).contains(&now), "{now}");
+    }
+
+    #[test]
+    fn probes_take_turns() {
+        let mut path = Path { open: 9, window: 5.0, ..Path::default() };
+        path.fewer_connections(at(0), 0.5, 5);
+        path.slower(at(10), 0.5, Some(crate::traffic::Rate { count: 5, per: Duration::from_secs(1) }), Duration::ZERO);
+        path.fewer_deliveries(at(20), 0.5, 20);
+        let mut seen = Vec::new();
+        for now in 0..4000 {
+            let raised = path.good(at(now), 20, true);
+            if raised.probe {
+                seen.push((raised.connections, raised.rate));
+            }
+        }
+        assert_eq!(seen[..4], [(true, false), (false, true), (false, false), (true, false)]);
+    }
+
+    #[test]
+    fn a_block_stops_open_connections_too_and_ends_by_itself() {
+        let mut path = Path { open: 2, ..Path::default() };
+        path.block(at(0), 0.5, Duration::from_secs(7200));
+        assert!(path.is_blocked(at(7199)) && !path.is_blocked(at(7200)));
+        assert_eq!(path.throttled(at(10)), Some(at(7200)));
+        assert_eq!(path.allowed(20), 1);
+    }
+
+    #[test]
+    fn what_is_written_down_is_read_again_and_nonsense_is_the_strictest() {
+        let mut path = Path { window: 9.0, ..Path::default() };
+        path.fewer_connections(at(0), 0.5, 5);
+        path.slower(at(10), 0.5, None, Duration::ZERO);
+        path.block(at(20), 0.5, Duration::from_secs(3600));
+        path.because = 7;
+        let mut other = Path::default();
+        other.restore(&path.written(), at(30));
+        assert_eq!(other.written(), path.written());
+        let mut strict = Path::default();
+        strict.restore(&[1, 2, 3], at(30));
+        assert_eq!((strict.allowed(20), strict.throttled(at(30)).is_some()), (1, true));
+        assert!(strict.lesson.rate().is_some());
     }
 }

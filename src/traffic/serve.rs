@@ -236,7 +236,10 @@ impl Engine {
     /// A connection is between two transactions: the next one, or rest, or room for others.
     pub(super) fn boundary(&mut self, number: u32, out: &mut Vec<Order>) {
         let Some(link) = self.links.get(&number).copied().filter(|link| link.doing != Doing::Closing) else { return };
-        let worn = link.done >= link.most || self.suspended.contains(&link.source);
+        let path = self.sites[link.site].path(link.source);
+        let most = link.most.min(path.most().unwrap_or(u32::MAX));
+        let stopped = self.suspended.contains(&link.source) || path.is_blocked(self.now);
+        let worn = link.done >= most || stopped;
         if worn || self.must_make_room(&link) {
             return self.close(number, out);
         }
@@ -283,7 +286,7 @@ impl Engine {
     /// Gives the best waiting envelope to a connection. False: there is none that it may carry now.
     pub(super) fn grant(&mut self, number: u32, out: &mut Vec<Order>) -> bool {
         let Some(link) = self.links.get(&number).copied() else { return false };
-        if self.suspended.contains(&link.source) {
+        if self.suspended.contains(&link.source) || self.sites[link.site].path(link.source).is_blocked(self.now) {
             return false;
         }
         loop {

@@ -8,6 +8,7 @@ use super::gate::Meters;
 use super::lane::{FlowKey, Lane, Via};
 use super::limits::SiteLimits;
 use super::path::Path;
+use super::react::Strike;
 use super::slab::NONE;
 use super::words::{Handle, Holder, Kept, Order, SiteHandle, SourceHandle, TargetHandle, Unit};
 use super::{Alarm, Engine};
@@ -54,6 +55,8 @@ pub(super) struct Site {
     transactional_at: Timestamp,
     used_at: Timestamp,
     alarm: Timestamp,
+    /// Replies that are counted toward a rule's trigger.
+    pub strikes: Vec<Strike>,
 }
 
 impl Site {
@@ -74,6 +77,7 @@ impl Site {
             transactional_at: Timestamp::ZERO,
             used_at: now,
             alarm: Timestamp::NEVER,
+            strikes: Vec::new(),
         }
     }
 
@@ -133,6 +137,12 @@ pub struct PathView {
     pub limit: u16,
     /// Refused until then.
     pub throttled: Option<Timestamp>,
+    /// Deliveries on a connection, as learned.
+    pub deliveries: Option<u32>,
+    /// Messages by time, as learned, and how many of them are used.
+    pub slowed: Option<(u32, super::limits::Rate)>,
+    /// The number of the rule that lowered something last; 0: none.
+    pub rule: u16,
 }
 
 /// A window's use, as listings show it.
@@ -197,7 +207,17 @@ impl Engine {
     fn path_view(&self, site: &Site, source: SourceHandle, path: &Path) -> PathView {
         let limit = site.limits.of(source).connections;
         let allowed = path.allowed(limit);
-        PathView { source, open: path.open, allowed, limit, throttled: path.throttled(self.now) }
+        let slowed = site.meters.lesson(source).and_then(|(_, meter)| meter.uses().next());
+        PathView {
+            source,
+            open: path.open,
+            allowed,
+            limit,
+            throttled: path.throttled(self.now),
+            deliveries: path.most(),
+            slowed,
+            rule: path.because,
+        }
     }
 
     /// A look-up says that a target belongs to a site. One that moves to another takes its lanes along.
@@ -208,6 +228,7 @@ impl Engine {
                 let mut meters = Meters::new(self.started);
                 meters.restore(Holder::Site(site), &limits, kept, now);
                 self.sites.insert_at(site.0, Site::new(limits, meters, self.now));
+                self.recall(site, kept);
             }
             Some(known) if known.limits != limits => {
                 known.meters.change(&limits, now);
@@ -235,6 +256,17 @@ impl Engine {
                 self.arm_site(old);
             }
             Some(_) => {}
+        }
+    }
+
+    /// What earlier runs learned here.
+    fn recall(&mut self, site: SiteHandle, kept: &[Kept]) {
+        let now = self.now;
+        for kept in kept.iter().filter(|kept| kept.account.holder == Holder::Site(site)) {
+            if let (Unit::Lesson, Some(source)) = (kept.account.unit, kept.account.source) {
+                self.sites[site.0].path_mut(source).restore(&kept.bytes, now);
+                self.hold_to_lesson(site.0, source, true);
+            }
         }
     }
 
@@ -329,6 +361,9 @@ impl Engine {
         let (now, steady) = (self.now, self.steady());
         let Some(site) = self.sites.get_mut(slot) else { return };
         site.alarm = Timestamp::NEVER;
+        for (source, _) in site.paths.iter().filter(|(_, path)| path.is_forgettable(now)) {
+            site.meters.learn(*source, None, false, steady);
+        }
         site.paths.retain(|(_, path)| !path.is_forgettable(now));
         let unused = site.targets == 0 && site.open == 0 && now.since(site.used_at) >= REMEMBERED;
         if unused && site.paths.is_empty() && !site.starved && site.meters.is_idle(steady) {

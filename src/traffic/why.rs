@@ -120,7 +120,7 @@ impl Engine {
 
 fn ends_at(constraint: &Constraint) -> Timestamp {
     match constraint {
-        Constraint::Window { until, .. } => *until,
+        Constraint::Window { until, .. } | Constraint::Slowed(.., until) => *until,
         _ => Timestamp::ZERO,
     }
 }
@@ -144,6 +144,7 @@ fn is_queueing(constraint: &Constraint) -> bool {
         | Constraint::NoSource(_)
         | Constraint::Suspended(_)
         | Constraint::Window { .. }
+        | Constraint::Slowed(..)
         | Constraint::Settling(_)
         | Constraint::Throttled(..) => false,
     }

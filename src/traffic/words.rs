@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::limits::{Rate, SiteLimits};
 use super::meter::Bound;
-use crate::classify::Feedback;
+use crate::classify::Signal;
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
 
@@ -151,8 +151,8 @@ pub enum Fact {
         /// The most that it said to take (RFC 9422 MAILMAX).
         deliveries_max: Option<u32>,
     },
-    /// No host took us; `Eof` follows.
-    Refused(ConnectionHandle),
+    /// No host took us, and what that says about the source at the site; `Eof` follows.
+    Refused(ConnectionHandle, Signal),
     /// MAIL FROM is on the wire.
     MailWritten(ConnectionHandle, QueueId),
     /// An attempt ended.
@@ -164,7 +164,7 @@ pub enum Fact {
         /// When it is due again; `None`: it has its final state.
         due: Option<Timestamp>,
         /// What this says about the source at the site.
-        feedback: Feedback,
+        signal: Signal,
     },
     /// An envelope could not be leased.
     Skipped(ConnectionHandle, QueueId),
@@ -244,6 +244,8 @@ pub enum Unit {
     Recipients,
     /// New connections.
     Connections,
+    /// Nothing: what a source learned at a site from the peer's refusals. Only written down, as [`Kept`].
+    Lesson,
 }
 
 /// Whose windows.
@@ -342,6 +344,8 @@ pub enum Constraint {
         /// When.
         until: Timestamp,
     },
+    /// The site's replies taught that it takes no more than this by time; one more may go then.
+    Slowed(SourceHandle, SiteHandle, Rate, Timestamp),
     /// Allowance is being made durable: a moment.
     Reserving(Account),
     /// After an unclean end, until the peers have seen the old connections end.

@@ -66,7 +66,7 @@ fn what_expired_since_the_last_fact_is_not_sent_by_the_next() {
     let connection = postrider::traffic::ConnectionHandle(1);
     let feedback = postrider::classify::Feedback::Good;
     world.now = world.now.after(secs(1500));
-    world.apply(Fact::Settled { connection, id: first.id, due: None, feedback });
+    world.apply(Fact::Settled { connection, id: first.id, due: None, signal: feedback.into() });
     world.run_out(secs(600));
     assert_eq!(world.ended[&code.id].0, End::Expired);
 }
@@ -80,7 +80,7 @@ fn a_fact_about_strangers_is_ignored() {
     let domain = postrider::traffic::DomainHandle(5);
     let facts = [
         Fact::Gone(id),
-        Fact::Refused(connection),
+        Fact::Refused(connection, postrider::classify::Feedback::Slower.into()),
         Fact::Eof(connection),
         Fact::Skipped(connection, id),
         Fact::Returned(connection, id),

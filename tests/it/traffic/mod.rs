@@ -3,6 +3,7 @@
 mod a_dead_site_holds_up_no_other;
 mod a_peers_connection_cap_is_found_without_hammering;
 mod a_restart_brings_everything_back_at_once;
+mod hidden_limits_are_found_and_kept;
 mod marketing_floods_do_not_delay_a_login_code;
 mod no_window_is_ever_passed;
 mod the_scheduler_drives_a_simulated_world;

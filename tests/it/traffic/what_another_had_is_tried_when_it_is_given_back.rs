@@ -98,7 +98,7 @@ fn and_what_nobody_gave_back_waits_a_minute() {
 #[test]
 fn a_pause_ends_when_an_operator_wants_it_tried_now() {
     let (mut bench, _, connection) = Bench::dialled();
-    bench.tell(Fact::Refused(connection));
+    bench.tell(Fact::Refused(connection, postrider::classify::Feedback::Slower.into()));
     bench.tell(Fact::Eof(connection));
     bench.now = NOW.after(Duration::from_secs(5));
     assert_eq!(dial(&bench.tell(Fact::Tick)), None, "the site's refusal is respected");

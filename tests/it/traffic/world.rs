@@ -1,11 +1,11 @@
 //! A simulated world around the engine: sites with tempers, a clock that jumps to the next event, and a referee that
 //! checks every order against what the engine promised, without looking into it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider::classify::Feedback;
+use postrider::classify::{Feedback, Reaction, Signal};
 use postrider::mail::{QueueId, StreamKind};
 use postrider::time::Timestamp;
 use postrider::traffic::{
@@ -29,6 +29,8 @@ pub enum Temper {
     Dead,
     /// Says 421 to more connections than this.
     Limiter(usize),
+    /// Says 421 to more connections than this, and defers what is more than this in any such time.
+    Hidden(usize, usize, Duration),
     /// Refuses, breaks, defers and skips at random.
     Moody,
     /// Has no hosts, ever.
@@ -101,6 +103,10 @@ pub struct World {
     /// What the peers may have counted: site, source, from when, until when.
     pub spans: Vec<Span>,
     open_spans: HashMap<QueueId, usize>,
+    /// What a hidden limit counted, by site.
+    counted: HashMap<u32, VecDeque<Timestamp>>,
+    /// Messages that a hidden limit deferred.
+    pub deferrals: u32,
 }
 
 /// One transaction as a peer sees it.
@@ -137,6 +143,8 @@ impl World {
             records: BTreeMap::new(),
             spans: Vec::new(),
             open_spans: HashMap::new(),
+            counted: HashMap::new(),
+            deferrals: 0,
         }
     }
 
@@ -251,11 +259,11 @@ impl World {
                 let known = self.connections.get_mut(&connection.0)?;
                 known.connected = true;
             }
-            Fact::Refused(connection) => {
+            Fact::Refused(connection, _) => {
                 self.refusals += 1;
                 self.connections.get(&connection.0)?;
             }
-            Fact::Settled { connection, id, due, feedback } => {
+            Fact::Settled { connection, id, due, signal } => {
                 self.landed(*connection, *id);
                 let now = self.now;
                 let known = *self.waiting.get(id)?;
@@ -263,12 +271,7 @@ impl World {
                     None => self.end(*id, End::Delivered),
                     Some(_) if now >= known.put.expires_at => {
                         self.end(*id, End::Expired);
-                        return Some(Fact::Settled {
-                            connection: *connection,
-                            id: *id,
-                            due: None,
-                            feedback: *feedback,
-                        });
+                        return Some(Fact::Settled { connection: *connection, id: *id, due: None, signal: *signal });
                     }
                     Some(due) => self.again(*id, *due),
                 }
@@ -416,18 +419,18 @@ impl World {
         );
         let most = place.limits.deliveries;
         let connected = Fact::Connected { connection, deliveries_max: most };
-        let refused = Fact::Refused(connection);
+        let refused = Fact::Refused(connection, Feedback::Slower.into());
         match place.temper {
             Temper::Kind(_) | Temper::Never | Temper::Lost(_) => self.later(Duration::from_millis(20), connected),
             Temper::Dead => {
                 self.later(secs(30), refused);
                 self.later(secs(30), Fact::Eof(connection));
             }
-            Temper::Limiter(most) if open > most => {
+            Temper::Limiter(most) | Temper::Hidden(most, ..) if open > most => {
                 self.later(Duration::from_millis(20), refused);
                 self.later(Duration::from_millis(21), Fact::Eof(connection));
             }
-            Temper::Limiter(_) => self.later(Duration::from_millis(20), connected),
+            Temper::Limiter(_) | Temper::Hidden(..) => self.later(Duration::from_millis(20), connected),
             Temper::Moody => match self.random.u8(0..10) {
                 0 => self.later(Duration::from_millis(30), Fact::Eof(connection)),
                 1 | 2 => {
@@ -463,8 +466,20 @@ impl World {
             _ => Duration::from_millis(100),
         };
         self.later(Duration::from_millis(1), Fact::MailWritten(connection, id));
-        let settled = |due, feedback| Fact::Settled { connection, id, due, feedback };
+        let settled = |due, feedback: Feedback| Fact::Settled { connection, id, due, signal: feedback.into() };
+        let too_many = match place.temper {
+            Temper::Hidden(_, count, per) => self.is_too_many(place.site, count, per),
+            _ => false,
+        };
+        let slower = Signal {
+            reaction: Some(Reaction::Slow { count: 0, per: Duration::ZERO, hold: Duration::ZERO }),
+            ..Signal::default()
+        };
         let fact = match (place.temper, self.random.u8(0..20)) {
+            _ if too_many => {
+                let due = Some(self.now.after(secs(300)));
+                Fact::Settled { connection, id, due, signal: slower }
+            }
             (Temper::Moody, 0) => Fact::Eof(connection),
             (Temper::Moody, 1) => Fact::Skipped(connection, id),
             (Temper::Moody, 2) => Fact::Returned(connection, id),
@@ -474,11 +489,27 @@ impl World {
             _ => settled(None, Feedback::Good),
         };
         let ends = matches!(fact, Fact::Returned(..))
-            || matches!(fact, Fact::Settled { feedback: Feedback::Slower | Feedback::Broken, .. });
+            || matches!(fact, Fact::Settled { signal, .. } if matches!(signal.feedback, Feedback::Slower | Feedback::Broken));
         self.later(time, fact);
         if ends || self.connections[&connection.0].closing {
             self.later(time + Duration::from_millis(5), Fact::Eof(connection));
         }
+    }
+
+    /// Whether a hidden limit is passed by one more; if not, it counts.
+    fn is_too_many(&mut self, site: u32, count: usize, per: Duration) -> bool {
+        let now = self.now;
+        let counted = self.counted.entry(site).or_default();
+        while counted.front().is_some_and(|at| at.after(per) <= now) {
+            counted.pop_front();
+        }
+        let full = counted.len() >= count;
+        if full {
+            self.deferrals += 1;
+        } else {
+            counted.push_back(now);
+        }
+        full
     }
 
     /// Connections open now at a site, of all sources.
