@@ -32,12 +32,13 @@ pub struct Setup {
     data_dir: Option<PathBuf>,
     launcher: Vec<String>,
     route: String,
+    way_out: Option<String>,
 }
 
 impl Setup {
     /// Everything goes to this peer.
     pub fn relaying_to(next_hop: SocketAddr) -> Setup {
-        Setup { next_hop, tls: false, data_dir: None, launcher: Vec::new(), route: String::new() }
+        Setup { next_hop, tls: false, data_dir: None, launcher: Vec::new(), route: String::new(), way_out: None }
     }
 
     /// With a certificate, and a `submissions` listener.
@@ -55,6 +56,12 @@ impl Setup {
     /// With further keys of the route to the peer, a line each.
     pub fn with_route(mut self, keys: &str) -> Setup {
         self.route = keys.to_owned();
+        self
+    }
+
+    /// With this text in place of `[[route]]` and `[delivery]`.
+    pub fn with_way_out(mut self, text: &str) -> Setup {
+        self.way_out = Some(text.to_owned());
         self
     }
 
@@ -76,6 +83,7 @@ impl Setup {
             submissions: local(port::free()),
             launcher: self.launcher,
             route: self.route,
+            way_out: self.way_out,
             next_hop: self.next_hop,
             authority,
             directory,
@@ -108,6 +116,7 @@ pub struct Daemon {
     directory: TempDir,
     next_hop: SocketAddr,
     route: String,
+    way_out: Option<String>,
     launcher: Vec<String>,
     authority: Option<Authority>,
     process: Option<Child>,
@@ -128,15 +137,18 @@ impl Daemon {
              [[listener]]\nbind = \"{}\"\nmode = \"smtp\"\ntrusted_networks = [\"127.0.0.0/8\"]\nstream = \"transactional\"\n\
              [[credential]]\nname = \"{USER}\"\npassword_hash = \"{}\"\nstream = \"transactional\"\n\
              from_domains = [\"example.com\"]\n\
-             [[sending_domain]]\nname = \"example.com\"\n\
-             [[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"{}\"]\nconnection_limit = 8\n{}\n\
-             [delivery]\nallow_private_peers = true\n",
+             [[sending_domain]]\nname = \"example.com\"\n",
             self.submission,
             self.smtp,
             password_hash(),
-            self.next_hop,
-            self.route,
         );
+        text += &self.way_out.clone().unwrap_or_else(|| {
+            format!(
+                "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"{}\"]\nconnection_limit = 8\n{}\n\
+                 [delivery]\nallow_private_peers = true\n",
+                self.next_hop, self.route
+            )
+        });
         write_secret(&self.config, &text);
     }
 

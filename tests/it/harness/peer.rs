@@ -3,12 +3,13 @@
 //!
 //! It reads strictly: only CRLF.CRLF ends a message, and every bare CR or LF, NUL or overlong line is noted as a violation.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::message::{field, fingerprint};
 
@@ -28,6 +29,13 @@ pub enum Behaviour {
     SilentAfterDot,
     /// 450 to recipients whose local part starts with `later`, 550 to those that start with `never`.
     Choosy,
+    /// 421 to more connections at once, 450 to more transactions in any second.
+    Capped {
+        /// Connections.
+        connections: usize,
+        /// Transactions a second.
+        per_second: usize,
+    },
     /// At each stage, by this seed, an error or an end of the connection, each a few times in a hundred.
     Rough(u64),
 }
@@ -83,6 +91,11 @@ struct Book {
     ends: HashMap<u64, End>,
     open: HashMap<u64, TcpStream>,
     connections: u64,
+    /// Transactions of the last second, and what a capped peer refused.
+    recent: VecDeque<Instant>,
+    capped: Vec<(Instant, &'static str)>,
+    most_open: usize,
+    most_in_a_second: usize,
 }
 
 struct Shared {
@@ -173,6 +186,17 @@ impl Peer {
         self.shared.book().open.len()
     }
 
+    /// What a capped peer refused, and when.
+    pub fn capped(&self) -> Vec<(Instant, &'static str)> {
+        self.shared.book().capped.clone()
+    }
+
+    /// The most connections at once, and the most transactions in any second, refused ones included.
+    pub fn most(&self) -> (usize, usize) {
+        let book = self.shared.book();
+        (book.most_open, book.most_in_a_second)
+    }
+
     /// What broke the line discipline.
     pub fn violations(&self) -> Vec<String> {
         self.shared.book().violations.clone()
@@ -226,6 +250,7 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
             let number = book.connections;
             if let Ok(handle) = stream.try_clone() {
                 book.open.insert(number, handle);
+                book.most_open = book.most_open.max(book.open.len());
             }
             number
         };
@@ -275,7 +300,16 @@ impl<'a> Visit<'a> {
         match self.behaviour {
             Behaviour::Closed => return Ok(End::Ours),
             Behaviour::Deaf => return self.wait_for_end(),
-            Behaviour::Friendly | Behaviour::SilentAfterDot | Behaviour::Choosy | Behaviour::Rough(_) => {}
+            Behaviour::Capped { connections, .. } if self.shared.book().open.len() > connections => {
+                self.shared.book().capped.push((Instant::now(), "connection"));
+                self.say("421 4.7.0 Too many concurrent connections from your address")?;
+                return Ok(End::Ours);
+            }
+            Behaviour::Capped { .. }
+            | Behaviour::Friendly
+            | Behaviour::SilentAfterDot
+            | Behaviour::Choosy
+            | Behaviour::Rough(_) => {}
         }
         if self.stage(2, "220 peer.example ESMTP", "421 4.3.2 busy")? != Stage::Agreed {
             return Ok(End::Ours);
@@ -307,6 +341,10 @@ impl<'a> Visit<'a> {
             "MAIL" => {
                 self.to.clear();
                 self.from = bracketed(line);
+                if self.is_too_fast() {
+                    self.say("450 4.7.1 Error: rate limit exceeded, slow down")?;
+                    return Ok(None);
+                }
                 self.stage(3, "250 2.1.0 Ok", "451 4.3.0 not now")?
             }
             "RCPT" => self.recipient(bracketed(line))?,
@@ -326,6 +364,26 @@ impl<'a> Visit<'a> {
             }
         };
         Ok((stage == Stage::Left).then_some(End::Ours))
+    }
+
+    /// Counts a transaction; whether it is one too many in this second, for a capped peer.
+    fn is_too_fast(&self) -> bool {
+        let now = Instant::now();
+        let mut book = self.shared.book();
+        while book.recent.front().is_some_and(|at| now.duration_since(*at) >= Duration::from_secs(1)) {
+            book.recent.pop_front();
+        }
+        let most = match self.behaviour {
+            Behaviour::Capped { per_second, .. } => per_second,
+            _ => usize::MAX,
+        };
+        let too_fast = book.recent.len() >= most;
+        book.most_in_a_second = book.most_in_a_second.max(book.recent.len() + 1);
+        match too_fast {
+            true => book.capped.push((now, "transaction")),
+            false => book.recent.push_back(now),
+        }
+        too_fast
     }
 
     fn recipient(&mut self, to: String) -> io::Result<Stage> {

@@ -7,6 +7,7 @@ mod a_lost_index_costs_nothing;
 mod a_message_goes_through;
 mod a_restart_keeps_the_queue;
 mod bytes_arrive_as_sent;
+mod five_hundred_domains_share_one_mx;
 mod kill_nine_loses_nothing;
 mod no_end_of_data_smuggles_a_second_message;
 mod sighup_with_a_bad_file_keeps_the_old_one;
