@@ -1,8 +1,8 @@
 //! The one way in: checks, stamps, tags and splits a message, and puts it into the queue. Our own DSNs take the same
 //! door.
 //!
-//! Called by `submission` and `http` (accept), `delivery` (conclude) and `scheduler` (expire). It never connects to
-//! anything, and never decides when mail goes.
+//! Called by `submission` (accept), `delivery` (conclude), `scheduler` (conclude, expire) and, through a closure of the
+//! roof, `http` (bounce). It never connects to anything, and never decides when mail goes.
 
 mod conclude;
 mod prepare;
