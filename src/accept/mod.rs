@@ -217,14 +217,14 @@ impl Door {
     async fn settle(&self, lease: Lease, mut after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
         let settings = self.settings.load_full();
         let events = conclude::events(&settings, lease.envelope(), lease.progress(), &mut after, peer, now);
+        let body = match events.is_empty() {
+            true => None,
+            // A bounce without the message is better than none.
+            false => self.queue.body(&lease).await.ok(),
+        };
+        // Nothing is awaited from here on: what is logged is what the spool is given, unless the process dies between.
         self.events.outcomes(lease.envelope(), lease.progress(), &after, now);
-        if events.is_empty() {
-            return self.queue.settle(lease, after, None);
-        }
-        let envelope = Arc::clone(lease.envelope());
-        // A bounce without the message is better than none.
-        let body = self.queue.body(&lease).await.ok();
-        let told = Told { envelope: &envelope, progress: &after, events: &events, body: body.as_deref() };
+        let told = Told { envelope: lease.envelope(), progress: &after, events: &events, body: body.as_deref() };
         let dsn = self.report(&settings, &told, now);
         self.queue.settle(lease, after, dsn)
     }
