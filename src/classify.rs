@@ -1,7 +1,7 @@
 //! What a reply, or its absence, means: for the recipient it answered, and for the source at that site. Pure.
 //!
-//! Called by `delivery` for each outcome of an attempt and by `scheduler` for refused connections. It never looks at
-//! who the recipient is, and in doubt it says "later".
+//! Called by `delivery` for each outcome of an attempt; `traffic` reads the [`Feedback`]. It never looks at who the
+//! recipient is, and in doubt it says "later".
 
 use std::time::Duration;
 

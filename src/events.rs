@@ -1,5 +1,5 @@
-//! What happened to mail: one log line a fact, and counters. Called by `accept`, `delivery` and `http`; it observes
-//! and never decides.
+//! What happened to mail: one log line a fact, and counters. Told by `accept` and, at the start, by the roof; read by
+//! `http`. It observes and never decides.
 //!
 //! Every line has the target `postrider::mail`, level `info`, and `queue_id` as its first field, so that
 //! `POSTRIDER_LOG=warn,postrider::mail=info` is a mail log and nothing else. Fields that a stranger chose (addresses,

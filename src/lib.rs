@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 // Floor 0: words.
-pub mod ledger;
 pub mod mail;
 pub mod size;
 pub mod time;
@@ -25,6 +24,7 @@ pub mod store;
 pub mod tls;
 // Floor 4: rooms.
 pub mod events;
+pub mod ledger;
 pub mod queue;
 // Floor 5: the door.
 pub mod accept;

@@ -1,7 +1,8 @@
 //! When a deferred envelope is tried again: age-doubling waits with jitter, pure.
 //!
-//! Called by `delivery` when an attempt ends. It never reads a clock and never decides *whether* to try again: past
-//! `expires_at` the traffic engine expires an envelope, whatever its due time says.
+//! Called by `delivery` when an attempt ends, and by `queue` when a lease is dropped past its final dot. It never reads
+//! a clock and never decides *whether* to try again: past `expires_at` the traffic engine expires an envelope, whatever
+//! its due time says.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! The one way in: checks, stamps, tags and splits a message, and puts it into the queue. Our own DSNs take the same
 //! door.
 //!
-//! Called by `submission` and `http` (accept), `delivery` (conclude) and `scheduler` (expire). It never connects to
-//! anything, and never decides when mail goes.
+//! Called by `submission` (accept), `delivery` (conclude), `scheduler` (conclude, expire) and, through a closure of the
+//! roof, `http` (bounce). It never connects to anything, and never decides when mail goes.
 
 mod conclude;
 mod prepare;
@@ -217,14 +217,14 @@ impl Door {
     async fn settle(&self, lease: Lease, mut after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
         let settings = self.settings.load_full();
         let events = conclude::events(&settings, lease.envelope(), lease.progress(), &mut after, peer, now);
+        let body = match events.is_empty() {
+            true => None,
+            // A bounce without the message is better than none.
+            false => self.queue.body(&lease).await.ok(),
+        };
+        // Nothing is awaited from here on: what is logged is what the spool is given, unless the process dies between.
         self.events.outcomes(lease.envelope(), lease.progress(), &after, now);
-        if events.is_empty() {
-            return self.queue.settle(lease, after, None);
-        }
-        let envelope = Arc::clone(lease.envelope());
-        // A bounce without the message is better than none.
-        let body = self.queue.body(&lease).await.ok();
-        let told = Told { envelope: &envelope, progress: &after, events: &events, body: body.as_deref() };
+        let told = Told { envelope: lease.envelope(), progress: &after, events: &events, body: body.as_deref() };
         let dsn = self.report(&settings, &told, now);
         self.queue.settle(lease, after, dsn)
     }

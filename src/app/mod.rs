@@ -110,7 +110,7 @@ impl Daemon {
     async fn start(config: Config) -> anyhow::Result<Daemon> {
         let clock = Arc::new(Clock::default());
         let events = Events::default();
-        // What the config names is read before the spool is touched: a bad key or port must not cost a recovery.
+        // What the config names is read before the spool is touched: a bad key must not cost a recovery.
         let signer = Signer::new(&compose::signer(&config)).context("DKIM")?;
         let client = Client::new(&compose::tls_client(&config)).context("TLS towards peers")?;
         let server_tls = server_tls(&config)?;

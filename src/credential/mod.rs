@@ -1,6 +1,6 @@
 //! Who may send: credentials by name, proved by a password or an API key.
 //!
-//! Called by `submission` and `http` (verify), by the roof (load, reload) and by `cli/credential` (keys, hashes).
+//! Called by `submission` (verify), by the roof (load, reload) and by `cli/credential` (keys, hashes).
 //! It never says why a login failed: unknown name, wrong secret and disabled credential look and last the same.
 //!
 //! Passwords are argon2id. Checking one takes tens of milliseconds and megabytes, so only a few are checked at once, and

@@ -1,7 +1,8 @@
 //! Delivery: one connection to one peer, and the transactions on it.
 //!
-//! `scheduler` starts a connection by its [`Plan`] and tells it what to send; it knows the queue only through a `Lease`,
-//! and never decides what goes next.
+//! `scheduler` starts a connection by its [`Plan`] and tells it by [`Order`]s what to send. It leases an envelope and
+//! reads its body from the queue, and gives the lease to the door when the attempt is over; it never puts, lists or
+//! changes mail otherwise, and never decides what goes next.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -116,7 +117,8 @@ pub enum Event {
         /// The last outcome: what `why` shows.
         outcome: Outcome,
     },
-    /// MAIL FROM of this envelope is on the wire: it occupies its window from here.
+    /// MAIL FROM of this envelope is on the wire. It has occupied its windows since the grant; now the peer may have
+    /// counted it, and its place is no longer given back.
     MailWritten(QueueId),
     /// The envelope was settled (written to the spool).
     Settled {

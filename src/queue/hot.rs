@@ -1,7 +1,7 @@
 //! Envelopes and bodies that were accepted a moment ago, kept so that a first attempt reads nothing from the disk.
 //!
-//! Filled by `put` before the record is written, emptied by the first settle. Bounded in bytes: beyond them the oldest
-//! go first, and are read from the spool like any other.
+//! Filled by the applier once the record is durable, emptied by the first settle. Bounded in bytes: beyond them the
+//! oldest go first, and are read from the spool like any other.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

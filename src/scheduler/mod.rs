@@ -6,7 +6,7 @@
 //!   look-ups, http ──┘                              └─► ends (the door)
 //! ```
 //! It knows the names for the engine's handles, the peers' last words, and nothing else: what goes when is the
-//! engine's decision. Started by `app`; asked by `http` through its [`Handle`].
+//! engine's decision. Started by `app`, which also hands `http` closures that ask it through its [`Handle`].
 
 mod accounts;
 mod clerk;

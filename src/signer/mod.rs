@@ -5,7 +5,7 @@
 //! and never decides whether one is sent.
 //!
 //! Signing is synchronous: RSA-2048 takes about 0.3 ms of CPU, Ed25519 a thirtieth of that, the body's hash 1 ms per
-//! MiB. A caller with a large body does it on a blocking thread.
+//! MiB. `delivery` does it on the connection's task, whatever the size.
 
 mod cache;
 mod canonical;
