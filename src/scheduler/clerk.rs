@@ -14,7 +14,7 @@ use super::names::{Configured, Numbers};
 use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
 use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Settings};
-use crate::delivery::{ConnectionId, Event, Feedback, Host, Order as LinkOrder, Plan, Source};
+use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source};
 use crate::dns::{Failure, Finality};
 use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
 use crate::queue::{Change, Waiting};
@@ -234,12 +234,12 @@ impl<W: World> Clerk<W> {
             Event::Connected { transactions_max, .. } => {
                 Fact::Connected { connection, deliveries_max: transactions_max }
             }
-            Event::Refused { outcome } => {
+            Event::Refused { outcome, signal, .. } => {
                 self.refused(number, outcome);
-                Fact::Refused(connection, Feedback::Slower.into())
+                Fact::Refused(connection, signal)
             }
             Event::MailWritten(id) => Fact::MailWritten(connection, id),
-            Event::Settled { id, due, feedback } => Fact::Settled { connection, id, due, signal: feedback.into() },
+            Event::Settled { id, due, signal, .. } => Fact::Settled { connection, id, due, signal },
             Event::Skipped(id) => Fact::Skipped(connection, id),
             Event::Returned(id) => Fact::Returned(connection, id),
             Event::Eof => return self.eof(number),
