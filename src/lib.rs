@@ -4,6 +4,7 @@
 // Floor 0: words.
 pub mod ledger;
 pub mod mail;
+pub mod metrics;
 pub mod size;
 pub mod time;
 // Floor 1: rules.

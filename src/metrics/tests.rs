@@ -1,0 +1,275 @@
+//! Tests of the table and of what is written: the rules of the text format, as `promtool check metrics` has them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use super::count::{Family, Histogram, NAMES_MAX, Tally};
+use super::*;
+
+/// What is wrong with a page: the format's rules and the naming rules of promtool's linter.
+pub(crate) fn faults(page: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut types: BTreeMap<String, String> = BTreeMap::new();
+    let mut helped = HashSet::new();
+    let mut series = HashSet::new();
+    let mut current = String::new();
+    let mut buckets: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut counts: BTreeMap<String, f64> = BTreeMap::new();
+    if !page.is_empty() && !page.ends_with('\n') {
+        faults.push("the last line is not ended".to_owned());
+    }
+    for line in page.lines() {
+        let mut fault = |what: &str| faults.push(format!("{what}: {line}"));
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap_or((rest, ""));
+            if help.is_empty() || !helped.insert(name.to_owned()) {
+                fault("no help, or a second one");
+            }
+            continue;
+        }
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, ""));
+            if !["counter", "gauge", "histogram"].contains(&kind) || types.insert(name.into(), kind.into()).is_some() {
+                fault("an unknown type, or a second one");
+            }
+            if !helped.contains(name) {
+                fault("TYPE without HELP before it");
+            }
+            current = name.to_owned();
+            continue;
+        }
+        let Some(sample) = Sample::read(line) else {
+            fault("not a sample");
+            continue;
+        };
+        let kind = types.get(&current).map_or("", String::as_str);
+        let family = match kind {
+            "histogram" => ["_bucket", "_sum", "_count"].iter().find_map(|suffix| sample.name.strip_suffix(suffix)),
+            _ => Some(&*sample.name),
+        };
+        if family != Some(&current) {
+            fault("a sample outside of its family");
+        }
+        if !series.insert((sample.name.clone(), sample.labels.clone())) {
+            fault("a series twice");
+        }
+        if kind == "counter" && (sample.value < 0.0 || sample.value.is_nan()) {
+            fault("a counter below 0");
+        }
+        let rest: Vec<_> = sample.labels.iter().filter(|(name, _)| name != "le").cloned().collect();
+        let key = format!("{current}{rest:?}");
+        if sample.name.ends_with("_bucket") && kind == "histogram" {
+            let bound =
+                sample.labels.iter().find(|(name, _)| name == "le").map(|(_, bound)| bound.replace("+Inf", "inf"));
+            let bound = bound.and_then(|bound| bound.parse().ok()).unwrap_or(f64::NAN);
+            buckets.entry(key).or_default().push((bound, sample.value));
+        } else if sample.name.ends_with("_count") && kind == "histogram" {
+            counts.insert(key, sample.value);
+        }
+    }
+    for (key, buckets) in buckets {
+        let rising = buckets.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1);
+        let whole =
+            buckets.last().is_some_and(|(bound, count)| *bound == f64::INFINITY && counts.get(&key) == Some(count));
+        if !rising || !whole {
+            faults.push(format!("a histogram that does not add up: {key}"));
+        }
+    }
+    faults
+}
+
+struct Sample {
+    name: String,
+    labels: Vec<(String, String)>,
+    value: f64,
+}
+
+impl Sample {
+    /// `name{label="value",…} number`, by the grammar of the text format.
+    fn read(line: &str) -> Option<Sample> {
+        let name_end = line.find(['{', ' '])?;
+        let name = line[..name_end].to_owned();
+        is_name(&name, true).then_some(())?;
+        let mut labels = Vec::new();
+        let mut rest = &line[name_end..];
+        if let Some(inside) = rest.strip_prefix('{') {
+            rest = inside;
+            while !rest.starts_with('}') {
+                let (label, after) = rest.split_once("=\"")?;
+                is_name(label, false).then_some(())?;
+                let (mut value, mut end, mut chars) = (String::new(), None, after.char_indices());
+                while let Some((at, char)) = chars.next() {
+                    match char {
+                        '"' => {
+                            end = Some(at);
+                            break;
+                        }
+                        '\\' => value.push(match chars.next()?.1 {
+                            'n' => '\n',
+                            same @ ('\\' | '"') => same,
+                            _ => return None,
+                        }),
+                        char => value.push(char),
+                    }
+                }
+                if labels.iter().any(|(name, _)| name == label) {
+                    return None;
+                }
+                labels.push((label.to_owned(), value));
+                rest = &after[end? + 1..];
+                rest = rest.strip_prefix(',').unwrap_or(rest);
+            }
+            rest = &rest[1..];
+        }
+        let number = rest.strip_prefix(' ')?;
+        let value = number.replace("+Inf", "inf").parse().ok()?;
+        Some(Sample { name, labels, value })
+    }
+}
+
+fn is_name(text: &str, colons: bool) -> bool {
+    let sound = |c: char| c.is_ascii_alphanumeric() || c == '_' || (colons && c == ':');
+    !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(sound)
+}
+
+/// Every metric once, with a label value that needs every escape.
+fn full_page() -> Page {
+    let mut page = Page::default();
+    for metric in Metric::ALL {
+        let description = metric.description();
+        let labels = vec!["a \\ \"quoted\"\nvalue"; description.labels.len()];
+        match description.kind {
+            Kind::Histogram => {
+                let histogram = Histogram::new(count::ATTEMPT_BOUNDS);
+                for millis in [1, 50, 51, 700, 10_000_000] {
+                    histogram.observe(Duration::from_millis(millis));
+                }
+                page.histogram(*metric, &labels, &histogram.read());
+            }
+            Kind::Counter | Kind::Gauge => page.count(*metric, &labels, 7),
+        }
+    }
+    page
+}
+
+#[test]
+fn a_full_page_keeps_the_rules_of_the_format() {
+    let text = full_page().text();
+    assert_eq!(faults(&text), Vec::<String>::new(), "{text}");
+    assert!(text.contains(r#"stream="a \\ \"quoted\"\nvalue""#), "{text}");
+    for metric in Metric::ALL {
+        assert!(text.contains(&format!("# TYPE {} ", metric.description().name)), "{metric:?}");
+    }
+}
+
+#[test]
+fn the_rules_see_what_is_wrong() {
+    let head = "# HELP a_total x\n# TYPE a_total counter\n";
+    for wrong in [
+        "a_total 1\na_total 2\n",
+        "b_total 1\n",
+        "a_total -1\n",
+        "a_total{x=\"1\n",
+        "a_total{x=\"\\q\"} 1\n",
+        "a_total{x=\"1\",x=\"2\"} 1\n",
+        "a_total{1x=\"1\"} 1\n",
+        "a_total one\n",
+        "a_total 1",
+        "# TYPE a_total counter\n",
+        "# TYPE c gauge\n",
+    ] {
+        assert_ne!(faults(&format!("{head}{wrong}")), Vec::<String>::new(), "{wrong}");
+    }
+    let histogram = "# HELP h x\n# TYPE h histogram\n";
+    for wrong in [
+        "h_bucket{le=\"1\"} 2\nh_bucket{le=\"+Inf\"} 1\nh_sum 1\nh_count 1\n",
+        "h_bucket{le=\"1\"} 1\nh_sum 1\nh_count 1\n",
+        "h_bucket{le=\"+Inf\"} 2\nh_sum 1\nh_count 3\n",
+    ] {
+        assert_ne!(faults(&format!("{histogram}{wrong}")), Vec::<String>::new(), "{wrong}");
+    }
+    assert_eq!(faults(&format!("{head}a_total{{x=\"1\"}} 1\n")), Vec::<String>::new());
+}
+
+/// The naming rules of Prometheus' documentation, which `promtool check metrics` lints for.
+#[test]
+fn names_say_unit_and_type_as_prometheus_wants_them() {
+    let mut seen = HashSet::new();
+    for metric in Metric::ALL {
+        let Description { name, kind, labels, counts, high, .. } = *metric.description();
+        assert!(seen.insert(name), "{name} twice");
+        assert!(is_name(name, false) && name == name.to_lowercase(), "{name}");
+        assert!(name.starts_with("postrider_") || name.starts_with("process_"), "{name}");
+        assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
+        for reserved in ["_count", "_sum", "_bucket", "_info_total"] {
+            assert!(!name.ends_with(reserved), "{name}");
+        }
+        for other_unit in
+            ["millisecond", "microsecond", "minute", "kilobyte", "megabyte", "kib", "mib", "percent", "_ms"]
+        {
+            assert!(!name.contains(other_unit), "{name}: base units only");
+        }
+        if kind == Kind::Histogram {
+            assert!(name.ends_with("_seconds"), "{name}");
+        }
+        for label in labels {
+            assert!(is_name(label, false) && !label.starts_with("__") && *label != "le", "{name}: {label}");
+        }
+        for text in [counts, high] {
+            assert!(text.ends_with('.') && !text.contains(['|', '\n']) && !text.contains("  "), "{name}: {text:?}");
+        }
+    }
+    let listed: usize = table::SECTIONS.iter().map(|(_, metrics)| metrics.len()).sum();
+    assert_eq!(listed, Metric::ALL.len());
+}
+
+#[test]
+fn the_document_is_what_the_table_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/METRICS.md");
+    let want = document();
+    if std::env::var_os("POSTRIDER_BLESS").is_some() {
+        std::fs::write(path, &want).unwrap();
+    }
+    let have = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(have == want, "docs/METRICS.md is old: POSTRIDER_BLESS=1 cargo test --lib metrics");
+}
+
+#[test]
+fn a_series_is_put_once_and_an_empty_family_is_left_out() {
+    let mut page = Page::default();
+    page.count(Metric::QueuePastAge, &[], 1);
+    page.count(Metric::QueuePastAge, &[], 2);
+    page.gauges([Gauge { metric: Metric::PeersOpen, labels: vec!["a".into()], value: 3.0 }]);
+    let text = page.text();
+    assert!(text.contains("\npostrider_queue_past_age_envelopes 1\n") && !text.contains("envelopes 2"), "{text}");
+    assert!(text.contains("\npostrider_peer_connections{source=\"a\"} 3\n"), "{text}");
+    assert_eq!(text.matches("# TYPE").count(), 2);
+}
+
+#[test]
+fn a_family_and_a_tally_stay_small() {
+    let family: Family<count::Counter> = Family::default();
+    for number in 0..10_000 {
+        family.of(&format!("stream-{number}")).one();
+    }
+    let all = family.all();
+    assert_eq!(all.len(), NAMES_MAX + 1);
+    assert_eq!(all.iter().map(|(_, counter)| counter.read()).sum::<u64>(), 10_000);
+    assert_eq!(family.of(OTHER).read(), 10_000 - NAMES_MAX as u64);
+    let tally = Tally::default();
+    tally.one("4.3.1");
+    tally.one("4.3.1");
+    assert_eq!(tally.all(), [("4.3.1", 2)]);
+}
+
+#[test]
+fn a_duration_counts_in_the_first_bucket_that_holds_it() {
+    let histogram = Histogram::new(&[0.1, 1.0]);
+    for millis in [0, 100, 101, 1000, 1001, 60_000] {
+        histogram.observe(Duration::from_millis(millis));
+    }
+    let counted = histogram.read();
+    assert_eq!(counted.buckets().collect::<Vec<_>>(), [(0.1, 2), (1.0, 2), (f64::INFINITY, 2)]);
+    assert_eq!(counted.total(), 6);
+    assert!((counted.sum_seconds - 62.202).abs() < 1e-9);
+}
