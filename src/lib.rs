@@ -25,6 +25,7 @@ pub mod spool;
 pub mod store;
 pub mod tls;
 // Floor 4: rooms.
+pub mod alarm;
 pub mod events;
 pub mod queue;
 // Floor 5: the door.

@@ -80,6 +80,7 @@ const ROOMS: &[Room] = &[
             "tracing",
         ],
     ),
+    room("alarm", 4, &["tracing"]),
     room("events", 4, &["tracing", "serde"]),
     room("ledger", 4, &["tracing"]),
     room("queue", 4, &["tokio", "tracing"]),
