@@ -34,15 +34,15 @@ impl Counter {
 
 /// Something that is open while it is held: how many are.
 #[derive(Debug, Default)]
-pub struct Level(AtomicU64);
+pub struct Open(AtomicU64);
 
 /// One of them. Dropping it ends it.
 #[derive(Debug)]
-pub struct Held(Arc<Level>);
+pub struct Held(Arc<Open>);
 
-impl Level {
+impl Open {
     /// One more, until what is returned is dropped.
-    pub fn hold(self: &Arc<Level>) -> Held {
+    pub fn hold(self: &Arc<Open>) -> Held {
         self.0.fetch_add(1, Ordering::Relaxed);
         Held(Arc::clone(self))
     }
@@ -87,6 +87,98 @@ impl<T: Default> Family<T> {
     }
 }
 
+/// Names that a [`Top`] tells apart at once.
+pub const TOP_MAX: usize = 64;
+/// Of these, how many the first that come may take: who sends to a few sites sees each from its first message on.
+const TOP_AT_ONCE: usize = TOP_MAX / 2;
+/// What a later name must have done to be told apart: a site that gets a letter a day stays `other`.
+const TOP_FROM: u32 = 20;
+/// Names on their way there.
+const CANDIDATES_MAX: usize = 4096;
+/// A named one that was idle for so many uses of all makes room for another.
+const IDLE_USES: u64 = 10_000;
+
+/// As a [`Family`], for names that strangers choose (MX hosts): those that are used most, and `other` for the rest. What
+/// `other` counted stays there, and one that made room begins at 0 when it comes back: no counter ever falls.
+#[derive(Debug)]
+pub struct Top<T>(Mutex<Ranks<T>>);
+
+#[derive(Debug)]
+struct Ranks<T> {
+    /// With the number of the last use.
+    named: BTreeMap<Box<str>, (Arc<T>, u64)>,
+    candidates: BTreeMap<Box<str>, u32>,
+    other: Arc<T>,
+    uses: u64,
+}
+
+impl<T: Default> Default for Top<T> {
+    fn default() -> Self {
+        let ranks = Ranks { named: BTreeMap::new(), candidates: BTreeMap::new(), other: Arc::default(), uses: 0 };
+        Top(Mutex::new(ranks))
+    }
+}
+
+impl<T: Default> Top<T> {
+    /// The counters of this name, or those of `other`.
+    pub fn of(&self, name: &str) -> Arc<T> {
+        let mut ranks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ranks.uses += 1;
+        let now = ranks.uses;
+        if let Some((counters, used)) = ranks.named.get_mut(name) {
+            *used = now;
+            return Arc::clone(counters);
+        }
+        if !ranks.qualifies(name) || !ranks.has_room(now) {
+            return Arc::clone(&ranks.other);
+        }
+        ranks.candidates.remove(name);
+        let counters = Arc::<T>::default();
+        ranks.named.insert(name.into(), (Arc::clone(&counters), now));
+        counters
+    }
+
+    /// All of them, by name, `other` last.
+    pub fn all(&self) -> Vec<(Box<str>, Arc<T>)> {
+        let ranks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = ranks.named.iter().map(|(name, (counters, _))| (name.clone(), Arc::clone(counters)));
+        named.chain([(OTHER.into(), Arc::clone(&ranks.other))]).collect()
+    }
+}
+
+impl<T> Ranks<T> {
+    fn qualifies(&mut self, name: &str) -> bool {
+        if name == OTHER {
+            return false;
+        }
+        if self.named.len() < TOP_AT_ONCE {
+            return true;
+        }
+        if self.candidates.len() >= CANDIDATES_MAX && !self.candidates.contains_key(name) {
+            // Those that came once and not again go; who is halfway there stays halfway.
+            self.candidates.retain(|_, uses| {
+                *uses /= 2;
+                *uses > 0
+            });
+            if self.candidates.len() >= CANDIDATES_MAX {
+                return false;
+            }
+        }
+        let uses = self.candidates.entry(name.into()).or_default();
+        *uses = uses.saturating_add(1);
+        *uses >= TOP_FROM
+    }
+
+    fn has_room(&mut self, now: u64) -> bool {
+        if self.named.len() < TOP_MAX {
+            return true;
+        }
+        let idlest = self.named.iter().min_by_key(|(_, (_, used))| *used);
+        let idlest = idlest.filter(|(_, (_, used))| now - used >= IDLE_USES).map(|(name, _)| name.clone());
+        idlest.is_some_and(|name| self.named.remove(&name).is_some())
+    }
+}
+
 /// Counters by words that stand in the code: reasons, statuses, classes. For what is rare.
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<BTreeMap<&'static str, u64>>);
@@ -111,6 +203,9 @@ pub type Bounds = &'static [f64];
 
 /// From a reply within a network to the longest final dot. RFC 5321 §4.5.3.2.6.
 pub const ATTEMPT_BOUNDS: Bounds = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0];
+/// From the 50 ms of an idle queue to a backlog.
+pub const MAIL_BOUNDS: Bounds =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0, 14_400.0];
 /// From "at once" over greylisting to the longest age.
 pub const DELIVERY_BOUNDS: Bounds =
     &[0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 432_000.0];

@@ -12,8 +12,9 @@ Made from `src/metrics/table.rs`; a test holds this page equal to it (`POSTRIDER
 
 Prometheus' text format, at `/metrics` of the control socket, and with `[metrics] bind` on a TCP address. `docs/OPERATIONS.md`
 (\"Metrics and alarms\") has a scrape configuration and alert rules. Counters begin at 0 at each start. Labels have few values:
-`stream`, `source` and `provider` are names of the config, or `other`; `kind` is `transactional` or `marketing`. No label ever
-has an address, a domain or a queue id. Where a metric has no value it is left out.
+`stream` and `source` are names of the config; `kind` is `transactional` or `marketing`; `site` is a `[[site]]`'s name or up to
+three MX hosts, for the 64 sites with the most mail, and `other` for all the rest. No label ever has an address, a recipient's
+domain or a queue id. Where a metric has no value it is left out.
 ";
 
 /// Makes the metrics, their descriptions and their sections out of one list.
@@ -50,11 +51,14 @@ table! {
     MessagesAccepted = Counter "postrider_messages_accepted_total", "messages", ["stream", "kind"],
         "Messages that were made durable and answered 250, our own bounces not counted.",
         "More than the application should send: a loop in it, or a stolen credential; `postrider queue list --credential NAME`.";
+    ListenerMessages = Counter "postrider_listener_messages_total", "messages", ["mode", "result"],
+        "Messages that clients handed over to their last byte, by the listener's mode: `accepted`, `deferred` (4xx) or `refused` (5xx).",
+        "deferred: clients come again; look at the disk and at `postrider_messages_refused_total`. refused: a misconfigured application.";
     RecipientsAccepted = Counter "postrider_recipients_accepted_total", "recipients", ["stream", "kind"],
         "Their recipients.",
         "As above.";
-    MessagesRefused = Counter "postrider_messages_refused_total", "messages", ["status"],
-        "Messages and envelope senders that were refused at the door, by enhanced status (RFC 3463).",
+    MessagesRefused = Counter "postrider_messages_refused_total", "messages", ["at", "status"],
+        "Refusals at the door, of an envelope `sender` or a whole `message`, by enhanced status (RFC 3463).",
         "4.3.1: the disk is full. 5.7.1: a sender that its credential may not use. 4.7.1: a quota or a recipient cap. 4.3.0: the daemon \
          stops.";
     QuotaRecipients = Counter "postrider_quota_recipients_total", "recipients", ["action"],
@@ -80,6 +84,18 @@ table! {
     DeliveryTime = Histogram "postrider_delivery_time_seconds", "seconds", ["kind"],
         "Time from accepting a message to the peer's 250, for each recipient delivered.",
         "Mail waits: compare `postrider_queue_oldest_due_age_seconds`; `postrider why`.";
+    MailTime = Histogram "postrider_first_mail_seconds", "seconds", ["kind"],
+        "Time from a message's last byte (or from when it was to be sent) to MAIL of its first attempt, for each envelope.",
+        "Transactional over 0.25 at the 99th percentile: limits, too few connections, or peers that are slow to connect.";
+    SiteAttempts = Counter "postrider_site_attempts_total", "transactions", ["site", "source"],
+        "Transactions that were begun with a site.",
+        "Nothing by itself; to compare with.";
+    SiteRecipients = Counter "postrider_site_recipients_total", "recipients", ["site", "source", "verdict"],
+        "What peers answered for recipients: delivered, deferred, failed, or uncertain (the answer was lost).",
+        "A rising share of deferred at one site and source: it limits or distrusts the source; `postrider why` has its words.";
+    SiteRefusals = Counter "postrider_site_connection_refusals_total", "connections", ["site", "source"],
+        "Connections to a site that could not be made, or were turned away before MAIL.",
+        "The site is down, or blocks the source, or has a lower connection limit than ours.";
     AttemptTime = Histogram "postrider_attempt_duration_seconds", "seconds", [],
         "Time of a transaction from MAIL to the last reply.",
         "Peers are slow (tarpits, scanning) or far away. Each transaction holds a connection for so long.";
@@ -94,8 +110,12 @@ table! {
         "For how long the longest due envelope has been waiting for its turn.",
         "Minutes of transactional mail: something holds it; `postrider why` of the oldest one says what.";
     QueuePastAge = Gauge "postrider_queue_past_age_envelopes", "envelopes", [],
-        "Envelopes over a minute past their longest age, neither held nor being attempted.",
+        "Envelopes over a minute past their longest age and the quarter of an hour that mail gets which could not be tried, neither held \
+         nor being attempted.",
         "Anything but 0 is a bug: please report it with the output of `postrider why`.";
+    QueueNoNextEvent = Gauge "postrider_queue_no_next_event_envelopes", "envelopes", [],
+        "Envelopes, not held, for which nothing will ever happen: no timer, no connection, no look-up. Counted once a minute.",
+        "Anything but 0 is a bug: order them (`postrider queue retry --all`), and please report it with the output of `postrider why`.";
     IndexHealthy = Gauge "postrider_index_healthy", "1 or 0", [],
         "Whether the queue's index on disk is in use. Mail flows without it.",
         "1 is well. 0: the log says what failed; the next start reads the whole spool, which takes longer.";
@@ -180,8 +200,11 @@ table! {
     PeersFailed = Counter "postrider_peer_connection_failures_total", "connections", ["source", "stage"],
         "Connections that could not be made, by the stage at which the last host refused.",
         "connect: port 25 is blocked, or the route is down. greeting, hello: the source is blocked there; `postrider why`.";
+    EngineEntries = Gauge "postrider_engine_entries", "entries", ["what"],
+        "What the traffic engine keeps in memory: envelopes, domains, hosts (sets of them), sites and connections.",
+        "envelopes differs from the queue's for long: a bug. domains: mail for many distinct domains waits; each costs memory.";
     EngineStep = Histogram "postrider_engine_step_seconds", "seconds", [],
-        "Time of one step of the traffic engine.",
+        "Time of one step of the traffic engine, by the clock: what else the machine does in it counts.",
         "Over 1 ms: the machine is short of CPU.";
 "Alarms":
     AlarmActive = Gauge "postrider_alarm_active", "1", ["cause"],

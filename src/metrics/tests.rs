@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use super::count::{Family, Histogram, NAMES_MAX, Tally};
+use super::count::{Counter, Family, Histogram, NAMES_MAX, TOP_MAX, Tally, Top};
 use super::*;
 
 /// What is wrong with a page: the format's rules and the naming rules of promtool's linter.
@@ -260,6 +260,34 @@ fn a_family_and_a_tally_stay_small() {
     tally.one("4.3.1");
     tally.one("4.3.1");
     assert_eq!(tally.all(), [("4.3.1", 2)]);
+}
+
+#[test]
+fn the_sites_used_most_are_told_apart_and_the_others_together() {
+    let top: Top<Counter> = Top::default();
+    let read =
+        |name: &str| top.all().into_iter().find(|(known, _)| &**known == name).map(|(_, counter)| counter.read());
+    for number in 0..100_000 {
+        top.of(&format!("mx{number}.example")).one();
+        if number >= 50_000 {
+            top.of("big.example").one();
+        }
+    }
+    // Its first 19 are in `other`, for good; the first 32 of all had their names at once.
+    assert_eq!((top.all().len(), read("mx31.example"), read("mx32.example")), (34, Some(1), None));
+    assert_eq!((read("big.example"), read(OTHER)), (Some(49_981), Some(99_968 + 19)));
+
+    for round in 0..100 {
+        for number in 0..1000 {
+            top.of(&format!("round{}.example", (number + round) % 1000)).one();
+        }
+    }
+    assert_eq!(top.all().len(), TOP_MAX + 1, "their number is bounded");
+    let all: u64 = top.all().iter().map(|(_, counter)| counter.read()).sum();
+    // `big` was idle for long enough to make room, and its own count went with it.
+    assert_eq!((read("big.example"), read("mx31.example"), all), (None, None, 150_000 + 100_000 - 49_981 - 32));
+    top.of(OTHER).one();
+    assert_eq!(top.all().iter().filter(|(name, _)| &**name == OTHER).count(), 1);
 }
 
 #[test]
