@@ -5,6 +5,8 @@
 //! it. The `# HELP` lines and `docs/METRICS.md` are both made from [`table`], the one place where a metric is described.
 
 pub mod count;
+#[cfg(test)]
+mod faults;
 mod page;
 mod table;
 #[cfg(test)]
