@@ -155,7 +155,9 @@ impl Cause {
             Cause::SpoolSilent => "The spool's writer shows no life: the disk hangs. No message is accepted meanwhile.",
             Cause::SlowSync => "The disk took over a second to make a message durable.",
             Cause::Quarantined => "Records of the spool could not be read and were set aside: the disk lost something.",
-            Cause::MessageDamaged => "A message in the spool is damaged. It is held, and its sender was not told yet.",
+            Cause::MessageDamaged => {
+                "A message in the spool is damaged. It is held, and its sender is told that it failed."
+            }
             Cause::SourceUnusable => "A source's address cannot be used on this machine: mail that goes over it waits.",
             Cause::IndexBad => "The queue's index on disk failed. Mail flows without it; the next start takes longer.",
             Cause::AuthenticationRefused => "A peer refuses our mail because it is not authenticated as it should be.",
@@ -180,7 +182,7 @@ impl Cause {
             Cause::SlowSync => "Look at the disk, and at what else writes to it.",
             Cause::Quarantined => "Look at the disk's health, then read docs/SPOOL.md, \"Damage\".",
             Cause::MessageDamaged => {
-                "Look at the disk's health. Then return it to its sender: `postrider queue bounce ID`."
+                "Look at the disk's health. Delete it when nothing is to be saved of it: `postrider queue delete ID`."
             }
             Cause::SourceUnusable => "Give the machine the address, or correct or remove the [source] in the config.",
             Cause::IndexBad => "Look for the reason in the log: a full or failing disk. It is begun anew by itself.",
@@ -699,6 +701,15 @@ mod tests {
             "postrider_alarm_mails_total{result=\"failed\"} 1",
         ] {
             assert!(text.contains(&format!("\n{line}\n")), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_manual_lists_every_cause_by_its_name() {
+        let manual = include_str!("../docs/OPERATIONS.md");
+        for (place, cause) in Cause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, place, "the counters' order");
+            assert!(manual.contains(&format!("`{}`", cause.name())), "{cause:?}");
         }
     }
 

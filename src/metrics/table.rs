@@ -11,7 +11,7 @@ pub(super) const PREFACE: &str = "\
 Made from `src/metrics/table.rs`; a test holds this page equal to it (`POSTRIDER_BLESS=1 cargo test --lib metrics` writes it anew).
 
 Prometheus' text format, at `/metrics` of the control socket, and with `[metrics] bind` on a TCP address. `docs/OPERATIONS.md`
-(\"Metrics and alarms\") has a scrape configuration and alert rules. Counters begin at 0 at each start. Labels have few values:
+(\"Metrics and alarms\") has a scrape configuration, and `conf/prometheus-rules.yml` has alert rules. Counters begin at 0 at each start. Labels have few values:
 `stream` and `source` are names of the config; `kind` is `transactional` or `marketing`; `site` is a `[[site]]`'s name or up to
 three MX hosts, for the 64 sites with the most mail, and `other` for all the rest. No label ever has an address, a recipient's
 domain or a queue id. Where a metric has no value it is left out.
@@ -61,6 +61,9 @@ table! {
         "Refusals at the door, of an envelope `sender` or a whole `message`, by enhanced status (RFC 3463).",
         "4.3.1: the disk is full. 5.7.1: a sender that its credential may not use. 4.7.1: a quota or a recipient cap. 4.3.0: the daemon \
          stops.";
+    RecipientsRefused = Counter "postrider_recipients_refused_total", "recipients", ["mode", "status"],
+        "RCPT commands of clients that were refused, by the listener's mode and enhanced status (RFC 3463).",
+        "5.1.3, 5.5.4: an application hands over what is no address. 5.7.1: a client that may not relay. 4.5.3: lists longer than `limits.recipients`, sent in parts.";
     QuotaRecipients = Counter "postrider_quota_recipients_total", "recipients", ["action"],
         "Recipients over a quota: `queued` until it has room, or `refused`.",
         "An application sends more than it should; or the quota is too small for it.";
@@ -209,7 +212,7 @@ table! {
 "Alarms":
     AlarmActive = Gauge "postrider_alarm_active", "1", ["cause"],
         "1 for each cause of alarm that holds, or came within the last hour.",
-        "`docs/OPERATIONS.md`, \"Metrics and alarms\", says for each cause what to do.";
+        "The log line and the mail say what to do; `docs/OPERATIONS.md`, \"Metrics and alarms\", lists the causes.";
     AlarmsTotal = Counter "postrider_alarms_total", "alarms", ["cause"],
         "How often each cause was noticed.",
         "As above.";

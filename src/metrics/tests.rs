@@ -109,6 +109,30 @@ fn the_document_is_what_the_table_says() {
     assert!(have == want, "docs/METRICS.md is old: POSTRIDER_BLESS=1 cargo test --lib metrics");
 }
 
+/// A rule over a metric that does not exist never fires.
+#[test]
+fn the_alert_rules_and_the_manual_name_metrics_labels_and_causes_that_exist() {
+    let rules = include_str!("../../conf/prometheus-rules.yml");
+    let manual = include_str!("../../docs/OPERATIONS.md");
+    let words = |text: &'static str| text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let mut used = HashSet::new();
+    for word in words(rules).chain(words(manual)).filter(|word| word.starts_with("postrider_")) {
+        let known = Metric::ALL.iter().any(|metric| metric.description().name == word);
+        assert!(known, "{word} is no metric");
+        used.insert(word);
+    }
+    assert!(used.len() >= 5, "{used:?}");
+    for expected in
+        ["PostriderAlarm", "PostriderDown", "PostriderTransactionalWaits", "PostriderSiteDefers", "PostriderBug"]
+    {
+        assert!(rules.contains(&format!("alert: {expected}\n")) && manual.contains(expected), "{expected}");
+    }
+    for selector in ["kind=\"transactional\"", "verdict=\"deferred\"", "(instance, site, source)", "(instance, cause)"]
+    {
+        assert!(rules.contains(selector), "{selector}");
+    }
+}
+
 #[test]
 fn a_series_is_put_once_and_an_empty_family_is_left_out() {
     let mut page = Page::default();

@@ -192,6 +192,7 @@ impl<G: Gate> Connection<G> {
         }
         let policy = GatePolicy { gate: &self.shared.gate, credentials: &self.shared.credentials };
         let (used, act) = self.session.step(&self.input, &policy);
+        self.shared.counts.refused_recipients(self.post.terms.mode, self.session.take_refused_recipients());
         match used >= self.input.len() {
             true => self.input.clear(),
             false => drop(self.input.drain(..used)),

@@ -14,6 +14,7 @@ pub(super) struct Counts {
     admitted: Tally,
     refused: Tally,
     logins: Tally,
+    refused_recipients: [Tally; 3],
     messages: [[Counter; MessageEnd::ALL.len()]; 3],
     pub(super) no_memory: Counter,
 }
@@ -64,6 +65,13 @@ impl Counts {
         self.admitted.one(name_of(mode));
     }
 
+    pub(super) fn refused_recipients(&self, mode: Mode, statuses: Vec<&'static str>) {
+        let place = MODES.iter().position(|known| *known == mode);
+        if let Some(tally) = place.and_then(|place| self.refused_recipients.get(place)) {
+            statuses.into_iter().for_each(|status| tally.one(status));
+        }
+    }
+
     pub(super) fn message(&self, mode: Mode, end: MessageEnd) {
         let place = MODES.iter().position(|known| *known == mode);
         if let Some(counters) = place.and_then(|place| self.messages.get(place)) {
@@ -94,6 +102,11 @@ impl Counts {
             (Metric::Logins, &self.logins),
         ] {
             tally.all().iter().for_each(|(word, count)| page.count(metric, &[word], *count));
+        }
+        for (mode, tally) in MODES.iter().zip(&self.refused_recipients) {
+            for (status, count) in tally.all() {
+                page.count(Metric::RecipientsRefused, &[name_of(*mode), status], count);
+            }
         }
         for (mode, counters) in MODES.iter().zip(&self.messages) {
             for end in MessageEnd::ALL {

@@ -34,6 +34,14 @@ fn over_the_control_socket_and_tcp() {
     client.hello().expect("EHLO");
     assert!(client.log_in(USER, "wrong").is_err());
 
+    let mut client = Client::connect(daemon.smtp).expect("a session");
+    client.hello().expect("EHLO");
+    client.command("MAIL FROM:<e@example.com>").expect("a reply");
+    let refused = client.command("RCPT TO:<a@b@c.example>").expect("a reply");
+    let status = refused.text().split(' ').next().unwrap_or_default().to_owned();
+    assert!(refused.code >= 500 && status.starts_with("5."), "{:?}", refused.lines);
+    drop(client);
+
     let stream = "stream=\"transactional\",kind=\"transactional\"";
     let fate = |page: &str, fate: &str| value(page, &format!("postrider_outcomes_total{{{stream},fate=\"{fate}\"}}"));
     // Four, and a bounce.
@@ -54,6 +62,7 @@ fn over_the_control_socket_and_tcp() {
         (format!("postrider_site_recipients_total{{{site},verdict=\"deferred\"}}"), 1.0),
         (format!("postrider_site_recipients_total{{{site},verdict=\"failed\"}}"), 1.0),
         ("postrider_deferrals_total{stage=\"rcpt\"}".to_owned(), 1.0),
+        (format!("postrider_recipients_refused_total{{mode=\"smtp\",status=\"{status}\"}}"), 1.0),
         ("postrider_logins_total{result=\"rejected\"}".to_owned(), 1.0),
         ("postrider_queue_past_age_envelopes".to_owned(), 0.0),
         ("postrider_queue_no_next_event_envelopes".to_owned(), 0.0),
