@@ -25,8 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const COUNT_EVERY: Duration = Duration::from_secs(60);
 /// What changes hands while it is counted is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// Envelopes asked about in one go: well under a millisecond of the scheduler's time.
-const PAGE_ROWS: usize = 1024;
+/// Envelopes asked about in one go: mail goes on between two of them.
+const PAGE_ROWS: usize = 128;
 /// Suspects that are remembered; there should be none.
 const SUSPECTS_MAX: usize = 10_000;
 /// The spool's writer shows life once a second.

@@ -13,8 +13,8 @@ use crate::metrics::{Metric, OTHER, Page};
 use crate::time::Timestamp;
 use crate::traffic::GRACE;
 
-/// Rows counted under one lock of the table: some tens of microseconds.
-const SCAN_ROWS: usize = 4096;
+/// Rows counted under one lock of the table, so that nobody waits for a count of the whole.
+const SCAN_ROWS: usize = 1024;
 /// A message expires at its next turn, which the scheduler takes within moments; past this much, beyond what the engine
 /// gives to mail that could not be tried, it is a fault.
 const PAST_AGE_GRACE: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ pub struct Census {
 }
 
 impl Queue {
-    /// Counts all that waits. The table is locked for a few thousand rows at a time, so the whole is no moment's truth.
+    /// Counts all that waits. The table is locked for a thousand rows at a time, so the whole is no moment's truth.
     pub async fn census(&self) -> Census {
         let queue = self.clone();
         blocking(move || Ok(queue.census_blocking())).await.unwrap_or_default()

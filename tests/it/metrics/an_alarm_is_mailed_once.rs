@@ -28,7 +28,7 @@ fn config(bad: std::net::SocketAddr) -> String {
 fn though_it_is_raised_a_hundred_times() {
     let peer = Peer::keeping_bytes(Behaviour::Friendly);
     let bulk = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
-    let daemon = daemon_with(Setup::relaying_to(peer.address()), &config(bulk));
+    let daemon = daemon_with(Setup::relaying_to(peer.address()).with_postmaster(), &config(bulk));
     let mut client = Client::connect(bulk).expect("a session");
     client.hello().expect("EHLO");
     for site in 0..SITES {
