@@ -301,12 +301,24 @@ impl Caller {
 /// does not have, or a descriptor that it has no room for. No other finding at [`Stage::Connect`] has this status.
 const SOURCE_UNUSABLE: EnhancedStatus = EnhancedStatus::new(4, 4, 3);
 
-/// Nobody can mend a source that cannot be bound but an operator.
+/// What only an operator can mend: a source that this machine does not have, a smarthost that refuses our password.
 pub(super) fn alarm_if_ours(tools: &Tools, plan: &Plan, outcome: &Outcome) {
-    let Cause::Local { status, .. } = &outcome.cause else { return };
-    if outcome.stage == Stage::Connect && *status == SOURCE_UNUSABLE {
-        let (alarms, source) = (tools.door.alarms(), &plan.source.name);
-        alarms.event(alarm::Cause::SourceUnusable, source, &outcome.cause.to_string(), outcome.at);
+    if let Some((cause, subject)) = alarm_of(outcome, &plan.source) {
+        tools.door.alarms().event(cause, subject, &outcome.cause.to_string(), outcome.at);
+    }
+}
+
+/// The alarm, and what it concerns.
+fn alarm_of<'a>(outcome: &'a Outcome, source: &'a Source) -> Option<(alarm::Cause, &'a str)> {
+    match &outcome.cause {
+        Cause::Local { status, .. } => {
+            let is_ours = outcome.stage == Stage::Connect && *status == SOURCE_UNUSABLE;
+            is_ours.then_some((alarm::Cause::SourceUnusable, &*source.name))
+        }
+        Cause::Reply(reply) => {
+            let is_ours = outcome.stage == Stage::Auth && reply.code / 100 == 5;
+            is_ours.then_some((alarm::Cause::AuthenticationRefused, &*outcome.host))
+        }
     }
 }
 
