@@ -12,7 +12,11 @@ use std::time::Duration;
 
 use tracing::{Level, enabled, info};
 
-use crate::mail::{Envelope, Outcome, Progress, QueueId, RecipientState};
+use crate::mail::{Attempt, Envelope, Outcome, Progress, QueueId, RecipientState, StreamKind, Verdict};
+use crate::metrics::count::{
+    ATTEMPT_BOUNDS, Counter, DELIVERY_BOUNDS, Family, Held, Histogram, MAIL_BOUNDS, Open, Tally, Top,
+};
+use crate::metrics::{Metric, Page};
 use crate::time::Timestamp;
 
 /// The target of the mail log's lines.
@@ -82,13 +86,118 @@ impl Fate {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counters {
     messages_accepted: AtomicU64,
     recipients_accepted: AtomicU64,
     fates: [AtomicU64; Fate::ALL.len()],
     quarantined: AtomicU64,
     removed: AtomicU64,
+    streams: Family<[StreamCounters; KINDS.len()]>,
+    refused: [Tally; RefusedAt::ALL.len()],
+    deferred_at: Tally,
+    replies: Tally,
+    peers: Family<PeerCounters>,
+    sites: Top<Family<SiteCounters>>,
+    first_mail: [Histogram; KINDS.len()],
+    attempt_time: Histogram,
+    delivery_time: [Histogram; KINDS.len()],
+    queued_over_quota: Counter,
+    refused_over_quota: Counter,
+    capped: Family<Counter>,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            messages_accepted: AtomicU64::new(0),
+            recipients_accepted: AtomicU64::new(0),
+            fates: Default::default(),
+            quarantined: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
+            streams: Family::default(),
+            refused: Default::default(),
+            deferred_at: Tally::default(),
+            replies: Tally::default(),
+            peers: Family::default(),
+            sites: Top::default(),
+            first_mail: KINDS.map(|_| Histogram::new(MAIL_BOUNDS)),
+            attempt_time: Histogram::new(ATTEMPT_BOUNDS),
+            delivery_time: KINDS.map(|_| Histogram::new(DELIVERY_BOUNDS)),
+            queued_over_quota: Counter::default(),
+            refused_over_quota: Counter::default(),
+            capped: Family::default(),
+        }
+    }
+}
+
+/// The kinds, in the order in which they are counted.
+const KINDS: [StreamKind; 2] = [StreamKind::Transactional, StreamKind::Marketing];
+
+fn place_of(kind: StreamKind) -> usize {
+    match kind {
+        StreamKind::Transactional => 0,
+        StreamKind::Marketing => 1,
+    }
+}
+
+/// What happened to one stream's mail.
+#[derive(Debug, Default)]
+struct StreamCounters {
+    messages: Counter,
+    recipients: Counter,
+    fates: [Counter; Fate::ALL.len()],
+}
+
+/// What happened on connections from one source.
+#[derive(Debug, Default)]
+struct PeerCounters {
+    open: Arc<Open>,
+    encrypted: Counter,
+    clear: Counter,
+    failed_at: Tally,
+}
+
+/// What happened at one site from one source.
+#[derive(Debug, Default)]
+struct SiteCounters {
+    attempts: Counter,
+    delivered: Counter,
+    deferred: Counter,
+    uncertain: Counter,
+    failed: Counter,
+    refusals: Counter,
+}
+
+/// Where the door refused something.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RefusedAt {
+    /// At MAIL FROM.
+    Sender,
+    /// At the end of the message.
+    Message,
+}
+
+impl RefusedAt {
+    /// Both.
+    pub const ALL: [RefusedAt; 2] = [RefusedAt::Sender, RefusedAt::Message];
+
+    /// The word in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            RefusedAt::Sender => "sender",
+            RefusedAt::Message => "message",
+        }
+    }
+}
+
+/// What is done about recipients over a quota.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum OverQuota {
+    /// Their message waits until the quota has room.
+    Queued,
+    /// Their message was refused.
+    Refused,
 }
 
 /// How often each thing happened since the start. Unit: recipients, unless it says otherwise.
@@ -148,6 +257,83 @@ impl Events {
         }
     }
 
+    /// As [`Events::accepted`], by stream: for metrics.
+    pub fn taken(&self, stream: &str, kind: StreamKind, recipients: usize) {
+        let counters = self.counters.streams.of(stream);
+        let Some(counters) = counters.get(place_of(kind)) else { return };
+        counters.messages.one();
+        counters.recipients.add(recipients as u64);
+    }
+
+    /// A message or an envelope sender was refused at the door, with this enhanced status.
+    pub fn refused(&self, at: RefusedAt, status: &'static str) {
+        self.counters.refused[at as usize].one(status);
+    }
+
+    /// Recipients went over a quota.
+    pub fn over_quota(&self, action: OverQuota, recipients: usize) {
+        match action {
+            OverQuota::Queued => self.counters.queued_over_quota.add(recipients as u64),
+            OverQuota::Refused => self.counters.refused_over_quota.add(recipients as u64),
+        }
+    }
+
+    /// A recipient got as much on this stream as its cap allows.
+    pub fn capped(&self, stream: &str) {
+        self.counters.capped.of(stream).one();
+    }
+
+    /// A peer refused something, and this is the class of what it meant.
+    pub fn replied(&self, class: &'static str) {
+        self.counters.replies.one(class);
+    }
+
+    /// A connection from this source is being made; it lasts until what is returned is dropped.
+    pub fn connecting(&self, source: &str) -> Held {
+        self.counters.peers.of(source).open.hold()
+    }
+
+    /// It is made, `encrypted` or in clear.
+    pub fn connected(&self, source: &str, encrypted: bool) {
+        let counters = self.counters.peers.of(source);
+        match encrypted {
+            true => counters.encrypted.one(),
+            false => counters.clear.one(),
+        }
+    }
+
+    /// It could not be made: the last host refused at this stage.
+    pub fn not_connected(&self, site: &str, source: &str, outcome: &Outcome) {
+        self.counters.peers.of(source).failed_at.one(outcome.stage.name());
+        self.counters.sites.of(site).of(source).refusals.one();
+    }
+
+    /// A transaction with a site ended so.
+    pub fn attempted(&self, site: &str, source: &str, attempt: &Attempt) {
+        let counters = self.counters.sites.of(site).of(source);
+        counters.attempts.one();
+        for (_, verdict) in &attempt.verdicts {
+            match verdict {
+                Verdict::Delivered(_) => counters.delivered.one(),
+                Verdict::Deferred(_) if attempt.uncertain => counters.uncertain.one(),
+                Verdict::Deferred(_) => counters.deferred.one(),
+                Verdict::Failed(_) => counters.failed.one(),
+            }
+        }
+    }
+
+    /// MAIL of an envelope's first attempt was written, so long after it could have been.
+    pub fn first_mail(&self, kind: StreamKind, waited: Duration) {
+        if let Some(histogram) = self.counters.first_mail.get(place_of(kind)) {
+            histogram.observe(waited);
+        }
+    }
+
+    /// A transaction took so long, from MAIL to the last reply.
+    pub fn transacted(&self, took: Duration) {
+        self.counters.attempt_time.observe(took);
+    }
+
     /// What an attempt, or a decision without one, means for the recipient at `place`.
     ///
     /// `attempt` counts from 1. Writes the whole of it in one line: fate, DSN status, who said what, after how long.
@@ -161,6 +347,7 @@ impl Events {
         now: Timestamp,
     ) {
         self.counters.fates[fate as usize].fetch_add(1, Ordering::Relaxed);
+        self.count_outcome(envelope, fate, outcome, now);
         if !enabled!(target: TARGET, Level::INFO) {
             return;
         }
@@ -179,6 +366,23 @@ impl Events {
             delay = %Seconds(delay),
             "{}", fate.name()
         );
+    }
+
+    fn count_outcome(&self, envelope: &Envelope, fate: Fate, outcome: Option<&Outcome>, now: Timestamp) {
+        let kind = place_of(envelope.kind);
+        if let Some(counter) = self.counters.streams.of(&envelope.stream).get(kind) {
+            counter.fates[fate as usize].one();
+        }
+        match (fate, outcome) {
+            (Fate::Delivered, _) => {
+                if let Some(histogram) = self.counters.delivery_time.get(kind) {
+                    histogram.observe(now.since(envelope.accepted_at));
+                }
+            }
+            (Fate::Deferred | Fate::Uncertain, Some(outcome)) => self.counters.deferred_at.one(outcome.stage.name()),
+            (Fate::Deferred | Fate::Uncertain, None) => {}
+            (Fate::Failed | Fate::Expired | Fate::Suppressed | Fate::Deleted, _) => {}
+        }
     }
 
     /// Every recipient that `after` changed against `before`: what `outcome` says of each.
@@ -205,6 +409,73 @@ impl Events {
     /// An unreadable record was set aside.
     pub fn quarantined(&self, records: u64) {
         self.counters.quarantined.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Puts all that is counted here on a page of metrics.
+    pub fn write(&self, page: &mut Page) {
+        let counters = &*self.counters;
+        for (stream, by_kind) in counters.streams.all() {
+            for (kind, counted) in KINDS.iter().zip(by_kind.iter()) {
+                let labels = [&*stream, kind.name()];
+                // A stream has one kind; the other is shown only if a reload changed it.
+                if counted.recipients.read() == 0 && counted.fates.iter().all(|fate| fate.read() == 0) {
+                    continue;
+                }
+                page.count(Metric::MessagesAccepted, &labels, counted.messages.read());
+                page.count(Metric::RecipientsAccepted, &labels, counted.recipients.read());
+                for fate in Fate::ALL {
+                    let labels = [&*stream, kind.name(), fate.name()];
+                    page.count(Metric::Outcomes, &labels, counted.fates[fate as usize].read());
+                }
+            }
+        }
+        for at in RefusedAt::ALL {
+            for (status, count) in counters.refused[at as usize].all() {
+                page.count(Metric::MessagesRefused, &[at.name(), status], count);
+            }
+        }
+        for (metric, tally) in [(Metric::Deferrals, &counters.deferred_at), (Metric::Replies, &counters.replies)] {
+            tally.all().iter().for_each(|(word, count)| page.count(metric, &[word], *count));
+        }
+        page.count(Metric::QuotaRecipients, &["queued"], counters.queued_over_quota.read());
+        page.count(Metric::QuotaRecipients, &["refused"], counters.refused_over_quota.read());
+        for (stream, capped) in counters.capped.all() {
+            page.count(Metric::CapRecipients, &[&stream], capped.read());
+        }
+        page.count(Metric::EnvelopesRemoved, &[], counters.removed.load(Ordering::Relaxed));
+        for (kind, histogram) in KINDS.iter().zip(&counters.delivery_time) {
+            page.histogram(Metric::DeliveryTime, &[kind.name()], &histogram.read());
+        }
+        for (kind, histogram) in KINDS.iter().zip(&counters.first_mail) {
+            page.histogram(Metric::MailTime, &[kind.name()], &histogram.read());
+        }
+        self.write_sites(page);
+        page.histogram(Metric::AttemptTime, &[], &counters.attempt_time.read());
+        for (source, counted) in counters.peers.all() {
+            page.count(Metric::PeersOpen, &[&source], counted.open.read());
+            page.count(Metric::PeersTotal, &[&source, "tls"], counted.encrypted.read());
+            page.count(Metric::PeersTotal, &[&source, "clear"], counted.clear.read());
+            for (stage, count) in counted.failed_at.all() {
+                page.count(Metric::PeersFailed, &[&source, stage], count);
+            }
+        }
+    }
+
+    fn write_sites(&self, page: &mut Page) {
+        for (site, by_source) in self.counters.sites.all() {
+            for (source, counted) in by_source.all() {
+                page.count(Metric::SiteAttempts, &[&site, &source], counted.attempts.read());
+                page.count(Metric::SiteRefusals, &[&site, &source], counted.refusals.read());
+                for (verdict, counter) in [
+                    ("delivered", &counted.delivered),
+                    ("deferred", &counted.deferred),
+                    ("uncertain", &counted.uncertain),
+                    ("failed", &counted.failed),
+                ] {
+                    page.count(Metric::SiteRecipients, &[&site, &source, verdict], counter.read());
+                }
+            }
+        }
     }
 
     /// The counters as they are now.
@@ -241,7 +512,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::mail::{Attempt, BodyFacts, Cause, Notify, Recipient, Reply, ReversePath, Stage, StreamKind, Verdict};
+    use crate::mail::{BodyFacts, Cause, Notify, Recipient, Reply, ReversePath, Stage};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -354,6 +625,65 @@ mod tests {
             ..Snapshot::default()
         };
         assert_eq!(events.snapshot(), want);
+    }
+
+    #[test]
+    fn what_happened_is_counted_by_stream_and_by_source() {
+        let events = Events::default();
+        let envelope = envelope();
+        let outcome = Outcome {
+            at: Timestamp::from_secs(103),
+            stage: Stage::Rcpt,
+            host: "mx.y.example".into(),
+            address: None,
+            cause: Cause::Reply(Reply::new(450, "4.2.0 later")),
+        };
+        events.taken("otp", StreamKind::Transactional, 2);
+        events.outcome(&envelope, 0, 1, Fate::Delivered, Some(&outcome), Timestamp::from_secs(103));
+        events.outcome(&envelope, 1, 1, Fate::Deferred, Some(&outcome), Timestamp::from_secs(103));
+        events.refused(RefusedAt::Message, "4.3.1");
+        events.first_mail(StreamKind::Marketing, Duration::from_millis(30));
+        let verdicts = vec![(0, Verdict::Delivered(outcome.clone())), (1, Verdict::Deferred(outcome.clone()))];
+        let attempt = Attempt { verdicts, due: Timestamp::ZERO, counts: true, uncertain: true, source: "a".into() };
+        (0..25).for_each(|_| events.attempted("gmail", "a", &attempt));
+        events.capped("otp");
+        events.over_quota(OverQuota::Refused, 9);
+        events.not_connected("gmail", "a", &outcome);
+        events.connected("a", true);
+        events.transacted(Duration::from_millis(70));
+        let held = events.connecting("a");
+        let mut page = Page::default();
+        events.write(&mut page);
+        let text = page.text();
+        for line in [
+            "postrider_messages_accepted_total{stream=\"otp\",kind=\"transactional\"} 1",
+            "postrider_recipients_accepted_total{stream=\"otp\",kind=\"transactional\"} 2",
+            "postrider_outcomes_total{stream=\"otp\",kind=\"transactional\",fate=\"delivered\"} 1",
+            "postrider_outcomes_total{stream=\"otp\",kind=\"transactional\",fate=\"failed\"} 0",
+            "postrider_deferrals_total{stage=\"rcpt\"} 1",
+            "postrider_messages_refused_total{at=\"message\",status=\"4.3.1\"} 1",
+            "postrider_first_mail_seconds_bucket{kind=\"marketing\",le=\"0.05\"} 1",
+            "postrider_site_attempts_total{site=\"gmail\",source=\"a\"} 25",
+            "postrider_site_recipients_total{site=\"gmail\",source=\"a\",verdict=\"delivered\"} 25",
+            "postrider_site_recipients_total{site=\"gmail\",source=\"a\",verdict=\"uncertain\"} 25",
+            "postrider_site_connection_refusals_total{site=\"gmail\",source=\"a\"} 1",
+            "postrider_capped_recipients_total{stream=\"otp\"} 1",
+            "postrider_quota_recipients_total{action=\"refused\"} 9",
+            "postrider_delivery_time_seconds_bucket{kind=\"transactional\",le=\"1\"} 0",
+            "postrider_delivery_time_seconds_bucket{kind=\"transactional\",le=\"5\"} 1",
+            "postrider_delivery_time_seconds_sum{kind=\"transactional\"} 3",
+            "postrider_attempt_duration_seconds_bucket{le=\"0.1\"} 1",
+            "postrider_peer_connections{source=\"a\"} 1",
+            "postrider_peer_connections_total{source=\"a\",security=\"tls\"} 1",
+            "postrider_peer_connection_failures_total{source=\"a\",stage=\"rcpt\"} 1",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}\n{text}");
+        }
+        assert!(!text.contains("marketing\",fate"), "{text}");
+        drop(held);
+        let mut page = Page::default();
+        events.write(&mut page);
+        assert!(page.text().contains("\npostrider_peer_connections{source=\"a\"} 0\n"));
     }
 
     #[test]

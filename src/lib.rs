@@ -3,6 +3,7 @@
 
 // Floor 0: words.
 pub mod mail;
+pub mod metrics;
 pub mod size;
 pub mod time;
 // Floor 1: rules.
@@ -23,6 +24,7 @@ pub mod spool;
 pub mod store;
 pub mod tls;
 // Floor 4: rooms.
+pub mod alarm;
 pub mod events;
 pub mod ledger;
 pub mod queue;

@@ -69,6 +69,14 @@ impl Timestamp {
         }
     }
 
+    /// From `20261121100000Z`: the times of certificates, as DER has them (RFC 5280 §4.1.2.5.2).
+    pub fn parse_der(text: &str) -> Option<Timestamp> {
+        let digits = text.strip_suffix('Z').filter(|digits| digits.len() == 14)?;
+        let civil = jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", digits).ok()?;
+        let instant = jiff::tz::TimeZone::UTC.to_timestamp(civil).ok()?;
+        u64::try_from(instant.as_millisecond()).ok().map(Timestamp)
+    }
+
     fn civil(self) -> Option<jiff::civil::DateTime> {
         let millis = i64::try_from(self.0).ok()?;
         let instant = jiff::Timestamp::from_millisecond(millis).ok()?;
@@ -95,6 +103,17 @@ mod tests {
         let at = Timestamp::from_millis(1_795_255_200_123);
         assert_eq!(at.rfc3339(), "2026-11-21T10:00:00.123Z");
         assert_eq!(at.rfc5322(), "Sat, 21 Nov 2026 10:00:00 +0000");
+    }
+
+    #[test]
+    fn a_certificate_s_time_is_read_to_the_second_and_in_one_form_only() {
+        let at = Timestamp::parse_der("20261121100000Z");
+        assert_eq!(at, Some(Timestamp::from_secs(1_795_255_200)));
+        let wrong =
+            ["", "Z", "20261121100000", "20261321100000Z", "202611211000Z", "20261121100000+0000", "2026112110000xZ"];
+        for text in wrong.into_iter().chain(["19691121100000Z"]) {
+            assert_eq!(Timestamp::parse_der(text), None, "{text:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ const fn room(name: &'static str, floor: u8, crates: &'static [&'static str]) ->
 /// The floors, as data.
 const ROOMS: &[Room] = &[
     room("mail", 0, &["idna"]),
+    room("metrics", 0, &[]),
     room("size", 0, &[]),
     room("time", 0, &["jiff"]),
     room("classify", 1, &["regex", "toml"]),
@@ -79,6 +80,7 @@ const ROOMS: &[Room] = &[
             "tracing",
         ],
     ),
+    room("alarm", 4, &["tracing"]),
     room("events", 4, &["tracing", "serde"]),
     room("ledger", 4, &["tracing"]),
     room("queue", 4, &["tokio", "tracing"]),

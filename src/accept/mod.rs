@@ -15,7 +15,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use crate::events::Events;
+use crate::alarm::{Alarms, Notice};
+use crate::events::{Events, RefusedAt};
 use crate::mail::{Address, Attempt, Notify, Prepared, Progress, QueueId, Return, ReversePath};
 use crate::queue::{Lease, Queue, Reporter, Settling};
 pub use crate::report::{Bounces, PeerReports};
@@ -92,13 +93,29 @@ pub struct Receipt {
 pub struct Door {
     queue: Queue,
     events: Events,
+    alarms: Alarms,
     settings: Arc<ArcSwap<Settings>>,
 }
 
 impl Door {
     /// A door into this queue.
     pub fn new(queue: Queue, events: Events, settings: Settings) -> Door {
-        Door { queue, events, settings: Arc::new(ArcSwap::from_pointee(settings)) }
+        Door { queue, events, alarms: Alarms::default(), settings: Arc::new(ArcSwap::from_pointee(settings)) }
+    }
+
+    /// The same door, with the alarms that the whole house shares.
+    pub fn with_alarms(self, alarms: Alarms) -> Door {
+        Door { alarms, ..self }
+    }
+
+    /// What happened to mail.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// What an operator must look at.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// For [`Queue::set_reporter`]: what is told of the settles that the queue makes itself (an operator's order, a lease
@@ -132,11 +149,12 @@ impl Door {
     /// # Errors
     /// The refusal to answer.
     pub fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
-        prepare::check_sender(&self.settings.load(), credential, path)?;
-        match self.queue.spool().is_full() {
-            true => Err(Refusal::full()),
-            false => Ok(()),
-        }
+        let checked = prepare::check_sender(&self.settings.load(), credential, path);
+        let checked = match self.queue.spool().is_full() {
+            true => checked.and(Err(Refusal::full())),
+            false => checked,
+        };
+        checked.inspect_err(|refusal| self.events.refused(RefusedAt::Sender, refusal.status))
     }
 
     /// Takes a message over: after this returns Ok it is on the disk and ours.
@@ -148,6 +166,43 @@ impl Door {
     /// Dropped while waiting, the message may or may not have been kept; no 250 was answered, so the client sends it
     /// again.
     pub async fn accept(&self, submission: Submission) -> Result<Receipt, Refusal> {
+        let accepted = self.take_over(submission).await;
+        accepted.inspect_err(|refusal| self.events.refused(RefusedAt::Message, refusal.status))
+    }
+
+    /// Tells the postmaster of an alarm: a message of ours as any other, from nobody, so that nothing ever comes back of it.
+    /// `None`: the config names no postmaster.
+    ///
+    /// # Errors
+    /// As [`Door::accept`]; on a full disk it is to be tried again later.
+    pub async fn tell_postmaster(&self, notice: &Notice, now: Timestamp) -> Result<Option<Receipt>, Refusal> {
+        let settings = self.settings.load_full();
+        let Some(postmaster) = settings.postmaster.clone() else { return Ok(None) };
+        let letter = notice.letter(&settings.hostname, &postmaster.to_string());
+        let origin = Origin {
+            client: None,
+            hello: "".into(),
+            protocol: "local",
+            tls: None,
+            credential: None,
+            listener_stream: Some(settings.dsn_stream.clone()),
+            hide_client: false,
+            fix_headers: true,
+        };
+        let submission = Submission {
+            origin,
+            reverse_path: ReversePath::Null,
+            ret: None,
+            envid: None,
+            // RFC 3461 §4.1: a mail from nobody asks for no report.
+            recipients: vec![(postmaster, Notify::Never, None)],
+            message: letter.into(),
+            received_at: now,
+        };
+        self.take_over(submission).await.map(Some)
+    }
+
+    async fn take_over(&self, submission: Submission) -> Result<Receipt, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
         let admitted = prepare::prepare(&self.settings.load(), submission, &mut || self.queue.next_id(now))?;
         // `prepare` makes one envelope at least.
@@ -158,9 +213,11 @@ impl Door {
         }
         // Kept for the log's line, which is a fact only after the put.
         let envelopes = self.events.are_written().then(|| admitted.prepared.envelopes.clone());
+        let (stream, kind) = (first.stream.clone(), first.kind);
         let recipients = admitted.prepared.envelopes.iter().map(|envelope| envelope.recipients.len()).sum();
         match self.queue.put(admitted.prepared).await {
             Ok(durable) => {
+                self.events.taken(&stream, kind, recipients);
                 self.events.accepted(recipients, envelopes.as_deref().unwrap_or_default(), client);
                 Ok(Receipt { id, durable })
             }

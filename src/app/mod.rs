@@ -4,7 +4,9 @@
 //! [`service`].
 
 pub mod compose;
+mod page;
 mod service;
+mod watchman;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::accept::Door;
+use crate::alarm::Alarms;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::{self, Credentials};
@@ -33,6 +36,8 @@ use crate::tls::client::Client;
 use crate::tls::server::ServerTls;
 
 pub use service::serve;
+
+use page::House;
 
 /// How long a stop may take, whatever clients and peers do. What is past its final dot by then is uncertain.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -137,7 +142,10 @@ impl Daemon {
     /// Composes what runs on the open spool.
     fn assemble(config: Config, opened: Opened) -> anyhow::Result<Daemon> {
         let Opened { clock, events, signer, client, server_tls, credentials, dns, queue, clean } = opened;
-        let door = Door::new(queue.clone(), events.clone(), compose::door(&config));
+        let metrics_listener = config.metrics.bind.map(bind_metrics).transpose()?;
+        let started = clock.now();
+        let door = Door::new(queue.clone(), events.clone(), compose::door(&config)).with_alarms(Alarms::default());
+        watchman::start_courier(door.clone(), clock.clone());
         queue.set_reporter(door.reporter());
         let mut server = submission::Server::bind(
             compose::submission(&config),
@@ -181,7 +189,26 @@ impl Daemon {
             let asked = asked.clone();
             Box::pin(async move { asked.probe().await })
         });
-        let api = http::Api { queue: queue.clone(), events, why, bounce, probe };
+        let house = House {
+            queue: queue.clone(),
+            door: door.clone(),
+            scheduler: scheduler.clone(),
+            clients: server.meter(),
+            tls: server_tls.clone(),
+            clock,
+            started,
+            stranded: Arc::default(),
+        };
+        let scrape = house.scrape();
+        tokio::spawn(watchman::run(house, stopped.clone()));
+        if let Some(listener) = metrics_listener {
+            let (listener, mut stopped) = (tokio::net::TcpListener::from_std(listener)?, stopped.clone());
+            let until = async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            tokio::spawn(http::serve_metrics(listener, scrape.clone(), until));
+        }
+        let api = http::Api { queue: queue.clone(), events, why, bounce, probe, scrape };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
@@ -275,6 +302,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("data_dir", old.data_dir != new.data_dir),
         ("[log]", old.log != new.log),
         ("turning [tls] on or off", old.tls.is_some() != new.tls.is_some()),
+        ("[metrics]", old.metrics != new.metrics),
         ("limits.body_memory", old.limits.body_memory != new.limits.body_memory),
         ("[delivery]'s timeouts, and [retry],", compose::delivery(old) != compose::delivery(new)),
     ];
@@ -324,6 +352,15 @@ async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyh
 fn abort(reason: &str) {
     tracing::error!("{reason}: ending the process, so that nothing more is answered 250");
     std::process::abort();
+}
+
+/// The address that metrics are offered on.
+fn bind_metrics(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.with_context(|| format!("metrics.bind = \"{address}\": cannot listen there"))
 }
 
 fn make_private(directory: &Path) -> anyhow::Result<()> {

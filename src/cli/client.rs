@@ -102,6 +102,15 @@ impl Client {
         self.runtime.block_on(self.request(Method::GET, path, Bytes::new(), ANSWER_WITHIN))
     }
 
+    /// Asks for a text.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn ask_text(&self, path: &str) -> Result<String, ClientError> {
+        let bytes = self.runtime.block_on(self.bytes(Method::GET, path, Bytes::new(), ANSWER_WITHIN))?;
+        String::from_utf8(bytes.into()).map_err(|error| self.broken(&error))
+    }
+
     /// Tells it to do something; waits `within` for the answer.
     ///
     /// # Errors
@@ -123,11 +132,16 @@ impl Client {
         body: Bytes,
         within: Duration,
     ) -> Result<T, ClientError> {
+        let bytes = self.bytes(method, path, body, within).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.broken(&error))
+    }
+
+    async fn bytes(&self, method: Method, path: &str, body: Bytes, within: Duration) -> Result<Bytes, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unconnected(&error))?;
         let answer = tokio::time::timeout(within, self.exchange(stream, method, path, body)).await;
         let (status, bytes) = answer.map_err(|_| self.broken(&format!("nothing in {} s", within.as_secs())))??;
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| self.broken(&error));
+            return Ok(bytes);
         }
         let said: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let text = said.get("error").and_then(|text| text.as_str()).unwrap_or(status.as_str()).to_owned();

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::inbound::{Credential, Limits, Listener, Mode, Tls};
 use super::outbound::{Delivery, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream};
 use super::pattern::{self, Member, NotYet};
-use super::{Config, DATA_DIR, DEFAULT, Log, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
+use super::{Config, DATA_DIR, DEFAULT, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
 use crate::mail::{Address, Domain, StreamKind};
 
 /// The file's top level.
@@ -46,6 +46,8 @@ pub(super) struct File {
     dns: Dns,
     #[serde(default)]
     log: Log,
+    #[serde(default)]
+    metrics: Metrics,
 }
 
 #[derive(Default, Deserialize)]
@@ -123,6 +125,7 @@ impl File {
             retry: self.retry,
             dns: self.dns,
             log: self.log,
+            metrics: self.metrics,
             hostname,
         })
     }

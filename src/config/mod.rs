@@ -16,6 +16,7 @@ mod tests;
 pub mod units;
 mod verify;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -83,6 +84,17 @@ pub struct Config {
     pub dns: Dns,
     /// Logging.
     pub log: Log,
+    /// Where Prometheus may ask.
+    pub metrics: Metrics,
+}
+
+/// Where metrics are offered besides the control socket.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// `/metrics` over HTTP, for everybody who can connect. Default: nowhere.
+    #[serde(deserialize_with = "units::some_parsed")]
+    pub bind: Option<SocketAddr>,
 }
 
 /// What is logged, and how.

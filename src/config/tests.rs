@@ -99,6 +99,7 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
             "[dns]\nnameservers = \"::1\"",
             "p.toml:3: dns.nameservers = \"::1\": a list in brackets, of which each is an a",
         ),
+        ("[metrics]\nbind = \"9725\"", "p.toml:3: metrics.bind = \"9725\": an address and a port such as "),
         ("[log]\nlevel = \"loud\"", "p.toml:3: log.level = \"loud\": \"error\", \"warn\""),
         (
             "[stream.x]\npool = \"default\"",
@@ -290,6 +291,7 @@ fn what_will_be_regretted_is_warned_of() {
         ("", "no DKIM key covers relay.example.com: our bounces leave unsigned"),
         ("", "there is no [tls] section"),
         ("", "there is no postmaster"),
+        ("[metrics]\nbind = \"0.0.0.0:9725\"", "metrics.bind = \"0.0.0.0:9725\" is not on this machine's loopback"),
         (
             "[[listener]]\nbind = \"0.0.0.0:25\"\nmode = \"smtp\"",
             "the smtp listener 0.0.0.0:25 has no trusted_networks",
@@ -298,6 +300,8 @@ fn what_will_be_regretted_is_warned_of() {
         let warnings = parse(&sound(extra)).unwrap().warnings();
         assert!(warnings.iter().any(|warning| warning.starts_with(want)), "{want}\n{warnings:#?}");
     }
+    let local = parse(&sound("[metrics]\nbind = \"[::ffff:127.0.0.1]:9725\"")).unwrap();
+    assert!(!local.warnings().iter().any(|warning| warning.starts_with("metrics")), "{:#?}", local.warnings());
     let warnings = parse(&sound(covered)).unwrap().warnings();
     assert!(!warnings.iter().any(|warning| warning.starts_with("no DKIM key covers")), "{warnings:#?}");
 }
@@ -354,6 +358,7 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[retry]",
         "[dns]",
         "[log]",
+        "[metrics]",
     ];
     let planned = ["bounce_domain", "warmup"];
     for table in tables {

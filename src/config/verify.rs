@@ -382,6 +382,11 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             warnings.push(format!("the smtp listener {bind} has no trusted_networks: it refuses all mail"));
         }
     }
+    if let Some(bind) = config.metrics.bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) {
+        warnings.push(format!(
+            "metrics.bind = \"{bind}\" is not on this machine's loopback: everybody who can connect there can read the metrics"
+        ));
+    }
     if config.postmaster.is_none() {
         warnings.push("there is no postmaster: alarms go to the log alone".to_owned());
     }

@@ -11,6 +11,7 @@ use mail_send::{Credentials, SmtpClient};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+use crate::alarm;
 use crate::clock::Clock;
 use crate::mail::{Cause, EnhancedStatus, Outcome, Reply, Stage};
 use crate::smtp::dialog::Capabilities;
@@ -19,7 +20,7 @@ use crate::tls::client::{Client, Proof};
 use super::clear_text::ClearText;
 use super::private::is_private;
 use super::session::{Lost, Peer, Session, Stream};
-use super::{Host, Plan, Settings, Source, TlsPolicy};
+use super::{Host, Plan, Settings, Source, TlsPolicy, Tools};
 
 /// Makes connections. One for the whole process: it remembers which hosts have no usable TLS.
 pub struct Caller {
@@ -296,11 +297,36 @@ impl Caller {
     }
 }
 
+/// "System not capable of selected features" is the nearest that RFC 3463 §3.4 has for a source address that this machine
+/// does not have, or a descriptor that it has no room for. No other finding at [`Stage::Connect`] has this status.
+const SOURCE_UNUSABLE: EnhancedStatus = EnhancedStatus::new(4, 4, 3);
+
+/// What only an operator can mend: a source that this machine does not have, a smarthost that refuses our password.
+pub(super) fn alarm_if_ours(tools: &Tools, plan: &Plan, outcome: &Outcome) {
+    if let Some((cause, subject)) = alarm_of(outcome, &plan.source) {
+        tools.door.alarms().event(cause, subject, &outcome.cause.to_string(), outcome.at);
+    }
+}
+
+/// The alarm, and what it concerns.
+fn alarm_of<'a>(outcome: &'a Outcome, source: &'a Source) -> Option<(alarm::Cause, &'a str)> {
+    match &outcome.cause {
+        Cause::Local { status, .. } => {
+            let is_ours = outcome.stage == Stage::Connect && *status == SOURCE_UNUSABLE;
+            is_ours.then_some((alarm::Cause::SourceUnusable, &*source.name))
+        }
+        Cause::Reply(reply) => {
+            let is_ours = outcome.stage == Stage::Auth && reply.code / 100 == 5;
+            is_ours.then_some((alarm::Cause::AuthenticationRefused, &*outcome.host))
+        }
+    }
+}
+
 /// A socket from the plan's source to the address.
 async fn dial(source: &Source, address: SocketAddr, by: Instant) -> Result<TcpStream, Failed> {
     let ours = |error: std::io::Error| {
         let text = format!("the source address {} cannot be used: {error}", source.address);
-        Failed::local(Stage::Connect, EnhancedStatus::new(4, 4, 3), &text)
+        Failed::local(Stage::Connect, SOURCE_UNUSABLE, &text)
     };
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(ours)?;
     // Commands and messages are written whole: waiting for more would only delay them.

@@ -85,6 +85,8 @@ pub struct Plan {
     pub login: Option<(Arc<str>, Arc<str>)>,
     /// Loopback and private peers may be connected to.
     pub allow_private: bool,
+    /// The site whose limits govern it, as metrics name it.
+    pub site: Arc<str>,
     /// The recipient domain for which it is first made (for logs).
     pub domain: Domain,
 }
@@ -173,6 +175,8 @@ pub async fn run(
     tools: Arc<Tools>,
 ) {
     let line = Line::new(plan.id, events);
+    let events = tools.door.events();
+    let _open = events.connecting(&plan.source.name);
     let mut early = VecDeque::new();
     let connected = tokio::select! {
         connected = tools.caller.connect(&plan) => Some(connected),
@@ -180,6 +184,7 @@ pub async fn run(
     };
     match connected {
         Some(Ok(mut session)) => {
+            events.connected(&plan.source.name, session.peer.encrypted);
             line.tell(Event::Connected {
                 host: session.peer.host.clone(),
                 address: session.peer.address,
@@ -190,7 +195,11 @@ pub async fn run(
             turn_away(&mut orders, &mut early, &line).await;
             session.close(farewell, tools.caller.settings().close_timeout).await;
         }
-        Some(Err(outcome)) => line.tell(refused(outcome, &tools.rules.load())).await,
+        Some(Err(outcome)) => {
+            events.not_connected(&plan.site, &plan.source.name, &outcome);
+            connect::alarm_if_ours(&tools, &plan, &outcome);
+            line.tell(refused(outcome, &tools.rules.load())).await;
+        }
         None => {}
     }
     turn_away(&mut orders, &mut early, &line).await;

@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use crate::alarm;
 use crate::mail::{EnhancedStatus, QueueId};
 use crate::queue::{Lease, Settling};
 use crate::smtp::dialog::Letter;
+use crate::spool::ReadError;
 
 use super::attempt::{Circumstances, Found, due_after, needs, round};
 use super::letter;
@@ -84,6 +87,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
             Done::Attempted(lease, found) => {
                 let now = tools.caller.clock().now();
                 let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
+                tools.door.events().attempted(&plan.site, &plan.source.name, &found.attempt);
                 let event = Event::Settled { id, due, feedback: found.signal.feedback, signal: found.signal };
                 finish(unwritten.as_mut()).await;
                 let settling = tools.door.conclude_with(lease, found.attempt, found.reports, now).await;
@@ -123,6 +127,7 @@ where
         Ok(None) => return Done::Told(Event::Skipped(id), None),
         Err(error) => {
             tracing::warn!(queue_id = %id, %error, "an envelope could not be read; it waits for an operator");
+            alarm_if_damaged(tools, id, &error);
             return Done::Told(Event::Skipped(id), None);
         }
     };
@@ -137,6 +142,7 @@ where
         Ok(content) => content,
         Err(letter::Unsent::Unreadable(error)) => {
             tracing::warn!(queue_id = %id, %error, "a body could not be read; its envelope waits for an operator");
+            alarm_if_damaged(tools, id, &error);
             return Done::Told(Event::Skipped(id), None);
         }
         Err(letter::Unsent::Unsigned(error)) => {
@@ -157,12 +163,32 @@ where
     let needs = needs(&envelope, &content);
     let letter = Letter { envelope: &envelope, places: &round.places, needs };
     let first = session.transactions == 0;
-    let mail_written = line.tell(Event::MailWritten(id));
+    let is_first = lease.progress().attempts == 0;
+    let (kind, begun) = (envelope.kind, envelope.accepted_at.max(lease.progress().due));
+    let mail_written = async {
+        if is_first {
+            tools.door.events().first_mail(kind, tools.caller.clock().now().since(begun));
+        }
+        line.tell(Event::MailWritten(id)).await;
+    };
     let dot = || lease.final_dot_sent();
+    let began = Instant::now();
     let exchange = session.transact(&letter, &content, settings, mail_written, finish(unwritten), dot).await;
+    tools.door.events().transacted(began.elapsed());
     match circumstances(plan, session, &lease, tools).exchanged(&round, exchange, first) {
         Some(found) => Done::Attempted(lease, found),
         None => Done::Told(Event::Returned(id), Some(Farewell::Gone)),
+    }
+}
+
+/// A disk that flips bits wants an operator; one that cannot be read just now gets another chance.
+fn alarm_if_damaged(tools: &Tools, id: QueueId, error: &ReadError) {
+    match error {
+        ReadError::Damaged => {
+            let (detail, now) = (format!("the message {id}: {error}"), tools.caller.clock().now());
+            tools.door.alarms().event_about(id, alarm::Cause::MessageDamaged, "", &detail, now);
+        }
+        ReadError::Gone | ReadError::Unreadable(_) => {}
     }
 }
 

@@ -3,6 +3,7 @@
 //! Whoever can open the socket is an operator: the file's mode is the only password. Every listing is paged and every
 //! body bounded. It decides nothing: it asks the queue, and asks the engine (through a closure) why mail waits.
 
+mod metrics;
 mod queue;
 pub mod shapes;
 mod spool;
@@ -23,7 +24,10 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::events::Events;
 use crate::mail::QueueId;
+use crate::metrics::Page;
 use crate::queue::{Lease, Queue, Settling};
+
+pub use metrics::serve as serve_metrics;
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -59,6 +63,9 @@ pub type Bounce = Arc<dyn Fn(Lease) -> Pin<Box<dyn Future<Output = Settling> + S
 /// Ends the pauses of sites that refused: mail was ordered to be tried now.
 pub type Probe = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
+/// All numbers of this moment.
+pub type Scrape = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Page> + Send>> + Send + Sync>;
+
 /// What the API can ask.
 #[derive(Clone)]
 pub struct Api {
@@ -72,6 +79,8 @@ pub struct Api {
     pub bounce: Bounce,
     /// Tries sites at once.
     pub probe: Probe,
+    /// The metrics.
+    pub scrape: Scrape,
 }
 
 /// Offers the API until `stop`; answers what was asked by then.
@@ -115,7 +124,7 @@ fn router(api: Api) -> Router {
         .route("/v1/why/{id}", get(why))
         .route("/v1/spool", get(spool::stats))
         .route("/v1/spool/backup", post(spool::backup))
-        .route("/metrics", get(spool::metrics))
+        .route("/metrics", get(metrics::show))
         .fallback(|| async { Refused(StatusCode::NOT_FOUND, "there is no such path".to_owned()) })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)

@@ -4,6 +4,7 @@
 //! the spool confirms, and never missed: without it a start reads the spool.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -165,6 +166,7 @@ impl Scribe {
         if let Some(mut store) = self.store.take() {
             match write(&self.shared, &mut store, Extent::Settled) {
                 Ok(_) => {
+                    self.shared.index.used.store(true, Ordering::Relaxed);
                     self.store = Some(store);
                     self.retry = RETRY_FIRST;
                 }
@@ -190,6 +192,8 @@ impl Scribe {
     /// The index is bad: the queue goes on from memory.
     fn give_up(&mut self, error: &StoreError) {
         tracing::warn!(%error, retry_secs = self.retry.as_secs(), "the queue's index failed; mail goes on without it");
+        self.shared.index.used.store(false, Ordering::Relaxed);
+        self.shared.index.failures.fetch_add(1, Ordering::Relaxed);
         self.shared.table().track_none();
         self.store = None;
         self.again = Some(Instant::now() + self.retry);

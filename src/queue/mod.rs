@@ -10,6 +10,7 @@
 //! ```
 
 mod applier;
+mod census;
 mod checkpoint;
 mod hot;
 mod lease;
@@ -25,7 +26,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ use crate::time::Timestamp;
 use crate::{spool, store};
 
 use applier::Applier;
+pub use census::{Census, Standing};
 use checkpoint::Checkpointer;
 use hot::Hot;
 pub use lease::{Lease, Settling, UNREADABLE_WAIT};
@@ -168,6 +170,18 @@ pub(in crate::queue) struct Shared {
     wish_count: AtomicUsize,
     last_id: AtomicU64,
     clock: Arc<Clock>,
+    /// When the queue was opened.
+    opened: Timestamp,
+    index: IndexHealth,
+}
+
+/// How the index on disk fares.
+#[derive(Debug, Default)]
+pub(in crate::queue) struct IndexHealth {
+    /// There is one, and it takes what it is given.
+    used: AtomicBool,
+    /// How often it was given up.
+    failures: AtomicU64,
 }
 
 /// What an operator asked for while an envelope was leased. At most one for each lease.
@@ -215,6 +229,12 @@ impl Queue {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether the index on disk is in use, and how often it was given up. Without it mail flows all the same.
+    pub fn index_health(&self) -> (bool, u64) {
+        let index = &self.shared.index;
+        (index.used.load(Ordering::Relaxed), index.failures.load(Ordering::Relaxed))
     }
 
     /// The last record of the spool that the rows know of.
@@ -395,6 +415,7 @@ async fn blocking<T: Send + 'static>(
 
 impl Shared {
     pub(in crate::queue) fn new(hot: ByteSize, clock: Arc<Clock>) -> Shared {
+        let opened = clock.now();
         Shared {
             table: Mutex::default(),
             hot: Mutex::new(Hot::new(hot.as_usize())),
@@ -404,6 +425,8 @@ impl Shared {
             wish_count: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
             clock,
+            opened,
+            index: IndexHealth::default(),
         }
     }
 

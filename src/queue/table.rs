@@ -49,6 +49,8 @@ pub(super) struct Table {
     tracking: bool,
     /// What an envelope without recipients is filed under; nothing makes one.
     no_domain: Domain,
+    /// The name that a handle without one means.
+    no_word: Arc<str>,
 }
 
 /// What a row says, spelt out.
@@ -77,6 +79,7 @@ impl Default for Table {
             tracking: false,
             // Invariant: `invalid` (RFC 2606 §2) is a domain name.
             no_domain: "invalid".parse().expect("a constant"),
+            no_word: "".into(),
         }
     }
 }
@@ -196,6 +199,17 @@ impl Table {
     pub(super) fn seen(&self, id: QueueId) -> Option<Seen> {
         let row = *self.row(id)?;
         Some(self.spell(row))
+    }
+
+    /// The rows after an id, in their order.
+    pub(super) fn rows_after(&self, after: QueueId) -> impl Iterator<Item = &Row> {
+        let places = self.places.range((Bound::Excluded(after), Bound::Unbounded));
+        places.filter_map(|(_, place)| self.at(*place))
+    }
+
+    /// The name of a row's stream.
+    pub(super) fn stream_of(&self, row: &Row) -> &Arc<str> {
+        self.words.name(u32::from(row.stream)).unwrap_or(&self.no_word)
     }
 
     /// The ids of all rows, in their order.

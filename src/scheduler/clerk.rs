@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -93,6 +93,8 @@ pub(super) struct Clerk<W> {
     /// When the two clocks were compared first, and by how much they differ since. See [`Fact::Skewed`].
     clocks: (Timestamp, Duration),
     skew_ms: i64,
+    /// What waited at the start is still being taken in.
+    pub loading: bool,
 }
 
 impl<W: World> Clerk<W> {
@@ -126,6 +128,7 @@ impl<W: World> Clerk<W> {
             numbered: HashMap::new(),
             clocks,
             skew_ms: 0,
+            loading: true,
         };
         clerk.reload(settings);
         clerk
@@ -138,10 +141,9 @@ impl<W: World> Clerk<W> {
     ) {
         let inbox = Arc::clone(&self.inbox);
         let (mut changes, mut events) = (Vec::new(), Vec::with_capacity(BATCH));
-        let mut loading = true;
         self.execute();
         loop {
-            let pause = if loading { Duration::ZERO } else { self.wake.since(self.world.now()).min(SLEEP_MAX) };
+            let pause = if self.loading { Duration::ZERO } else { self.wake.since(self.world.now()).min(SLEEP_MAX) };
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Stop(within, answer)) => {
@@ -164,7 +166,7 @@ impl<W: World> Clerk<W> {
                     self.tell(Fact::Tick);
                 }
             }
-            loading = loading && self.load(&mut waiting);
+            self.loading = self.loading && self.load(&mut waiting);
             self.inbox.swap(&mut changes);
             for change in changes.drain(..) {
                 self.heard_change(change);
@@ -197,7 +199,9 @@ impl<W: World> Clerk<W> {
             self.skew_ms = skew_ms;
             self.engine.apply(now, fastrand::f64(), Fact::Skewed(skew_ms), &mut self.out);
         }
+        let began = Instant::now();
         self.engine.apply(now, fastrand::f64(), fact, &mut self.out);
+        self.inbox.steps.observe(began.elapsed());
     }
 
     fn heard_change(&mut self, change: Change) {
@@ -398,15 +402,16 @@ impl<W: World> Clerk<W> {
     fn dial(&mut self, connection: ConnectionHandle, source: SourceHandle, target: TargetHandle, domain: DomainHandle) {
         let found = (
             self.source_of.get(usize::from(source.0)).cloned().flatten(),
-            self.targets.value(target.0).map(|aim| aim.target.clone()),
+            self.targets.value(target.0).map(|aim| (aim.target.clone(), aim.site)),
             self.domains.key(domain.0).cloned(),
         );
-        let (Some(address), Some(aim), Some(domain)) = found else {
+        let (Some(address), Some((aim, site)), Some(domain)) = found else {
             // A source that left the config between the order and now.
             warn!(connection = connection.0, "a connection could not be made: its source or target is gone");
             self.tell(Fact::Eof(connection));
             return;
         };
+        let site = self.sites.key(site).map(SiteKey::name).unwrap_or_default();
         let plan = Plan {
             id: ConnectionId(u64::from(connection.0)),
             source: address,
@@ -414,6 +419,7 @@ impl<W: World> Clerk<W> {
             tls: aim.tls,
             login: aim.login,
             allow_private: aim.allow_private,
+            site: site.into(),
             domain,
         };
         let (orders, ordered) = mpsc::channel(LINK_ORDERS_MAX);
@@ -496,6 +502,8 @@ impl<W: World> Clerk<W> {
         match command {
             Command::Why(id, answer) => drop(answer.send(self.why(id))),
             Command::Sites(answer) => drop(answer.send(self.list_sites())),
+            Command::Gauges(answer) => drop(answer.send(self.gauges())),
+            Command::Stranded(ids, answer) => drop(answer.send(self.stranded(ids))),
             Command::Reload(settings) => self.reload(*settings),
             Command::Suspend(source, answer) => drop(answer.send(self.operate(&source, Operator::SuspendSource))),
             Command::Resume(source, answer) => drop(answer.send(self.operate(&source, Operator::ResumeSource))),

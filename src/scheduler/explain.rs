@@ -8,6 +8,7 @@ use super::clerk::Clerk;
 use super::resolve::SiteKey;
 use super::world::World;
 use crate::mail::{Outcome, QueueId};
+use crate::metrics::{Gauge, Metric};
 use crate::time::Timestamp;
 use crate::traffic::{Account, Bound, Constraint, DomainHandle, SiteHandle, SiteView, SourceHandle, Unit};
 
@@ -111,6 +112,35 @@ impl<W: World> Clerk<W> {
                 said("in_line", &format!("{waiting} messages are ready for {}", self.site(site)), None, None)
             }
         }
+    }
+
+    /// What the engine keeps: numbers that are at hand, since a scrape must not hold up mail.
+    pub(super) fn gauges(&self) -> Vec<Gauge> {
+        let (domains, hosts, sites) = (self.domains.len(), self.targets.len(), self.sites.len());
+        let (envelopes, connections) = (self.engine.len(), self.engine.connections());
+        let all = [
+            ("envelopes", envelopes),
+            ("domains", domains),
+            ("hosts", hosts),
+            ("sites", sites),
+            ("connections", connections),
+        ];
+        let gauge = |(what, count): (&str, usize)| Gauge {
+            metric: Metric::EngineEntries,
+            labels: vec![what.into()],
+            value: count as f64,
+        };
+        all.into_iter().map(gauge).collect()
+    }
+
+    /// Those of the envelopes that nothing would ever happen to.
+    pub(super) fn stranded(&self, mut ids: Vec<QueueId>) -> Vec<QueueId> {
+        if self.loading {
+            return Vec::new();
+        }
+        let now = self.world.now();
+        ids.retain(|id| self.engine.is_stranded(now, *id));
+        ids
     }
 
     fn domain(&self, domain: DomainHandle) -> String {

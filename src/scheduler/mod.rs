@@ -23,6 +23,8 @@ use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::mail::QueueId;
+use crate::metrics::count::{Histogram, STEP_BOUNDS};
+use crate::metrics::{Gauge, Metric, Page};
 use crate::queue::{Change, Waiting};
 
 use clerk::Clerk;
@@ -34,10 +36,17 @@ const COMMANDS_MAX: usize = 64;
 
 /// What the queue announced and the scheduler did not take yet. Its bound is the queue's: an envelope stands here only
 /// if its state just changed.
-#[derive(Default)]
 struct Inbox {
     changes: Mutex<Vec<Change>>,
     filled: Notify,
+    /// How long the engine's steps took.
+    steps: Histogram,
+}
+
+impl Default for Inbox {
+    fn default() -> Inbox {
+        Inbox { changes: Mutex::default(), filled: Notify::new(), steps: Histogram::new(STEP_BOUNDS) }
+    }
 }
 
 impl Inbox {
@@ -60,6 +69,8 @@ impl Inbox {
 enum Command {
     Why(QueueId, oneshot::Sender<Value>),
     Sites(oneshot::Sender<Value>),
+    Gauges(oneshot::Sender<Vec<Gauge>>),
+    Stranded(Vec<QueueId>, oneshot::Sender<Vec<QueueId>>),
     Reload(Box<Settings>),
     Suspend(Arc<str>, oneshot::Sender<bool>),
     Resume(Arc<str>, oneshot::Sender<bool>),
@@ -90,6 +101,20 @@ impl Handle {
     /// All sites that are known, the one with the most waiting first.
     pub async fn sites(&self) -> Value {
         self.ask(Command::Sites).await.unwrap_or_else(|| Value::Array(Vec::new()))
+    }
+
+    /// Puts what the clerk counts, and what it and the engine tell of now, on a page of metrics.
+    pub async fn write(&self, page: &mut Page) {
+        page.histogram(Metric::EngineStep, &[], &self.inbox.steps.read());
+        page.gauges(self.ask(Command::Gauges).await.unwrap_or_default());
+    }
+
+    /// Which of these envelopes, none of them held, nothing would ever happen to: see [`Engine::is_stranded`]. None, until
+    /// all that waited at the start was taken in.
+    ///
+    /// [`Engine::is_stranded`]: crate::traffic::Engine::is_stranded
+    pub async fn stranded(&self, ids: Vec<QueueId>) -> Vec<QueueId> {
+        self.ask(|answer| Command::Stranded(ids, answer)).await.unwrap_or_default()
     }
 
     /// Replaces sources, pools, routes, sites and limits. Connections stay; no more than is allowed now are made.

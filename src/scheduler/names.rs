@@ -58,6 +58,11 @@ impl<K: Clone + Eq + Hash, V> Numbers<K, V> {
         self.entries.get_mut(number as usize)?.as_mut().map(|(_, value)| value)
     }
 
+    /// Keys that have a number.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     /// Frees a number; one that is free already stays so.
     pub fn free(&mut self, number: u32) {
         if let Some((key, _)) = self.entries.get_mut(number as usize).and_then(Option::take) {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use super::disk::{Disk, DiskFile, Open};
 use super::record::Encoded;
@@ -15,6 +16,8 @@ use super::{Position, SpoolId};
 /// Zeros are written this far ahead in a segment that was never written: overwriting is half the price of a sync into
 /// blocks that were only reserved.
 const ZERO_AHEAD_BYTES: u64 = 1 << 20;
+/// A sync that takes so long is counted as slow: a healthy disk needs milliseconds.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 /// Why something could not be written.
 #[derive(Debug)]
@@ -90,6 +93,8 @@ pub(super) struct Log {
     pub last_id: u64,
     pub newest: u64,
     pub syncs: u64,
+    pub sync_time: Duration,
+    pub slow_syncs: u64,
     /// Segment number and written end, for readers beside the writer: `number << 32 | end`.
     pub committed: Arc<AtomicU64>,
 }
@@ -124,6 +129,8 @@ impl Log {
             last_id: 0,
             newest: 0,
             syncs: 0,
+            sync_time: Duration::ZERO,
+            slow_syncs: 0,
             committed: Arc::default(),
         }
     }
@@ -223,8 +230,12 @@ impl Log {
             return Ok(());
         }
         if let Some(active) = &self.active {
+            let began = Instant::now();
             active.segment.file.sync_data().map_err(|error| Trouble::sync("syncing the log", &error))?;
+            let took = began.elapsed();
             self.syncs += 1;
+            self.sync_time += took;
+            self.slow_syncs += u64::from(took >= SLOW_SYNC);
         }
         self.synced = self.written;
         Ok(())

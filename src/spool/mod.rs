@@ -43,6 +43,8 @@ pub use settings::{Known, OpenOptions, Settings};
 pub use state::{Compacted, Compaction};
 pub use writer::{Broken, PutFailure, PutRequest, SettleRequest, StateRequest, Work, Writer};
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::mail::{Envelope, Progress, QueueId};
@@ -253,6 +255,10 @@ pub struct Stats {
     pub spares: u64,
     /// Syncs of either log since the start.
     pub syncs: u64,
+    /// Time spent in them.
+    pub sync_time: Duration,
+    /// Those of them that took a second or more.
+    pub slow_syncs: u64,
     /// Records written since the start.
     pub records: u64,
     /// Envelopes copied forward by the cleaner since the start.

@@ -380,6 +380,8 @@ impl Writer {
             state_segments: self.state.size().1,
             spares: self.spares.len() as u64,
             syncs: self.mail.syncs + self.state.syncs,
+            sync_time: self.mail.sync_time + self.state.sync_time,
+            slow_syncs: self.mail.slow_syncs + self.state.slow_syncs,
             records: self.records,
             moved: self.moved,
             quarantined: self.quarantine.found,

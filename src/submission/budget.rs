@@ -14,7 +14,10 @@ const SHARE_MAX: usize = 1024 * 1024;
 
 /// The budget. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Budget(Arc<Semaphore>);
+pub(super) struct Budget {
+    left: Arc<Semaphore>,
+    units: usize,
+}
 
 /// What one message has of it. Given back when dropped.
 #[derive(Default)]
@@ -22,7 +25,14 @@ pub(super) struct Share(Option<OwnedSemaphorePermit>);
 
 impl Budget {
     pub(super) fn new(octets: usize) -> Budget {
-        Budget(Arc::new(Semaphore::new((octets / UNIT).clamp(1, Semaphore::MAX_PERMITS))))
+        let units = (octets / UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        Budget { left: Arc::new(Semaphore::new(units)), units }
+    }
+
+    /// What is given away, and what there is in all.
+    pub(super) fn octets(&self) -> (usize, usize) {
+        let used = self.units.saturating_sub(self.left.available_permits());
+        (used.saturating_mul(UNIT), self.units.saturating_mul(UNIT))
     }
 
     /// Makes `share` at least `octets` big; waits for others to finish if it must, but not longer than `wait`.
@@ -34,10 +44,10 @@ impl Budget {
         let step = held.clamp(FIRST_SHARE, SHARE_MAX);
         let missing = octets.next_multiple_of(step).saturating_sub(held).div_ceil(UNIT);
         let missing = u32::try_from(missing).map_err(|_| NoMemory)?;
-        let permit = match self.0.clone().try_acquire_many_owned(missing) {
+        let permit = match self.left.clone().try_acquire_many_owned(missing) {
             Ok(permit) => permit,
             Err(_) => {
-                let waiting = self.0.clone().acquire_many_owned(missing);
+                let waiting = self.left.clone().acquire_many_owned(missing);
                 tokio::time::timeout(wait, waiting).await.ok().and_then(Result::ok).ok_or(NoMemory)?
             }
         };
@@ -75,9 +85,11 @@ mod tests {
         assert!(one.octets() >= 700_000 && one.octets() < 800_000);
         assert_eq!(budget.grow(&mut two, 700_000, wait).await, Err(NoMemory));
         budget.grow(&mut two, 100_000, wait).await.unwrap();
+        let (used, all) = budget.octets();
+        assert!(all == 1024 * 1024 && used >= 800_000 && used <= all);
         drop(one);
         budget.grow(&mut two, 900_000, wait).await.unwrap();
         drop(two);
-        assert_eq!(budget.0.available_permits(), 1024);
+        assert_eq!(budget.left.available_permits(), 1024);
     }
 }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
 use super::admission::Ticket;
 use super::budget::Share;
+use super::count::{LoginEnd, MessageEnd};
 use super::gate::{Gate, GatePolicy, answer};
 use super::io::Io;
 use super::penalty::Failure;
@@ -182,6 +183,7 @@ impl<G: Gate> Connection<G> {
             match self.shared.budget.grow(&mut self.share, need, wait).await {
                 Ok(()) => self.session.grant(self.share.octets()),
                 Err(_) => {
+                    self.shared.counts.no_memory.one();
                     tracing::warn!(client = %self.client, "no memory for a message: client told to try again");
                     self.session.forsake();
                     self.share = Share::default();
@@ -190,6 +192,7 @@ impl<G: Gate> Connection<G> {
         }
         let policy = GatePolicy { gate: &self.shared.gate, credentials: &self.shared.credentials };
         let (used, act) = self.session.step(&self.input, &policy);
+        self.shared.counts.refused_recipients(self.post.terms.mode, self.session.take_refused_recipients());
         match used >= self.input.len() {
             true => self.input.clear(),
             false => drop(self.input.drain(..used)),
@@ -299,11 +302,15 @@ impl<G: Gate> Connection<G> {
 
     async fn verify(&mut self, login: Login) {
         let outcome = self.shared.credentials.verify(&login.name, &login.secret).await;
-        let denial = match outcome {
-            Ok(name) => return self.session.verified(Ok(name)),
-            Err(VerifyError::Busy) => Denial::Busy,
-            Err(VerifyError::Rejected) => Denial::Rejected,
+        let (denial, end) = match outcome {
+            Ok(name) => {
+                self.shared.counts.login(LoginEnd::Accepted);
+                return self.session.verified(Ok(name));
+            }
+            Err(VerifyError::Busy) => (Denial::Busy, LoginEnd::Busy),
+            Err(VerifyError::Rejected) => (Denial::Rejected, LoginEnd::Rejected),
         };
+        self.shared.counts.login(end);
         tracing::info!(client = %self.client.ip(), user = %login.name, reason = ?denial, "login failed");
         if denial == Denial::Rejected {
             let failure = if self.login_failed { Failure::Another } else { Failure::FirstOfSession };
@@ -342,7 +349,14 @@ impl<G: Gate> Connection<G> {
         };
         // Boxed, so that an idle connection's task is small.
         let accepting = Box::pin(self.shared.gate.accept(submission));
-        let outcome = accepting.await.map_err(answer);
+        let outcome = accepting.await;
+        let end = match &outcome {
+            Ok(_) => MessageEnd::Accepted,
+            Err(refusal) if refusal.code < 500 => MessageEnd::Deferred,
+            Err(_) => MessageEnd::Refused,
+        };
+        self.shared.counts.message(self.post.terms.mode, end);
+        let outcome = outcome.map_err(answer);
         self.session.accepted(outcome);
         self.share = Share::default();
     }

@@ -6,6 +6,7 @@
 mod admission;
 mod budget;
 mod connection;
+mod count;
 mod gate;
 mod io;
 mod penalty;
@@ -14,5 +15,5 @@ mod settings;
 
 pub use crate::smtp::session::{Limits, Mode};
 pub use gate::Gate;
-pub use server::{Plan, Server, StartError};
+pub use server::{Meter, Plan, Server, StartError};
 pub use settings::{Listener, Settings};

@@ -11,12 +11,14 @@ use tokio::sync::{mpsc, watch};
 use super::admission::{Admission, Full};
 use super::budget::Budget;
 use super::connection::Arrival;
+use super::count::Counts;
 use super::gate::Gate;
 use super::penalty::Penalties;
 use super::settings::{Listener, Settings};
 use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::mail::Domain;
+use crate::metrics::{Metric, Page};
 use crate::smtp::answer::Answer;
 use crate::smtp::session::{Mode, Terms};
 use crate::tls::server::ServerTls;
@@ -63,6 +65,7 @@ pub(super) struct Shared<G> {
     pub(super) clock: Arc<Clock>,
     pub(super) budget: Budget,
     pub(super) penalties: Penalties,
+    pub(super) counts: Arc<Counts>,
     admission: Arc<Admission>,
     tls: Option<ServerTls>,
 }
@@ -124,6 +127,7 @@ impl<G: Gate> Server<G> {
             clock,
             budget: Budget::new(budget),
             penalties: Penalties::default(),
+            counts: Arc::default(),
             admission: Arc::default(),
             tls,
         };
@@ -134,6 +138,11 @@ impl<G: Gate> Server<G> {
     /// Where clients can connect: the listeners in their order, with the ports that the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.bound.iter().map(|bound| bound.address).collect()
+    }
+
+    /// For metrics; outlives the server.
+    pub fn meter(&self) -> Meter {
+        Meter { counts: Arc::clone(&self.shared.counts), budget: self.shared.budget.clone() }
     }
 
     /// Begins to accept. The runtime must be running.
@@ -179,6 +188,23 @@ impl<G: Gate> Server<G> {
         let (sender, mut receiver) = self.everybody;
         drop(sender);
         tokio::time::timeout(within, receiver.recv()).await.is_ok()
+    }
+}
+
+/// Tells what the server counts. Cheap to clone.
+#[derive(Clone)]
+pub struct Meter {
+    counts: Arc<Counts>,
+    budget: Budget,
+}
+
+impl Meter {
+    /// Puts all on a page of metrics.
+    pub fn write(&self, page: &mut Page) {
+        self.counts.write(page);
+        let (used, all) = self.budget.octets();
+        page.count(Metric::BodyMemory, &[], used as u64);
+        page.count(Metric::BodyMemoryLimit, &[], all as u64);
     }
 }
 
@@ -233,13 +259,18 @@ impl<G: Gate> Accepting<G> {
         let entered = self.shared.admission.enter(client.ip(), per_client, settings.connections_max);
         let (ticket, drain) = match entered {
             Ok(entered) => entered,
-            Err(full) => return turn_away(&post, &stream, client, full),
+            Err(full) => {
+                self.shared.counts.turned_away(full);
+                return turn_away(&post, &stream, client, full);
+            }
         };
+        self.shared.counts.admitted(post.terms.mode);
+        let open = self.shared.counts.open.hold();
         let arrival = Arrival { shared: self.shared.clone(), post, stream, client, ticket, drain };
         let everybody = self.everybody.clone();
         tokio::spawn(async move {
             arrival.serve().await;
-            drop(everybody);
+            drop((everybody, open));
         });
     }
 }

@@ -13,6 +13,8 @@ use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::time::Timestamp;
+
 /// Why a certificate cannot be used. At a reload the old one stays in use.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerTlsError {
@@ -87,6 +89,11 @@ impl ServerTls {
         self.shown.0.load().self_signed
     }
 
+    /// When the certificate expires, if that can be read.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        not_after(self.shown.0.load().key.cert.first()?)
+    }
+
     /// For handshakes.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
@@ -155,19 +162,41 @@ fn read(certificate: &Path, private_key: &Path) -> Result<Pair, ServerTlsError> 
 /// Certificate  SEQUENCE { tbs SEQUENCE { [0] version?, serial, algorithm, issuer, validity, subject, … } … }
 /// ```
 fn is_self_issued(certificate: &[u8]) -> bool {
-    fn walk(certificate: &[u8]) -> Option<bool> {
-        let (_, outer, _) = element(certificate)?;
-        let (_, tbs, _) = element(outer)?;
-        let (tag, _, behind_version) = element(tbs)?;
-        let rest = if tag == 0xa0 { behind_version } else { tbs };
-        let (_, _, rest) = element(rest)?; // serial
-        let (_, _, rest) = element(rest)?; // algorithm
-        let (_, issuer, rest) = element(rest)?;
-        let (_, _, rest) = element(rest)?; // validity
-        let (_, subject, _) = element(rest)?;
-        Some(issuer == subject)
-    }
-    walk(certificate).unwrap_or(false)
+    parts(certificate).is_some_and(|parts| parts.issuer == parts.subject)
+}
+
+/// When a certificate's validity ends: RFC 5280 §4.1.2.5, to the second.
+fn not_after(certificate: &[u8]) -> Option<Timestamp> {
+    let (_, _, rest) = element(parts(certificate)?.validity)?; // notBefore
+    let (tag, text, _) = element(rest)?;
+    let text = std::str::from_utf8(text).ok()?;
+    let full = match tag {
+        // UTCTime: two digits of the year, 50 and up are of the last century.
+        0x17 => format!("{}{text}", if text.get(..2)? >= "50" { "19" } else { "20" }),
+        // GeneralizedTime.
+        0x18 => text.to_owned(),
+        _ => return None,
+    };
+    Timestamp::parse_der(&full)
+}
+
+struct Parts<'a> {
+    issuer: &'a [u8],
+    validity: &'a [u8],
+    subject: &'a [u8],
+}
+
+fn parts(certificate: &[u8]) -> Option<Parts<'_>> {
+    let (_, outer, _) = element(certificate)?;
+    let (_, tbs, _) = element(outer)?;
+    let (tag, _, behind_version) = element(tbs)?;
+    let rest = if tag == 0xa0 { behind_version } else { tbs };
+    let (_, _, rest) = element(rest)?; // serial
+    let (_, _, rest) = element(rest)?; // algorithm
+    let (_, issuer, rest) = element(rest)?;
+    let (_, validity, rest) = element(rest)?;
+    let (_, subject, _) = element(rest)?;
+    Some(Parts { issuer, validity, subject })
 }
 
 /// The first DER element: tag, content, and what follows it.
@@ -222,6 +251,19 @@ mod tests {
         write(&key, &pair.serialize_pem());
         tls.reload(&cert, &key).unwrap();
         assert!(!tls.is_self_signed());
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_read_in_both_of_its_forms() {
+        for (year, want) in [(2027, "2027-03-04T00:00:00.000Z"), (2050, "2050-03-04T00:00:00.000Z")] {
+            let mut parameters = CertificateParams::new(["relay.example".to_owned()]).unwrap();
+            parameters.not_after = rcgen::date_time_ymd(year, 3, 4);
+            let own = parameters.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(not_after(own.der()).unwrap().rfc3339(), want);
+            for length in 0..100 {
+                assert_eq!(not_after(own.der().get(..length).unwrap()), None, "{length}");
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Engine;
 use super::domain::Hosts;
 use super::lane::{Via, place_of};
 use super::meter::Haste;
-use super::slab::State;
+use super::slab::{NONE, State};
 use super::words::{ConnectionHandle, Constraint, Now, SiteHandle, SourceHandle};
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
@@ -27,6 +27,31 @@ impl Engine {
             }
             State::Ready => self.why_flow(now, row.flow),
         }
+    }
+
+    /// Whether nothing would ever happen to an envelope that is not held: it is unknown, has no timer, is on a connection
+    /// that is none, or stands in a line that nothing moves. Always false; the daemon counts it to be sure.
+    pub fn is_stranded(&self, now: Now, id: QueueId) -> bool {
+        let Some(slot) = self.rows.find(id) else { return true };
+        let row = &self.rows[slot];
+        match row.state {
+            State::Free | State::Held => true,
+            State::Flying => !self.links.contains_key(&row.place),
+            State::Ending => self.ending == 0,
+            State::Dying => self.dying.is_empty() && self.ending == 0,
+            State::Later => row.timer == NONE,
+            State::Ready => row.timer == NONE || self.is_line_still(now, row.flow),
+        }
+    }
+
+    /// A line of ready mail in which nothing binds, and yet nobody is served or dialed.
+    fn is_line_still(&self, now: Now, flow: u32) -> bool {
+        let constraints = self.why_flow(now, flow);
+        let only_in_line = constraints.iter().all(|constraint| matches!(constraint, Constraint::InLine(..)));
+        let Some(Constraint::InLine(site, _)) = constraints.first().filter(|_| only_in_line) else {
+            return constraints.is_empty();
+        };
+        self.sites[site.0].open == 0
     }
 
     /// The site that an envelope would go to, if its hosts are known.

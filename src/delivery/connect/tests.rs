@@ -11,6 +11,7 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use super::super::ConnectionId;
 use super::super::testing::{SHORT, impatient, play};
 use super::*;
+use crate::time::Timestamp;
 use crate::tls::client;
 
 /// What a peer does with one connection.
@@ -94,6 +95,7 @@ fn plan(tls: TlsPolicy, addresses: &[SocketAddr]) -> Plan {
     let hosts: Vec<Host> =
         addresses.iter().enumerate().map(|(n, address)| Host { preference: n as u16, ..host(address) }).collect();
     Plan {
+        site: "peer".into(),
         id: ConnectionId(1),
         source: Source { name: "a".into(), address: "127.0.0.2".parse().unwrap(), ehlo: "out.example.com".into() },
         hosts: hosts.into(),
@@ -305,4 +307,31 @@ async fn the_connection_comes_from_the_source() {
     let absent = Source { address: "192.0.2.1".parse().unwrap(), ..source };
     let failed = dial(&absent, address, Instant::now() + SHORT * 10).await.err().unwrap();
     assert!(failed.cause.to_string().contains("192.0.2.1"));
+}
+
+#[tokio::test]
+async fn what_only_an_operator_can_mend_is_an_alarm() {
+    // Nobody has an address of TEST-NET-1 (RFC 5737).
+    let source = Source { name: "gone".into(), address: [192, 0, 2, 1].into(), ehlo: "x".into() };
+    let local = |detail| Cause::local(EnhancedStatus::new(4, 4, detail), "x");
+    let reply = |code| Cause::Reply(Reply::new(code, "5.7.8 no"));
+    let unusable = Some((alarm::Cause::SourceUnusable, "gone"));
+    let check = |stage, cause: Cause, want| {
+        let outcome = Outcome { at: Timestamp::ZERO, stage, host: "mx.example".into(), address: None, cause };
+        assert_eq!(alarm_of(&outcome, &source), want, "{outcome:?}");
+    };
+    for (stage, cause, want) in [
+        (Stage::Connect, local(3), unusable),
+        (Stage::Connect, local(1), None),
+        (Stage::Tls, local(3), None),
+        (Stage::Auth, reply(535), Some((alarm::Cause::AuthenticationRefused, "mx.example"))),
+        (Stage::Auth, reply(454), None),
+        (Stage::Greeting, reply(554), None),
+        (Stage::Rcpt, reply(550), None),
+    ] {
+        check(stage, cause, want);
+    }
+    let failed = dial(&source, ([127, 0, 0, 1], 25).into(), Instant::now() + Duration::from_secs(5)).await;
+    let failed = failed.err().expect("no such address here");
+    check(failed.stage, failed.cause, unusable);
 }

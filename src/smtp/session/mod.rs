@@ -94,6 +94,11 @@ impl Session {
         &mut self.common.out
     }
 
+    /// Enhanced statuses of the RCPTs that were refused since this was asked last.
+    pub fn take_refused_recipients(&mut self) -> Vec<&'static str> {
+        std::mem::take(&mut self.common.refused_recipients)
+    }
+
     /// Command lines seen so far. A shell's deadline runs from the last change.
     pub fn commands(&self) -> u64 {
         self.common.commands
@@ -268,6 +273,9 @@ fn command(state: State, common: &mut Common, line: &[u8], end: LineEnd, behind:
     let command = match Command::parse(line) {
         Ok(command) => command,
         Err(Nonsense::Refused(answer)) => {
+            if line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT ")) {
+                common.note_refused_recipient(answer.status);
+            }
             common.refuse(&answer);
             return state;
         }

@@ -99,6 +99,8 @@ pub(super) struct Common {
     /// The message being received found no memory.
     pub(super) forsaken: bool,
     pub(super) login_failures: u32,
+    /// Enhanced statuses of RCPTs that were refused and not yet told of.
+    pub(super) refused_recipients: Vec<&'static str>,
     errors: u32,
     idle_commands: u32,
 }
@@ -126,6 +128,7 @@ impl Common {
             data_refused: false,
             forsaken: false,
             login_failures: 0,
+            refused_recipients: Vec::new(),
             errors: 0,
             idle_commands: 0,
         }
@@ -144,6 +147,15 @@ impl Common {
     pub(super) fn refuse(&mut self, answer: &Answer) {
         self.errors += 1;
         answer.write(&mut self.out);
+    }
+
+    /// A recipient was refused: for whoever counts them.
+    pub(super) fn note_refused_recipient(&mut self, status: &'static str) {
+        /// RCPTs in one step, were they two octets long. Those beyond are not counted.
+        const REFUSED_MAX: usize = 4096;
+        if self.refused_recipients.len() < REFUSED_MAX {
+            self.refused_recipients.push(status);
+        }
     }
 
     pub(super) fn close(&mut self, answer: &Answer) -> State {

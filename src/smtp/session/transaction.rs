@@ -150,10 +150,15 @@ impl ExpectRcpt {
             Command::Rcpt(path, parameters) => {
                 match self.0.recipient(common, path, parameters) {
                     Ok(()) => common.say(&Answer::fixed(250, "2.1.5", "Ok")),
-                    // RFC 5321 §4.5.3.1.10: who has a long list takes this for "the rest later", which is no error. Who
-                    // goes on for as many again is not reading our answers.
-                    Err(answer) if answer.code == 452 && self.0.is_patient(common) => common.say(&answer),
-                    Err(answer) => common.refuse(&answer),
+                    Err(answer) => {
+                        common.note_refused_recipient(answer.status);
+                        match answer.code {
+                            // RFC 5321 §4.5.3.1.10: who has a long list takes this for "the rest later", which is no
+                            // error. Who goes on for as many again is not reading our answers.
+                            452 if self.0.is_patient(common) => common.say(&answer),
+                            _ => common.refuse(&answer),
+                        }
+                    }
                 }
                 State::Rcpt(self)
             }

@@ -33,12 +33,21 @@ pub struct Setup {
     launcher: Vec<String>,
     route: String,
     way_out: Option<String>,
+    postmaster: &'static str,
 }
 
 impl Setup {
     /// Everything goes to this peer.
     pub fn relaying_to(next_hop: SocketAddr) -> Setup {
-        Setup { next_hop, tls: false, data_dir: None, launcher: Vec::new(), route: String::new(), way_out: None }
+        Setup {
+            next_hop,
+            tls: false,
+            data_dir: None,
+            launcher: Vec::new(),
+            route: String::new(),
+            way_out: None,
+            postmaster: "",
+        }
     }
 
     /// With a certificate, and a `submissions` listener.
@@ -65,6 +74,13 @@ impl Setup {
         self
     }
 
+    /// With a postmaster, `ops@example.com`. Without one alarms are logged alone, so that a slow disk under a test adds no
+    /// mail to it.
+    pub fn with_postmaster(mut self) -> Setup {
+        self.postmaster = "postmaster = \"ops@example.com\"\n";
+        self
+    }
+
     /// Started through another command, which must `exec` what follows it.
     pub fn launched_by(mut self, argv: &[&str]) -> Setup {
         self.launcher = argv.iter().map(|word| (*word).to_owned()).collect();
@@ -84,6 +100,7 @@ impl Setup {
             launcher: self.launcher,
             route: self.route,
             way_out: self.way_out,
+            postmaster: self.postmaster,
             next_hop: self.next_hop,
             authority,
             directory,
@@ -117,6 +134,7 @@ pub struct Daemon {
     next_hop: SocketAddr,
     route: String,
     way_out: Option<String>,
+    postmaster: &'static str,
     launcher: Vec<String>,
     authority: Option<Authority>,
     process: Option<Child>,
@@ -125,8 +143,8 @@ pub struct Daemon {
 impl Daemon {
     fn write_config(&self) {
         let (directory, data_dir) = (self.directory.path().display(), self.data_dir.display());
-        let mut text =
-            format!("hostname = \"relay.example.com\"\ndata_dir = \"{data_dir}\"\npostmaster = \"ops@example.com\"\n");
+        let postmaster = self.postmaster;
+        let mut text = format!("hostname = \"relay.example.com\"\ndata_dir = \"{data_dir}\"\n{postmaster}");
         if self.authority.is_some() {
             let paths =
                 format!("certificate = \"{directory}/fullchain.pem\"\nprivate_key = \"{directory}/privkey.pem\"");

@@ -11,6 +11,7 @@ use postrider::cli::client::Daemon;
 use postrider::cli::{queue as queue_cli, spool as spool_cli, why as why_cli};
 use postrider::events::Events;
 use postrider::http::{self, Api};
+use postrider::metrics::Page;
 use postrider::queue::Queue;
 use postrider::time::Timestamp;
 use serde_json::{Value, json};
@@ -40,7 +41,14 @@ impl Served {
                 json!([{ "kind": "connections", "text": format!("{id} waits for a connection"), "cause": "421 busy" }])
             })
         });
-        let api = Api { queue: queue.clone(), events: Events::default(), why, bounce: bounce(&queue), probe: probe() };
+        let api = Api {
+            queue: queue.clone(),
+            events: Events::default(),
+            why,
+            bounce: bounce(&queue),
+            probe: probe(),
+            scrape: scrape(&queue),
+        };
         let settings = http::Settings::in_dir(dir.path());
         let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
         let socket = dir.path().join(http::SOCKET_NAME);
@@ -82,6 +90,18 @@ impl Served {
         self.queue.close();
         self.dir
     }
+}
+
+fn scrape(queue: &Queue) -> http::Scrape {
+    let queue = queue.clone();
+    Arc::new(move || {
+        let queue = queue.clone();
+        Box::pin(async move {
+            let mut page = Page::default();
+            queue.census().await.write(&mut page);
+            page
+        })
+    })
 }
 
 /// Fails the envelope, as the door does when there is nobody to tell.
@@ -253,7 +273,9 @@ fn numbers_are_told_and_a_backup_can_be_opened() {
         assert_eq!(served.request("GET", "/v1/counters", "").await.1["waiting"], 1);
         assert_eq!(served.request("GET", "/v1/spool", "").await.1["live"], 1);
         let (_, metrics) = served.text("GET", "/metrics", "").await;
-        assert!(metrics.contains("\npostrider_queue_envelopes 1\n"), "{metrics}");
+        let series =
+            "\npostrider_queue_envelopes{stream=\"transactional\",kind=\"transactional\",state=\"waiting\"} 1\n";
+        assert!(metrics.contains(series), "{metrics}");
         let to = tempfile::tempdir().unwrap();
         let body = json!({ "directory": to.path().join("spool") }).to_string();
         let (status, answer) = served.request("POST", "/v1/spool/backup", &body).await;
@@ -278,6 +300,7 @@ fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
             why,
             bounce: bounce(&served.queue),
             probe: probe(),
+            scrape: scrape(&served.queue),
         };
         let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
         assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);

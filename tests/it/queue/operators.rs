@@ -195,6 +195,34 @@ fn a_filter_finds_what_it_names_and_pages_add_up() {
     });
 }
 
+/// What the watchman asks about, page by page.
+#[test]
+fn whatever_is_not_held_is_listed_once_whether_it_waits_or_is_being_sent() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = kit::open(dir.path());
+        let mut ids = Vec::new();
+        for number in 0..5 {
+            ids.push(put(&queue, &[&format!("a@d{number}.example")]).await);
+        }
+        let lease = lease(&queue, ids[3]).await;
+        assert_eq!(queue.order(ids[1], Order::Hold).await, Ordered::Done);
+        let (mut found, mut after) = (Vec::new(), QueueId::MIN);
+        loop {
+            let page = queue.unheld_after(after, 2);
+            let Some(last) = page.last() else { break };
+            after = *last;
+            assert!(page.len() <= 2);
+            found.extend(page);
+        }
+        assert_eq!(found, [ids[0], ids[2], ids[3], ids[4]]);
+        assert_eq!(queue.still_unheld(ids.clone()), found);
+        settle(&queue, lease, 250, Timestamp::ZERO).await;
+        assert_eq!(queue.still_unheld(found), [ids[0], ids[2], ids[4]]);
+        queue.close();
+    });
+}
+
 #[test]
 fn the_door_can_end_a_held_envelope_and_the_scheduler_hears_of_it() {
     run(async {

@@ -17,7 +17,8 @@ fn and_resumes_by_itself() {
     let launcher = disk.launcher();
     let launcher: Vec<&str> = launcher.iter().map(String::as_str).collect();
     let peer = Peer::start(Behaviour::Deaf);
-    let setup = Setup::relaying_to(peer.address()).with_data_dir(&disk.inside()).launched_by(&launcher);
+    let setup =
+        Setup::relaying_to(peer.address()).with_postmaster().with_data_dir(&disk.inside()).launched_by(&launcher);
     let mut daemon = setup.start();
     let ledger = Ledger::default();
 
@@ -53,6 +54,9 @@ fn and_resumes_by_itself() {
     });
     println!("service resumed after {:?}", start.elapsed());
     eventually("and delivers", LIMIT, || peer.taken(&format!("again{number}")) == 1);
+    // Its mail could not be accepted while the disk was full, and was kept.
+    let is_told = || peer.receipts().iter().any(|receipt| receipt.to == ["ops@example.com"]);
+    eventually("the postmaster hears of the disk", LIMIT, is_told);
     assert_eq!(peer.doubled_beyond_contract(), Vec::<String>::new());
 }
 

@@ -231,6 +231,7 @@ async fn why_names_the_peer_its_words_and_the_end_of_the_wait() {
     assert_eq!(sites[0]["sources"][0]["state"], "throttled");
     assert!(peers.0.lock().unwrap().attempts.is_empty(), "no attempt was used up");
     assert_eq!(handle.why(QueueId::MIN).await, Value::Array(Vec::new()));
+    assert_eq!(handle.stranded(vec![id, QueueId::MIN]).await, [QueueId::MIN], "it waits for the end of a pause");
 }
 
 #[tokio::test]

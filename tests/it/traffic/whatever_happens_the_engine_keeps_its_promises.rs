@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postrider::mail::StreamKind;
-use postrider::traffic::{CredentialHandle, Fact, Limits, Operator, PoolHandle, Rules, SourceHandle};
+use postrider::mail::{QueueId, StreamKind};
+use postrider::traffic::{CredentialHandle, Fact, Limits, Operator, PoolHandle, Put, Rules, SourceHandle};
 use proptest::prelude::*;
 
 use super::world::{Place, START, Temper, World, secs};
@@ -93,6 +93,7 @@ fn play(seed: u64) -> World {
             }
         }
         world.run_for(Duration::from_millis(random.u64(0..3000)));
+        world.assert_none_stranded();
     }
     for source in 0..3 {
         world.apply(Fact::Operator(Operator::ResumeSource(SourceHandle(source))));
@@ -115,6 +116,20 @@ proptest! {
         let mut world = play(seed);
         world.assert_forgotten();
     }
+}
+
+/// So that a count of 0 means something.
+#[test]
+fn an_envelope_that_the_engine_lost_is_stranded() {
+    let mut world = world(1);
+    let put = world.envelope(0, StreamKind::Transactional);
+    assert!(world.engine.is_stranded(world.now, put.id), "it was never told of it");
+    world.put(put);
+    assert!(!world.engine.is_stranded(world.now, put.id));
+    // The queue says that it is not held, the engine that it is.
+    let now = world.now;
+    world.engine.apply(now, 0.5, Fact::Put(Put { held: true, id: QueueId::from_u64(9), ..put }), &mut Vec::new());
+    assert!(world.engine.is_stranded(now, QueueId::from_u64(9)));
 }
 
 #[test]

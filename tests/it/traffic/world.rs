@@ -567,6 +567,16 @@ impl World {
         assert!(held.is_empty(), "still known: {held:?}");
     }
 
+    /// Whatever is not held has a next event: what the daemon counts once a minute must be 0 at every moment.
+    pub fn assert_none_stranded(&self) {
+        let waiting = self.waiting.values().filter(|known| !known.put.held);
+        for known in waiting.filter(|known| !known.gone) {
+            let id = known.put.id;
+            let why = self.engine.why(self.now, id);
+            assert!(!self.engine.is_stranded(self.now, id), "{known:?} has no next event: {why:?}");
+        }
+    }
+
     /// How many different sites were sent to.
     pub fn sites_sent_to(&self) -> usize {
         self.sent.iter().map(|(_, _, site, _)| *site).collect::<BTreeSet<_>>().len()
