@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-use crate::mail::{Address, Domain, Envelope, Notify, Prepared, QueueId, Recipient, ReversePath};
+use crate::mail::{Address, Domain, Envelope, Marks, Notify, Prepared, QueueId, Recipient, ReversePath};
 use crate::message::{Field, HeaderBlock, Kind, Missing, Trace, Warning, mailboxes, scan, stamp};
 
 use super::settings::{Rights, Settings, Stream};
@@ -57,6 +57,7 @@ pub(super) fn prepare(
         id,
         submission: id,
         accepted_at: submission.received_at,
+        release_at: submission.received_at,
         expires_at: submission.received_at.after(stream.max_age),
         stream: stream_name.into(),
         kind: stream.kind,
@@ -68,6 +69,7 @@ pub(super) fn prepare(
         envid: submission.envid,
         author_domain,
         message_id: stamped.message_id,
+        marks: Marks::default(),
         added_headers: Bytes::new(),
         body: stamped.facts,
         recipients: Vec::new(),

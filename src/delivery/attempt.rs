@@ -174,8 +174,8 @@ impl Circumstances<'_> {
             // Still due, as it was: the others' turn is now.
             (None, true, _) => self.progress.due,
             (None, false, true) => {
-                let Envelope { accepted_at, expires_at, .. } = *self.envelope;
-                retry::next_due(self.schedule, accepted_at, expires_at, self.now, self.jitter)
+                let (since, expires_at) = (self.envelope.tried_since(self.now), self.envelope.expires_at);
+                retry::next_due(self.schedule, since, expires_at, self.now, self.jitter)
             }
             (None, false, false) => retry::soon(self.envelope.expires_at, self.now, self.jitter),
         };

@@ -11,7 +11,10 @@
 //! - *put*: make durable. *lease*: the right to attempt. *attempt*: one transaction tried. *settle*: record it.
 //! - *reply*: what a peer said. *enhanced status*: RFC 3463. *class*: of a reply, nothing else. *verdict*: what an
 //!   attempt means for one recipient. *uncertain*: the peer's answer to the final dot never came (RFC 1047).
-//! - *deferred*, *failed*, *expired*, *held*, *suppressed*: what a recipient can be besides delivered.
+//! - *deferred*, *failed*, *expired*, *held*, *suppressed*: what a recipient can be besides delivered. *scheduled*: not
+//!   tried yet, because its sender asked for a later time (*release*, RFC 4865).
+//! - *control header*: a header field by which a client chooses stream, tags or time; *family*: those of one provider.
+//!   *marks*: what is kept of them. *engaged*: a recipient who opened or clicked lately, as the client says.
 //! - *site*: MX hosts that share limits. *MX host*, *next hop*. *source*, *pool*. *provider*. *budget*.
 //! - *spool*, *segment*, *record*, *checkpoint*. *DSN*: RFC 3464.
 
@@ -24,7 +27,7 @@ mod reply;
 
 pub use address::{Address, AddressError, ReversePath, is_safe_argument};
 pub use domain::{Domain, DomainError};
-pub use envelope::{BodyFacts, Envelope, Notify, Prepared, Recipient, Return, StreamKind};
+pub use envelope::{BodyFacts, Envelope, Marks, Notify, Prepared, Recipient, Return, StreamKind};
 pub use progress::{Attempt, Outcome, Progress, RecipientProgress, RecipientState, Verdict};
 pub use queue_id::{QueueId, QueueIdError};
 pub use reply::{Cause, EnhancedStatus, Reply, Stage, UNREADABLE};

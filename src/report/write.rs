@@ -303,6 +303,7 @@ pub(super) mod tests {
             id: QueueId::from_u64(7),
             submission: QueueId::from_u64(7),
             accepted_at,
+            release_at: accepted_at,
             expires_at: accepted_at.after(Duration::from_secs(432_000)),
             stream: "transactional".into(),
             kind: StreamKind::Transactional,
@@ -314,6 +315,7 @@ pub(super) mod tests {
             envid: Some("order+2B7+0Ax".into()),
             author_domain: Some("example.com".parse().unwrap()),
             message_id: "m1@example.com".into(),
+            marks: crate::mail::Marks::default(),
             added_headers: bytes::Bytes::new(),
             body: BodyFacts::default(),
             recipients: vec![

@@ -220,6 +220,7 @@ impl<W: World> Clerk<W> {
             source: self.sources.find(&waiting.source).map(SourceHandle),
             kind: waiting.kind,
             priority: waiting.priority,
+            engaged: waiting.engaged,
             recipients: waiting.recipients,
             due: waiting.due,
             expires_at: waiting.expires_at,
