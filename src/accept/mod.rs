@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::events::Events;
 use crate::mail::{Address, Attempt, Notify, Prepared, Progress, QueueId, Return, ReversePath};
+use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
 pub use crate::report::{Bounces, PeerReports};
 use crate::spool::{DurableSeq, PutError};
@@ -40,6 +41,8 @@ pub struct Origin {
     pub credential: Option<Box<str>>,
     /// The stream that the listener names, if any.
     pub listener_stream: Option<Box<str>>,
+    /// Whose control headers count, if there is no credential.
+    pub listener_control: Families,
     /// `received = "hide-client"`: the Received header names neither client nor EHLO name.
     pub hide_client: bool,
     /// RFC 6409 §8: a submission, whose missing headers are added; a relayed message gets none but Received.
@@ -57,6 +60,8 @@ pub struct Submission {
     pub ret: Option<Return>,
     /// RFC 3461, xtext as it came.
     pub envid: Option<Box<str>>,
+    /// RFC 4865: not before this.
+    pub release_at: Option<Timestamp>,
     /// RCPT TO, in order; duplicates are removed at the door.
     pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
     /// The message after dot-unstuffing: every line ended by CRLF; no bare CR or LF, no NUL (the SMTP session saw to
@@ -155,6 +160,9 @@ impl Door {
         let id = first.id;
         if let Some(warning) = admitted.warning {
             warn!(queue_id = %id, credential = %first.credential, "{warning}");
+        }
+        if let Some(field) = admitted.ignored {
+            debug!(queue_id = %id, credential = %first.credential, %field, "its control_headers do not allow this header");
         }
         // Kept for the log's line, which is a fact only after the put.
         let envelopes = self.events.are_written().then(|| admitted.prepared.envelopes.clone());
