@@ -174,7 +174,17 @@ impl Daemon {
             let asked = asked.clone();
             Box::pin(async move { asked.probe().await })
         });
-        let api = http::Api { queue: queue.clone(), events, why, bounce, probe };
+        let asked = scheduler.clone();
+        let site_domains: http::SiteDomains = Arc::new(move |site| {
+            let asked = asked.clone();
+            Box::pin(async move { asked.site_domains(site).await })
+        });
+        let asked = scheduler.clone();
+        let pools: http::Pools = Arc::new(move || {
+            let asked = asked.clone();
+            Box::pin(async move { asked.pools().await })
+        });
+        let api = http::Api { queue: queue.clone(), events, why, bounce, probe, site_domains, pools };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };

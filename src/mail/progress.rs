@@ -153,6 +153,11 @@ impl Progress {
         }
     }
 
+    /// Whether nothing was tried or found out yet.
+    pub fn is_untried(&self) -> bool {
+        self.attempts == 0 && self.recipients.iter().all(|recipient| recipient.last.is_none())
+    }
+
     /// Whether every recipient has its final state.
     pub fn is_final(&self) -> bool {
         self.recipients.iter().all(|recipient| recipient.state.is_final())

@@ -369,7 +369,6 @@ impl Table {
         let source = self.word(&progress.source);
         let pool = self.word(&progress.pool);
         let pending = progress.recipients.iter().filter(|r| r.state == RecipientState::Pending).count();
-        let tried = progress.attempts > 0 || progress.recipients.iter().any(|r| r.last.is_some());
         let mut let_go = [source, pool];
         if let Some(row) = self.row_mut(id) {
             let_go[0] = std::mem::replace(&mut row.source, source);
@@ -382,7 +381,7 @@ impl Table {
             row.recipients = u16::try_from(pending).unwrap_or(u16::MAX);
             row.flags.set(Flags::HELD, progress.held);
             row.flags.set(Flags::UNCERTAIN, progress.uncertain > 0);
-            row.flags.set(Flags::SCHEDULED, row.flags.has(Flags::SCHEDULED) && !tried);
+            row.flags.set(Flags::SCHEDULED, row.flags.has(Flags::SCHEDULED) && progress.is_untried());
         }
         for word in let_go {
             self.words.release(u32::from(word));

@@ -21,7 +21,7 @@ use crate::queue::{Change, Waiting};
 use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
-    PoolHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle, Unresolved,
+    PoolHandle, Put, Rules, SiteHandle, SiteLimits, SiteView, SourceHandle, StreamHandle, TargetHandle, Unresolved,
 };
 
 /// Events of all connections that wait here; a connection that has more waits itself.
@@ -497,12 +497,28 @@ impl<W: World> Clerk<W> {
         match command {
             Command::Why(id, answer) => drop(answer.send(self.why(id))),
             Command::Sites(answer) => drop(answer.send(self.list_sites())),
+            Command::SiteDomains(site, answer) => drop(answer.send(self.site_domains(&site))),
+            Command::Pools(answer) => {
+                let pools = self.settings.pools.iter().map(|pool| pool.name.to_string());
+                drop(answer.send(pools.collect()));
+            }
             Command::Reload(settings) => self.reload(*settings),
             Command::Suspend(source, answer) => drop(answer.send(self.operate(&source, Operator::SuspendSource))),
             Command::Resume(source, answer) => drop(answer.send(self.operate(&source, Operator::ResumeSource))),
             Command::Probe => self.tell(Fact::Operator(Operator::Probe)),
             Command::Stop(..) => {}
         }
+    }
+
+    fn site_domains(&self, name: &str) -> Option<Vec<Domain>> {
+        let views = self.engine.sites();
+        let named = |view: &&SiteView| self.sites.key(view.site.0).is_some_and(|key| key.name() == name);
+        let sites: Vec<SiteHandle> = views.iter().filter(named).map(|view| view.site).collect();
+        if sites.is_empty() {
+            return None;
+        }
+        let domains = self.engine.domains_of(&sites);
+        Some(domains.iter().filter_map(|domain| self.domains.key(domain.0)).cloned().collect())
     }
 
     fn operate(&mut self, source: &str, operator: fn(SourceHandle) -> Operator) -> bool {

@@ -22,7 +22,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::mail::QueueId;
+use crate::mail::{Domain, QueueId};
 use crate::queue::{Change, Waiting};
 
 use clerk::Clerk;
@@ -60,6 +60,8 @@ impl Inbox {
 enum Command {
     Why(QueueId, oneshot::Sender<Value>),
     Sites(oneshot::Sender<Value>),
+    SiteDomains(String, oneshot::Sender<Option<Vec<Domain>>>),
+    Pools(oneshot::Sender<Vec<String>>),
     Reload(Box<Settings>),
     Suspend(Arc<str>, oneshot::Sender<bool>),
     Resume(Arc<str>, oneshot::Sender<bool>),
@@ -90,6 +92,17 @@ impl Handle {
     /// All sites that are known, the one with the most waiting first.
     pub async fn sites(&self) -> Value {
         self.ask(Command::Sites).await.unwrap_or_else(|| Value::Array(Vec::new()))
+    }
+
+    /// The domains that mail waits for and whose hosts are a site's, by the site's name in listings. `None`: there is no
+    /// such site now.
+    pub async fn site_domains(&self, site: String) -> Option<Vec<Domain>> {
+        self.ask(|answer| Command::SiteDomains(site, answer)).await.flatten()
+    }
+
+    /// The names of the pools in the config.
+    pub async fn pools(&self) -> Vec<String> {
+        self.ask(Command::Pools).await.unwrap_or_default()
     }
 
     /// Replaces sources, pools, routes, sites and limits. Connections stay; no more than is allowed now are made.
