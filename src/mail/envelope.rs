@@ -134,6 +134,12 @@ impl Marks {
     pub const PAIRS_MAX: usize = 64;
     /// Most metadata, keys and values together. Unit: octets. SparkPost takes 1,000, Mailgun 4,096.
     pub const METADATA_LENGTH_MAX: usize = 4096;
+
+    /// What they take up. Unit: octets.
+    pub fn octets(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|tag| tag.len()).sum();
+        tags + self.metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+    }
 }
 
 /// Recipients that share a domain, a return path and every added header: one SMTP transaction on the way out.

@@ -206,6 +206,10 @@ fn status(report: &Report, charset: Charset, out: &mut Vec<u8>) {
     field(out, "X-Postrider-Queue-ID", &envelope.id.to_string());
     field(out, "X-Postrider-Sender", &typed(report.to, charset));
     field(out, "Arrival-Date", &envelope.accepted_at.rfc5322());
+    if envelope.is_scheduled() {
+        // RFC 4865 §7.
+        field(out, "Future-Release-Request", &format!("until;{}", envelope.release_at.rfc3339()));
+    }
     for event in report.events {
         put(out, &["\r\n"]);
         recipient_status(report, *event, charset, out);

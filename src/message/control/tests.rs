@@ -1,5 +1,7 @@
 //! Every field of every family, and every way to ask for what is not done here.
 
+use proptest::prelude::*;
+
 use super::super::header::{HeaderLimits, scan};
 use super::*;
 
@@ -203,4 +205,21 @@ fn families_are_a_set() {
 fn a_quoted_word_is_short_and_harmless() {
     assert_eq!(quoted("a\r\nb"), "\"a\\r\\nb\"");
     assert_eq!(quoted(&"ü".repeat(70)), format!("\"{}\"…", "ü".repeat(60)));
+}
+
+proptest! {
+    #[test]
+    fn whatever_they_say_what_is_kept_is_bounded_and_a_refusal_is_short(
+        fields in "((X-(Stream|Tag|SMTPAPI|MSYS-API|MC-Tags|MC-SendAt|Deliver-At|SES-Message-Tags|Metadata-[a-z]{0,300})\
+                   |PoolName): ([ -~\\x01é]{0,80}|\\{(\"(to|category|ip_pool|options|x)\": ?[\\[{\"0-9]{0,3}[\\]}\"]{0,3},?){0,4}\\})\r\n){0,25}"
+    ) {
+        match read(fields.trim_end()) {
+            Ok(Control { marks, .. }) => {
+                prop_assert!(marks.tags.len() <= Marks::TAGS_MAX && marks.metadata.len() <= Marks::PAIRS_MAX);
+                prop_assert!(marks.tags.iter().all(|tag| tag.len() <= Marks::WORD_LENGTH_MAX));
+                prop_assert!(!marks.tags.iter().any(|tag| tag.is_empty() || tag.contains(char::is_control)));
+            }
+            Err(error) => prop_assert!(error.to_string().len() < 800, "{}", error),
+        }
+    }
 }

@@ -129,7 +129,7 @@ struct Line {
 #[derive(clap::Subcommand)]
 enum Command {
     #[command(subcommand)]
-    Queue(queue_cli::Command),
+    Queue(Box<queue_cli::Command>),
     Why(why_cli::Arguments),
     #[command(subcommand)]
     Spool(spool_cli::Command),
