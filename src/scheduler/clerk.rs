@@ -21,7 +21,7 @@ use crate::queue::{Change, Waiting};
 use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
-    PoolHandle, Put, Rules, SiteHandle, SiteLimits, SiteView, SourceHandle, StreamHandle, TargetHandle, Unresolved,
+    PoolHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle, Unresolved,
 };
 
 /// Events of all connections that wait here; a connection that has more waits itself.
@@ -511,9 +511,8 @@ impl<W: World> Clerk<W> {
     }
 
     fn site_domains(&self, name: &str) -> Option<Vec<Domain>> {
-        let views = self.engine.sites();
-        let named = |view: &&SiteView| self.sites.key(view.site.0).is_some_and(|key| key.name() == name);
-        let sites: Vec<SiteHandle> = views.iter().filter(named).map(|view| view.site).collect();
+        let named = self.sites.iter().filter(|(_, key)| key.name() == name);
+        let sites: Vec<SiteHandle> = named.map(|(site, _)| SiteHandle(site)).collect();
         if sites.is_empty() {
             return None;
         }
