@@ -207,7 +207,7 @@ fn status(report: &Report, charset: Charset, out: &mut Vec<u8>) {
     field(out, "X-Postrider-Sender", &typed(report.to, charset));
     field(out, "Arrival-Date", &envelope.accepted_at.rfc5322());
     if envelope.is_scheduled() {
-        // RFC 4865 §7.
+        // RFC 4865, which updates RFC 3464 by this field.
         field(out, "Future-Release-Request", &format!("until;{}", envelope.release_at.rfc3339()));
     }
     for event in report.events {

@@ -24,7 +24,7 @@ pub struct MailParameters {
     pub hold: Option<Hold>,
 }
 
-/// When a message may go first, RFC 4865 §3.
+/// When a message may go first, RFC 4865.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
     /// So long after it was accepted. Unit: seconds.
@@ -60,7 +60,7 @@ pub fn mail(text: &str) -> Result<MailParameters, Answer> {
             ("ENVID", Some(value)) => read.envid = Some(envid(value).ok_or_else(|| bad("ENVID"))?),
             // RFC 4954 §5: must be taken by a server that offers AUTH. Who submitted before us is not asserted on.
             ("AUTH", Some(value)) if is_xtext(value) => {}
-            // RFC 4865 §3: one of the two.
+            // RFC 4865: one of the two.
             ("HOLDFOR" | "HOLDUNTIL", _) if read.hold.is_some() => {
                 return Err(Answer::fixed(501, "5.5.4", "HOLDFOR and HOLDUNTIL exclude each other"));
             }
@@ -134,13 +134,13 @@ fn decimal(digits: &str) -> Option<u64> {
     plain.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// RFC 4865 §3: `1*9DIGIT`, seconds.
+/// RFC 4865: `1*9DIGIT`, seconds.
 fn hold_for(value: &str) -> Option<Hold> {
     let plain = (1..=9).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit());
     value.parse().ok().filter(|_| plain).map(|secs| Hold::For(Duration::from_secs(secs)))
 }
 
-/// RFC 4865 §3 with its erratum 2040: the `date-time` of RFC 3339.
+/// RFC 4865 with its erratum 2040: the `date-time` of RFC 3339.
 fn hold_until(value: &str) -> Option<Hold> {
     let strict = value.starts_with(|c: char| c.is_ascii_digit()) && !value.ends_with(']');
     Timestamp::read(value).ok().filter(|_| strict).map(Hold::Until)

@@ -260,7 +260,7 @@ impl Common {
         }
     }
 
-    /// Whether messages are held for a later time: RFC 4865 §1 has it for submissions, so strangers are not offered it.
+    /// Whether messages are held for a later time: RFC 4865 has it for submissions, so strangers are not offered it.
     pub(super) fn holds(&self) -> bool {
         !self.terms.limits.hold_max.is_zero() && (self.terms.mode != Mode::Smtp || self.link.trusted)
     }
@@ -277,7 +277,7 @@ impl Common {
             lines.push("AUTH PLAIN LOGIN".to_owned());
         }
         if self.holds() {
-            // RFC 4865 §3: the longest time, and the latest date.
+            // RFC 4865: the longest time, and the latest date.
             let most = limits.hold_max.as_secs();
             let latest = Timestamp::from_secs(now.as_secs().saturating_add(most)).rfc3339().replace(".000Z", "Z");
             lines.push(format!("FUTURERELEASE {most} {latest}"));

@@ -139,7 +139,7 @@ impl Transaction {
     }
 }
 
-/// RFC 4865 §5. A time that has passed is now: the client's clock may be behind.
+/// RFC 4865. A time that has passed is now: the client's clock may be behind.
 fn release_at(common: &Common, hold: Hold, now: Timestamp) -> Result<Timestamp, Answer> {
     if !common.holds() {
         return Err(Answer::fixed(555, "5.5.4", "Unsupported parameter: HOLDFOR or HOLDUNTIL"));
