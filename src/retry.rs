@@ -49,21 +49,15 @@ impl Schedule {
     }
 }
 
-/// When an envelope is due again after an attempt at `now` that counted.
+/// When an envelope is due again after an attempt at `now` that counted. `since`: when it could go first.
 ///
 /// The next wait is the age reached so far, between the schedule's bounds, ± 10 % by `jitter` (0 to 1): attempts at
 /// about 0, 5, 10, 20, 40, 80 minutes, then every 66 minutes. If that would lie past `expires_at`, one last attempt
 /// is made shortly before it; after that one the answer is `expires_at` itself.
-pub fn next_due(
-    schedule: Schedule,
-    accepted_at: Timestamp,
-    expires_at: Timestamp,
-    now: Timestamp,
-    jitter: f64,
-) -> Timestamp {
-    let longest_age = expires_at.since(accepted_at);
+pub fn next_due(schedule: Schedule, since: Timestamp, expires_at: Timestamp, now: Timestamp, jitter: f64) -> Timestamp {
+    let longest_age = expires_at.since(since);
     let schedule = schedule.within(longest_age);
-    let wait = now.since(accepted_at).clamp(schedule.minimum, schedule.maximum);
+    let wait = now.since(since).clamp(schedule.minimum, schedule.maximum);
     let factor = 1.0 + JITTER_SHARE * (2.0 * jitter.clamp(0.0, 1.0) - 1.0);
     let due = now.after(wait.mul_f64(factor));
     let margin = LAST_ATTEMPT_MARGIN.min(longest_age / SHORT_LIVED_DIVISOR);

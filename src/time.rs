@@ -3,8 +3,12 @@
 //! Nothing here reads a clock: `now` is always an argument, taken from `crate::clock` by the rooms that
 //! touch the world. That is what lets the same code run in a test, under a fuzzer and on a simulated clock.
 
+mod moment;
+
 use std::fmt;
 use std::time::Duration;
+
+pub use moment::MomentError;
 
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z, leap seconds ignored.
 ///

@@ -130,6 +130,7 @@ pub(super) fn dsn(settings: &Settings, told: &Told, id: QueueId, random: u64, no
         id,
         submission: id,
         accepted_at: now,
+        release_at: now,
         expires_at: now.after(stream.max_age),
         stream: settings.dsn_stream.clone(),
         kind: stream.kind,
@@ -141,6 +142,7 @@ pub(super) fn dsn(settings: &Settings, told: &Told, id: QueueId, random: u64, no
         envid: None,
         author_domain: Some(settings.hostname.clone()),
         message_id: format!("{id}@{}", settings.hostname).into(),
+        marks: crate::mail::Marks::default(),
         added_headers: Bytes::new(),
         body,
         // RFC 3461 §4.1: a report asks for none.

@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::alarm::{Alarms, Notice};
 use crate::events::{Events, RefusedAt};
 use crate::mail::{Address, Attempt, Notify, Prepared, Progress, QueueId, Return, ReversePath};
+use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
 pub use crate::report::{Bounces, PeerReports};
 use crate::spool::{DurableSeq, PutError};
@@ -41,6 +42,8 @@ pub struct Origin {
     pub credential: Option<Box<str>>,
     /// The stream that the listener names, if any.
     pub listener_stream: Option<Box<str>>,
+    /// Whose control headers count, if there is no credential.
+    pub listener_control: Families,
     /// `received = "hide-client"`: the Received header names neither client nor EHLO name.
     pub hide_client: bool,
     /// RFC 6409 §8: a submission, whose missing headers are added; a relayed message gets none but Received.
@@ -58,6 +61,8 @@ pub struct Submission {
     pub ret: Option<Return>,
     /// RFC 3461, xtext as it came.
     pub envid: Option<Box<str>>,
+    /// RFC 4865: not before this.
+    pub release_at: Option<Timestamp>,
     /// RCPT TO, in order; duplicates are removed at the door.
     pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
     /// The message after dot-unstuffing: every line ended by CRLF; no bare CR or LF, no NUL (the SMTP session saw to
@@ -186,6 +191,7 @@ impl Door {
             tls: None,
             credential: None,
             listener_stream: Some(settings.dsn_stream.clone()),
+            listener_control: Families::default(),
             hide_client: false,
             fix_headers: true,
         };
@@ -197,6 +203,7 @@ impl Door {
             // RFC 3461 §4.1: a mail from nobody asks for no report.
             recipients: vec![(postmaster, Notify::Never, None)],
             message: letter.into(),
+            release_at: None,
             received_at: now,
         };
         self.take_over(submission).await.map(Some)
@@ -210,6 +217,9 @@ impl Door {
         let id = first.id;
         if let Some(warning) = admitted.warning {
             warn!(queue_id = %id, credential = %first.credential, "{warning}");
+        }
+        if let Some(field) = admitted.ignored {
+            debug!(queue_id = %id, credential = %first.credential, %field, "its control_headers do not allow this header");
         }
         // Kept for the log's line, which is a fact only after the put.
         let envelopes = self.events.are_written().then(|| admitted.prepared.envelopes.clone());

@@ -4,10 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-use crate::mail::{Address, Domain, Envelope, Notify, Prepared, QueueId, Recipient, ReversePath};
-use crate::message::{Field, HeaderBlock, Kind, Missing, Trace, Warning, mailboxes, scan, stamp};
+use crate::mail::{Address, Domain, Envelope, Notify, Prepared, QueueId, Recipient, ReversePath, StreamKind};
+use crate::message::{
+    Control, ControlError, Field, HeaderBlock, Kind, Missing, Trace, Warning, control, mailboxes, quoted, scan, stamp,
+};
+use crate::time::Timestamp;
 
-use super::settings::{Rights, Settings, Stream};
+use super::settings::{DEFAULT_STREAM, MARKETING_STREAM, Rights, Settings, Stream};
 use super::{Origin, Refusal, Submission};
 
 /// A prepared message, and what should be logged about it.
@@ -15,6 +18,8 @@ use super::{Origin, Refusal, Submission};
 pub(super) struct Admitted {
     pub prepared: Prepared,
     pub warning: Option<Warning>,
+    /// A control header that means nothing, since its family is not enabled.
+    pub ignored: Option<String>,
 }
 
 /// One forward path as the client gave it: address, NOTIFY, ORCPT.
@@ -28,14 +33,20 @@ pub(super) fn prepare(
 ) -> Result<Admitted, Refusal> {
     let origin = &submission.origin;
     check_sender(settings, origin.credential.as_deref(), &submission.reverse_path)?;
-    let header =
+    let mut header =
         scan(&submission.message, settings.header_limits()).map_err(|error| refuse(552, "5.3.4", error.to_string()))?;
     check_loop(settings, &header)?;
     let author_domain = match &origin.credential {
         Some(name) => Some(check_authors(rights(settings, name)?, name, &header)?),
         None => first_author(&header),
     };
-    let (stream_name, stream) = choose_stream(settings, origin)?;
+    let families = match &origin.credential {
+        Some(name) => rights(settings, name)?.control,
+        None => origin.listener_control,
+    };
+    let control = control(&mut header, families).map_err(refused_control)?;
+    let (stream_name, stream) = choose_stream(settings, origin, &control)?;
+    let release_at = release_at(settings, &submission, &control)?;
     let recipients = distinct(settings, submission.recipients);
     let id = next_id();
     let hidden = origin.hide_client;
@@ -57,7 +68,8 @@ pub(super) fn prepare(
         id,
         submission: id,
         accepted_at: submission.received_at,
-        expires_at: submission.received_at.after(stream.max_age),
+        release_at,
+        expires_at: release_at.after(stream.max_age),
         stream: stream_name.into(),
         kind: stream.kind,
         priority: stream.priority,
@@ -68,6 +80,7 @@ pub(super) fn prepare(
         envid: submission.envid,
         author_domain,
         message_id: stamped.message_id,
+        marks: control.marks,
         added_headers: Bytes::new(),
         body: stamped.facts,
         recipients: Vec::new(),
@@ -76,7 +89,8 @@ pub(super) fn prepare(
     if envelopes.is_empty() {
         return Err(refuse(554, "5.5.1", "Error: no valid recipients".to_owned()));
     }
-    Ok(Admitted { prepared: Prepared { body: stamped.message.into(), envelopes }, warning: stamped.warning })
+    let prepared = Prepared { body: stamped.message.into(), envelopes };
+    Ok(Admitted { prepared, warning: stamped.warning, ignored: control.ignored })
 }
 
 fn refuse(code: u16, status: &'static str, text: String) -> Refusal {
@@ -174,8 +188,85 @@ fn missing<'a>(origin: &Origin, path: &'a ReversePath) -> Missing<'a> {
     }
 }
 
-/// By credential, then by listener, then the default.
-fn choose_stream<'a>(settings: &'a Settings, origin: &'a Origin) -> Result<(&'a str, &'a Stream), Refusal> {
+fn refused_control(error: ControlError) -> Refusal {
+    let status = match error {
+        ControlError::Unsupported { .. } => "5.7.1",
+        ControlError::Unreadable { .. } | ControlError::TooMuch(_) => "5.6.0",
+    };
+    refuse(550, status, error.to_string())
+}
+
+/// RFC 4865, a control header, or neither; the later of both.
+fn release_at(settings: &Settings, submission: &Submission, control: &Control) -> Result<Timestamp, Refusal> {
+    let now = submission.received_at;
+    let asked = submission.release_at.max(control.release_at).unwrap_or(now).max(now);
+    if asked <= now.after(settings.hold_max) {
+        return Ok(asked);
+    }
+    let (asked, most) = (asked.rfc3339(), settings.hold_max.as_secs());
+    Err(refuse(
+        550,
+        "5.7.1",
+        format!("the message asks to be sent at {asked}; {most} seconds ahead are allowed at most"),
+    ))
+}
+
+/// By an allowed control header, else by credential, by listener, or the default.
+fn choose_stream<'a>(
+    settings: &'a Settings,
+    origin: &'a Origin,
+    control: &Control,
+) -> Result<(&'a str, &'a Stream), Refusal> {
+    if let Some(named) = named_stream(settings, control)? {
+        return Ok(named);
+    }
+    let (name, stream) = own_stream(settings, origin)?;
+    let Some((kind, place)) = &control.kind else { return Ok((name, stream)) };
+    if stream.kind == *kind {
+        return Ok((name, stream));
+    }
+    let name = match kind {
+        StreamKind::Transactional => DEFAULT_STREAM,
+        StreamKind::Marketing => MARKETING_STREAM,
+    };
+    let fitting = settings.stream_called(name).filter(|(_, stream)| stream.kind == *kind);
+    fitting.ok_or_else(|| refuse(550, "5.7.1", format!("{place} asks for {} mail: no stream is for that", kind.name())))
+}
+
+/// The stream that the control headers name. Two that name different ones leave open which was meant, and the wrong one
+/// would send mail from the wrong addresses.
+fn named_stream<'a>(settings: &'a Settings, control: &Control) -> Result<Option<(&'a str, &'a Stream)>, Refusal> {
+    let mut chosen: Option<((&str, &Stream), &str)> = None;
+    for asked in &control.streams {
+        let found = match settings.stream_called(&asked.name) {
+            Some(found) => found,
+            None if asked.optional => continue,
+            None => return Err(unknown_stream(settings, &asked.name, &asked.place)),
+        };
+        match chosen {
+            Some(((name, _), place)) if name != found.0 => {
+                let text = format!("{place} chooses the stream {name}, and {} the stream {}", asked.place, found.0);
+                return Err(refuse(550, "5.7.1", text));
+            }
+            _ => chosen = Some((found, &asked.place)),
+        }
+    }
+    Ok(chosen.map(|(found, _)| found))
+}
+
+fn unknown_stream(settings: &Settings, name: &str, place: &str) -> Refusal {
+    /// As many as a reply line holds.
+    const NAMES_MAX: usize = 12;
+    let mut names: Vec<&str> = settings.streams.keys().map(|name| &**name).collect();
+    names.sort_unstable();
+    let more = if names.len() > NAMES_MAX { " and others" } else { "" };
+    names.truncate(NAMES_MAX);
+    let text =
+        format!("{place} names the stream {}, which is unknown; there are {}{more}", quoted(name), names.join(", "));
+    refuse(550, "5.7.1", text)
+}
+
+fn own_stream<'a>(settings: &'a Settings, origin: &'a Origin) -> Result<(&'a str, &'a Stream), Refusal> {
     let of_credential = origin.credential.as_deref().and_then(|name| settings.credentials.get(name)?.stream.as_deref());
     let name = of_credential.or(origin.listener_stream.as_deref()).unwrap_or(&settings.default_stream);
     match settings.streams.get(name) {

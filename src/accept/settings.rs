@@ -5,12 +5,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::mail::{Address, Domain, DomainError, StreamKind};
-use crate::message::HeaderLimits;
+use crate::message::{Families, HeaderLimits};
 use crate::report::Bounces;
 use crate::size::ByteSize;
 
 /// The name of the stream that always exists.
 pub const DEFAULT_STREAM: &str = "transactional";
+/// The name of the other stream that the config always has.
+pub const MARKETING_STREAM: &str = "marketing";
 
 /// The door's part of the config. Replaced as a whole at a reload.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub struct Settings {
     pub postmaster: Option<Address>,
     /// By name. Default: [`DEFAULT_STREAM`] alone.
     pub streams: HashMap<Box<str>, Stream>,
+    /// What clients call our streams, beside their names. Default: nothing.
+    pub stream_aliases: HashMap<Box<str>, Box<str>>,
     /// By name. Default: none.
     pub credentials: HashMap<Box<str>, Rights>,
     /// For mail whose credential and listener name no stream. Default: `transactional`.
@@ -37,6 +41,8 @@ pub struct Settings {
     pub received_max: usize,
     /// Most recipients in one transaction of ours. Default: 100, which every peer must take (RFC 5321 §4.5.3.1.8).
     pub envelope_recipients_max: usize,
+    /// How far ahead a client may schedule a message. Unit: seconds. Default: 30 days. Zero: not at all.
+    pub hold_max: Duration,
     /// When a sender who asked for it (NOTIFY=DELAY) hears of a delay. Unit: seconds. Default: 4 hours.
     pub delay_report_after: Duration,
     /// Largest message that a bounce returns whole; of larger ones the header alone. Unit: bytes. Default: 50,000.
@@ -51,6 +57,7 @@ impl Settings {
             hostname,
             postmaster: None,
             streams,
+            stream_aliases: HashMap::new(),
             credentials: HashMap::new(),
             default_stream: DEFAULT_STREAM.into(),
             dsn_stream: DEFAULT_STREAM.into(),
@@ -58,9 +65,17 @@ impl Settings {
             header_fields_max: 2000,
             received_max: 50,
             envelope_recipients_max: 100,
+            hold_max: Duration::from_secs(30 * 86_400),
             delay_report_after: Duration::from_secs(4 * 3600),
             returned_size_max: ByteSize(50_000),
         }
+    }
+
+    /// The stream that a client means: by its name, else by an alias.
+    pub(super) fn stream_called(&self, name: &str) -> Option<(&str, &Stream)> {
+        let by_name = self.streams.get_key_value(name);
+        let found = by_name.or_else(|| self.streams.get_key_value(self.stream_aliases.get(name)?));
+        found.map(|(name, stream)| (&**name, stream))
     }
 
     pub(super) fn header_limits(&self) -> HeaderLimits {
@@ -102,6 +117,8 @@ pub struct Rights {
     pub stream: Option<Box<str>>,
     /// Whom it may send as: in MAIL FROM, From and Sender. Default: nobody.
     pub from_domains: Vec<SenderDomain>,
+    /// Whose control headers count in its mail. Default: nobody's.
+    pub control: Families,
 }
 
 /// A domain that a credential may use as a sender.
@@ -155,7 +172,7 @@ mod tests {
             ("=example.com", "a.example.com", false),
         ];
         for (allowed, domain, want) in rows {
-            let rights = Rights { stream: None, from_domains: vec![allowed.parse().unwrap()] };
+            let rights = Rights { from_domains: vec![allowed.parse().unwrap()], ..Rights::default() };
             assert_eq!(rights.covers(&domain.parse().unwrap()), want, "{allowed} {domain}");
         }
         assert!("=".parse::<SenderDomain>().is_err());

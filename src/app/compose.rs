@@ -51,17 +51,27 @@ pub fn door(config: &Config) -> accept::Settings {
         (name.as_str().into(), told)
     });
     settings.streams = streams.collect();
+    let aliases = config
+        .streams
+        .iter()
+        .flat_map(|(name, stream)| stream.aliases.iter().map(|alias| (alias.as_str().into(), name.as_str().into())));
+    settings.stream_aliases = aliases.collect();
     let credentials = config.credentials.iter().map(|credential| {
         let domains = credential.from_domains.iter().map(|pattern| match pattern.alone {
             true => SenderDomain::Exactly(pattern.domain.clone()),
             false => SenderDomain::Within(pattern.domain.clone()),
         });
-        let rights = Rights { stream: Some(credential.stream.as_str().into()), from_domains: domains.collect() };
+        let rights = Rights {
+            stream: Some(credential.stream.as_str().into()),
+            from_domains: domains.collect(),
+            control: credential.control_headers.iter().copied().collect(),
+        };
         (credential.name.as_str().into(), rights)
     });
     settings.credentials = credentials.collect();
     settings.header_size_max = config.limits.header_block;
     settings.received_max = config.limits.hops as usize;
+    settings.hold_max = config.limits.max_hold;
     settings
 }
 
@@ -87,6 +97,7 @@ pub fn submission(config: &Config) -> submission::Plan {
         },
         trusted_networks: listener.trusted_networks.clone(),
         stream: listener.stream.as_deref().map(Into::into),
+        control: listener.control_headers.iter().copied().collect(),
         hide_client: listener.received == Received::HideClient,
     });
     let settings = submission::Settings {
@@ -94,6 +105,7 @@ pub fn submission(config: &Config) -> submission::Plan {
             message_size_max: limits.message.as_usize(),
             header_size_max: limits.header_block.as_usize(),
             recipients_max: limits.recipients as usize,
+            hold_max: limits.max_hold,
             command_length_max: limits.command_line.as_usize(),
             errors_max: limits.errors,
             ..session::Limits::default()

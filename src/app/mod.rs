@@ -189,6 +189,16 @@ impl Daemon {
             let asked = asked.clone();
             Box::pin(async move { asked.probe().await })
         });
+        let asked = scheduler.clone();
+        let site_domains: http::SiteDomains = Arc::new(move |site| {
+            let asked = asked.clone();
+            Box::pin(async move { asked.site_domains(site).await })
+        });
+        let asked = scheduler.clone();
+        let pools: http::Pools = Arc::new(move || {
+            let asked = asked.clone();
+            Box::pin(async move { asked.pools().await })
+        });
         let house = House {
             queue: queue.clone(),
             door: door.clone(),
@@ -208,7 +218,7 @@ impl Daemon {
             };
             tokio::spawn(http::serve_metrics(listener, scrape.clone(), until));
         }
-        let api = http::Api { queue: queue.clone(), events, why, bounce, probe, scrape };
+        let api = http::Api { queue: queue.clone(), events, why, bounce, probe, site_domains, pools, scrape };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };

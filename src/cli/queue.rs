@@ -26,10 +26,12 @@ pub enum Command {
     Show(Ids),
     /// Stop envelopes until they are released; they do not expire meanwhile.
     Hold(Which),
-    /// Undo a hold.
+    /// Undo a hold; send now what is scheduled for later.
     Release(Which),
     /// Make envelopes due now.
     Retry(Which),
+    /// Let another pool carry envelopes from now on.
+    Reroute(Reroute),
     /// Remove envelopes without telling anybody.
     Delete(Which),
     /// Return envelopes to their senders.
@@ -58,14 +60,24 @@ pub struct Ids {
 #[derive(Debug, Args)]
 pub struct Which {
     /// Queue ids.
-    #[arg(value_name = "ID", conflicts_with_all = ["all", "sender", "domain", "stream", "credential", "older_than",
-        "younger_than", "state"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["all", "sender", "domain", "site", "stream", "credential", "tag",
+        "older_than", "younger_than", "state"])]
     ids: Vec<String>,
     /// Every envelope in the queue.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     filters: Filters,
+}
+
+/// `queue reroute`.
+#[derive(Debug, Args)]
+pub struct Reroute {
+    /// The pool: one of the config's.
+    #[arg(long, value_name = "POOL")]
+    pool: String,
+    #[command(flatten)]
+    which: Which,
 }
 
 /// Filters; all that are given must fit.
@@ -77,20 +89,26 @@ pub struct Filters {
     /// By recipient domain.
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<String>,
+    /// By site, as `why` and listings name it: all domains whose MX hosts are the site's, as far as they were looked up.
+    #[arg(long, value_name = "SITE")]
+    site: Option<String>,
     /// By stream.
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
     /// By credential.
     #[arg(long, value_name = "NAME")]
     credential: Option<String>,
+    /// By tag, exactly as the client gave it (X-Tag, X-PM-Tag …).
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
     /// Accepted at least this long ago: 90s, 30m, 4h, 2d.
     #[arg(long, value_name = "AGE", value_parser = moment::parse_age)]
     older_than: Option<Duration>,
     /// Accepted at most this long ago.
     #[arg(long, value_name = "AGE", value_parser = moment::parse_age)]
     younger_than: Option<Duration>,
-    /// By state: active, held, deferred or ready.
-    #[arg(long, value_name = "STATE", value_parser = ["active", "held", "deferred", "ready"])]
+    /// By state: active, held, scheduled, deferred or ready.
+    #[arg(long, value_name = "STATE", value_parser = ["active", "held", "scheduled", "deferred", "ready"])]
     state: Option<String>,
 }
 
@@ -99,8 +117,10 @@ impl Filters {
         Select {
             sender: self.sender.clone(),
             domain: self.domain.clone(),
+            site: self.site.clone(),
             stream: self.stream.clone(),
             credential: self.credential.clone(),
+            tag: self.tag.clone(),
             older_than: self.older_than.map(|age| age.as_secs()),
             younger_than: self.younger_than.map(|age| age.as_secs()),
             state: self.state.clone(),
@@ -118,11 +138,12 @@ pub fn run(daemon: Daemon<'_>, command: &Command, json: bool, out: &mut dyn Writ
     let outcome = match command {
         Command::List(list) => list_queue(&client, list, json, out),
         Command::Show(Ids { ids }) => show(&client, ids, json, out),
-        Command::Hold(which) => order(&client, "hold", which, json, out),
-        Command::Release(which) => order(&client, "release", which, json, out),
-        Command::Retry(which) => order(&client, "retry", which, json, out),
-        Command::Delete(which) => order(&client, "delete", which, json, out),
-        Command::Bounce(which) => order(&client, "bounce", which, json, out),
+        Command::Hold(which) => order(&client, "hold", None, which, json, out),
+        Command::Release(which) => order(&client, "release", None, which, json, out),
+        Command::Retry(which) => order(&client, "retry", None, which, json, out),
+        Command::Reroute(Reroute { pool, which }) => order(&client, "reroute", Some(pool), which, json, out),
+        Command::Delete(which) => order(&client, "delete", None, which, json, out),
+        Command::Bounce(which) => order(&client, "bounce", None, which, json, out),
     };
     match outcome {
         Ok(exit) => Ok(exit),
@@ -154,8 +175,10 @@ fn query(select: &Select) -> Vec<(&'static str, String)> {
     let pairs = [
         ("sender", select.sender.clone()),
         ("domain", select.domain.clone()),
+        ("site", select.site.clone()),
         ("stream", select.stream.clone()),
         ("credential", select.credential.clone()),
+        ("tag", select.tag.clone()),
         ("older_than", select.older_than.map(number)),
         ("younger_than", select.younger_than.map(number)),
         ("state", select.state.clone()),
@@ -213,7 +236,7 @@ fn footer(out: &mut dyn Write, shown: usize, total: usize, more: bool) -> io::Re
     }
 }
 
-const HEADING: &str = "ID            STATE     AGE     NEXT     TRIES      SIZE  FROM -> TO";
+const HEADING: &str = "ID            STATE      AGE     NEXT     TRIES      SIZE  FROM -> TO";
 
 /// One envelope in a listing: a line, and below it the last trouble.
 struct Line<'a>(&'a Envelope, Now);
@@ -222,7 +245,7 @@ impl std::fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Line(envelope, now) = self;
         let next = match envelope.state.as_str() {
-            "deferred" => now.until(&envelope.due),
+            "deferred" | "scheduled" => now.until(&envelope.due),
             "ready" => "now".to_owned(),
             _ => "-".to_owned(),
         };
@@ -233,7 +256,7 @@ impl std::fmt::Display for Line<'_> {
         };
         writeln!(
             f,
-            "{:<12}  {:<8}  {:<6}  {:<7}  {:>5}  {:>8}  {} -> {to}",
+            "{:<12}  {:<9}  {:<6}  {:<7}  {:>5}  {:>8}  {} -> {to}",
             envelope.id,
             envelope.state,
             now.since(&envelope.accepted_at),
@@ -296,6 +319,8 @@ impl std::fmt::Display for Sheet<'_> {
         fact("message-id", envelope.message_id.clone())?;
         fact("size", ByteSize(envelope.size_bytes).to_string())?;
         fact("accepted", format!("{} ago ({})", now.since(&envelope.accepted_at), envelope.accepted_at))?;
+        let wanted = envelope.release_at.as_ref().map(|at| format!("{} ({at})", now.until(at)));
+        fact("scheduled", wanted.unwrap_or_default())?;
         fact("next", format!("{} ({})", now.until(&envelope.due), envelope.due))?;
         fact("expires", format!("{} ({})", now.until(&envelope.expires_at), envelope.expires_at))?;
         fact("attempts", envelope.attempts.to_string())?;
@@ -303,6 +328,10 @@ impl std::fmt::Display for Sheet<'_> {
         fact("pool", envelope.pool.clone())?;
         fact("credential", envelope.credential.clone())?;
         fact("source", envelope.source.clone())?;
+        fact("tags", envelope.tags.join(", "))?;
+        let metadata: Vec<String> = envelope.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        fact("metadata", metadata.join(", "))?;
+        fact("engaged", if envelope.engaged { "yes".to_owned() } else { String::new() })?;
         if envelope.submission != envelope.id {
             fact("submission", envelope.submission.clone())?;
         }
@@ -321,7 +350,14 @@ impl std::fmt::Display for Sheet<'_> {
     }
 }
 
-fn order(client: &Client, name: &str, which: &Which, json: bool, out: &mut dyn Write) -> Result<ExitCode, Trouble> {
+fn order(
+    client: &Client,
+    name: &str,
+    pool: Option<&String>,
+    which: &Which,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<ExitCode, Trouble> {
     let mut select = which.filters.select();
     if which.ids.is_empty() && !which.all && select == Select::default() {
         eprintln!("postrider: which envelopes? Name ids, a filter, or --all");
@@ -331,14 +367,14 @@ fn order(client: &Client, name: &str, which: &Which, json: bool, out: &mut dyn W
     let mut tally = Tally { name, json, done: 0, failed: 0 };
     if !which.ids.is_empty() {
         for ids in which.ids.chunks(PAGE_ROWS) {
-            let request = OrderRequest { ids: ids.to_vec(), select: None };
+            let request = OrderRequest { ids: ids.to_vec(), select: None, pool: pool.cloned() };
             tally.count(&client.tell(&path, &request, ORDERS_WITHIN)?, out)?;
         }
         return Ok(tally.exit(out)?);
     }
     loop {
         select.limit = Some(PAGE_ROWS);
-        let request = OrderRequest { ids: Vec::new(), select: Some(select.clone()) };
+        let request = OrderRequest { ids: Vec::new(), select: Some(select.clone()), pool: pool.cloned() };
         let answer: OrderAnswer = client.tell(&path, &request, ORDERS_WITHIN)?;
         tally.count(&answer, out)?;
         match answer.next {

@@ -11,6 +11,7 @@ use super::outbound::{Delivery, Dns, Named, Pool, Retry, Route, SendingDomain, S
 use super::pattern::{self, Member, NotYet};
 use super::{Config, DATA_DIR, DEFAULT, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
 use crate::mail::{Address, Domain, StreamKind};
+use crate::message::Family;
 
 /// The file's top level.
 #[derive(Deserialize)]
@@ -60,6 +61,7 @@ struct StreamText {
     max_age: Option<Duration>,
     priority: Option<u8>,
     bounces: Option<bool>,
+    aliases: Vec<String>,
     #[serde(deserialize_with = "units::some_duration")]
     retry_first: Option<Duration>,
     #[serde(deserialize_with = "units::some_duration")]
@@ -75,8 +77,19 @@ struct SourceText {
     public_address: Option<IpAddr>,
     #[serde(deserialize_with = "units::some_parsed")]
     ehlo: Option<Domain>,
+    shared: bool,
     #[serde(rename = "warmup", deserialize_with = "pattern::not_yet")]
     _warmup: Option<NotYet>,
+}
+
+impl units::Written for Family {
+    const RIGHT: &'static str = "a service's name such as \"postrider\", \"postmark\" or \"sendgrid\" is expected";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let known = Family::ALL.into_iter().find(|family| family.name() == text);
+        let names = || Family::ALL.map(Family::name).join(", ");
+        known.ok_or_else(|| format!("one of {} is expected", names()))
+    }
 }
 
 impl units::Written for StreamKind {
@@ -180,6 +193,7 @@ impl StreamText {
             max_age: self.max_age.unwrap_or(plain.max_age),
             priority: self.priority.unwrap_or(plain.priority),
             bounces: self.bounces.unwrap_or(plain.bounces),
+            aliases: self.aliases,
             retry: Retry {
                 first: self.retry_first.unwrap_or(plain.retry.first),
                 longest: self.retry_longest.unwrap_or(plain.retry.longest),
@@ -195,6 +209,7 @@ impl SourceText {
             address: self.address.unwrap_or(plain.address),
             public_address: self.public_address,
             ehlo: self.ehlo.unwrap_or(plain.ehlo),
+            shared: self.shared,
         }
     }
 }

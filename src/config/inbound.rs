@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::pattern::DomainPattern;
 use super::units;
+use crate::message::Family;
 use crate::size::ByteSize;
 
 /// The certificate that listeners show.
@@ -70,6 +71,9 @@ pub struct Listener {
     /// The stream of what comes in here without a credential; else the credential's stream holds.
     #[serde(default)]
     pub stream: Option<String>,
+    /// Whose control headers count in what comes in here without a credential.
+    #[serde(default, deserialize_with = "units::parsed_list")]
+    pub control_headers: Vec<Family>,
     /// What the Received header shows of the client.
     #[serde(default)]
     pub received: Received,
@@ -78,7 +82,8 @@ pub struct Listener {
 impl Listener {
     /// A listener with defaults.
     pub fn new(bind: SocketAddr, mode: Mode) -> Listener {
-        Listener { bind, mode, trusted_networks: Vec::new(), stream: None, received: Received::Full }
+        let (trusted_networks, control_headers) = (Vec::new(), Vec::new());
+        Listener { bind, mode, trusted_networks, stream: None, control_headers, received: Received::Full }
     }
 }
 
@@ -97,6 +102,9 @@ pub struct Credential {
     /// The domains in MAIL FROM, From and Sender that it may use.
     #[serde(deserialize_with = "units::parsed_list")]
     pub from_domains: Vec<DomainPattern>,
+    /// Whose control headers may choose stream, tags, metadata and time.
+    #[serde(default, deserialize_with = "units::parsed_list")]
+    pub control_headers: Vec<Family>,
     /// Refused at AUTH, kept in the file.
     #[serde(default)]
     pub disabled: bool,
@@ -149,6 +157,9 @@ pub struct Limits {
     pub body_memory: ByteSize,
     /// Received fields after which a message counts as looping (RFC 5321 §6.3). 10 to 200, default 50.
     pub hops: u32,
+    /// How far ahead a message may be scheduled (RFC 4865, X-Deliver-At). 0s (not at all) to 365d, default 30d.
+    #[serde(deserialize_with = "units::duration")]
+    pub max_hold: Duration,
 }
 
 impl Default for Limits {
@@ -167,6 +178,7 @@ impl Default for Limits {
             data_rate_min: ByteSize(500),
             body_memory: ByteSize::mib(256),
             hops: 50,
+            max_hold: Duration::from_secs(30 * 86_400),
         }
     }
 }

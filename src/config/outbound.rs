@@ -25,6 +25,8 @@ pub struct Stream {
     pub priority: u8,
     /// Whether the envelope sender gets a bounce. Default: for transactional mail yes, for marketing no.
     pub bounces: bool,
+    /// What clients' control headers call it, beside its name: a configuration set, a pool, a message stream.
+    pub aliases: Vec<String>,
     /// As `[retry]`, for this stream.
     pub retry: Retry,
 }
@@ -42,6 +44,7 @@ impl Stream {
             max_age: Duration::from_secs(days * 86_400),
             priority: 50,
             bounces: kind == StreamKind::Transactional,
+            aliases: Vec::new(),
             retry: retry.clone(),
         }
     }
@@ -64,12 +67,16 @@ pub struct Source {
     pub public_address: Option<IpAddr>,
     /// What EHLO says; its A record and the address's PTR must agree. Default: the hostname.
     pub ehlo: Domain,
+    /// Transactional and marketing mail may both leave by it. Default false; one source on the kernel's own address, which
+    /// is what there is without a line in the config, may be shared in any case.
+    pub shared: bool,
 }
 
 impl Source {
     /// The kernel's own choice of address.
     pub fn kernel(hostname: &Domain) -> Source {
-        Source { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), public_address: None, ehlo: hostname.clone() }
+        let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Source { address, public_address: None, ehlo: hostname.clone(), shared: false }
     }
 }
 

@@ -423,3 +423,59 @@ fn files_that_strangers_can_read_or_that_are_not_what_they_should_be_are_refused
     let said = Config::load(&dir.path().join("absent.toml")).map(|_| ()).unwrap_err().to_string();
     assert!(said.ends_with("there is no such file; `postrider init DOMAIN` writes one"), "{said}");
 }
+
+#[test]
+fn kinds_share_a_source_only_where_the_config_says_so() {
+    let sources = "[source.a]\naddress = \"192.0.2.1\"\n[source.b]\naddress = \"192.0.2.2\"\n";
+    let news = "[[credential]]\nname = \"news\"\nfrom_domains = [\"example.com\"]\nstream = \"marketing\"\n";
+    let apart = "[pool.t]\nsources = [\"a\"]\n[pool.m]\nsources = [\"b\"]\n[stream.transactional]\npool = \"t\"\n\
+                 [stream.marketing]\npool = \"m\"\n";
+    let overlap = apart.replace("sources = [\"b\"]", "sources = [\"b\", \"a\"]");
+    let said = |extra: &str| parse(&sound(extra)).map(|_| ()).map_err(|problems| problems.to_string());
+    assert_eq!(said(sources), Ok(()), "no mail comes into the marketing stream");
+    assert_eq!(said(&format!("{sources}{news}{apart}")), Ok(()));
+    let wrong = said(&format!("{sources}{news}{overlap}")).unwrap_err();
+    assert!(
+        wrong.starts_with("p.toml:2: source.a: the streams \"transactional\" (transactional) and \"mark"),
+        "{wrong}"
+    );
+    assert!(!wrong.contains("source.b"), "{wrong}");
+    assert!(said(&format!("{sources}{news}")).unwrap_err().contains("source.b"), "the default pool has every source");
+    let header = "[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"\ncontrol_headers = [\"postrider\"]\n";
+    assert!(said(&format!("{sources}{header}")).unwrap_err().contains("source.a"), "a header may choose any stream");
+
+    let allowed = sources.replace("192.0.2.1\"", "192.0.2.1\"\nshared = true");
+    let config = parse(&sound(&format!("{allowed}{news}{overlap}"))).unwrap();
+    let told = |config: &Config| config.warnings().into_iter().filter(|text| text.contains("share the source")).count();
+    assert_eq!(told(&config), 1);
+    assert_eq!(told(&parse(&sound(news)).unwrap()), 1, "the kernel's own source is shared, and that is told");
+    assert_eq!(told(&parse(&sound("")).unwrap()), 0);
+}
+
+#[test]
+fn control_headers_and_aliases_are_read_and_judged() {
+    let config = parse(&sound(
+        "[[credential]]\nname = \"app\"\nfrom_domains = [\"example.com\"]\ncontrol_headers = [\"postrider\", \"sendgrid\"]\n\
+         [stream.marketing]\naliases = [\"broadcast\", \"news set\"]",
+    ))
+    .unwrap();
+    assert_eq!(
+        config.credentials[0].control_headers.iter().map(|f| f.name()).collect::<Vec<_>>(),
+        ["postrider", "sendgrid"]
+    );
+    assert_eq!(config.streams["marketing"].aliases, ["broadcast", "news set"]);
+    for (extra, want) in [
+        ("[stream.marketing]\naliases = [\"transactional\"]", "there is a stream of the name \"transactional\""),
+        ("[stream.marketing]\naliases = [\" x\"]", "1 to 128 characters"),
+        ("[stream.marketing]\naliases = [\"\"]", "1 to 128 characters"),
+        ("[stream.marketing]\naliases = [\"x\"]\n[stream.transactional]\naliases = [\"x\"]", "\"x\" stands in line"),
+        ("[limits]\nmax_hold = \"366d\"", "0s to 365d is allowed"),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"\ncontrol_headers = [\"mailchimp\"]",
+            "one of postrider, postmark, mailgun, ses, ",
+        ),
+    ] {
+        let said = parse(&sound(extra)).unwrap_err().to_string();
+        assert!(said.contains(want), "{extra}: {said}");
+    }
+}

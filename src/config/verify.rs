@@ -1,6 +1,6 @@
 //! What a config must mean, once every single value is sound: names that exist, ranges, no two ports alike, no open relay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -11,11 +11,13 @@ use super::inbound::{Listener, Mode};
 use super::place::Places;
 use super::units::show_duration;
 use super::{Config, Problem, Retry, TlsPolicy};
-use crate::mail::Domain;
+use crate::mail::{Domain, StreamKind};
 use crate::size::ByteSize;
 
 /// Longest name of a stream, pool, source, site or credential, in characters.
 const NAME_CHARS_MAX: usize = 64;
+/// Longest name of a stream in the words of others, in characters.
+const ALIAS_CHARS_MAX: usize = 128;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -31,6 +33,7 @@ pub(super) fn problems(config: &Config, file: &Path, places: &Places) -> Vec<Pro
     credentials(config, &mut judge);
     streams(config, &mut judge);
     pools(config, &mut judge);
+    sharing(config, &mut judge);
     sending_domains(config, &mut judge);
     routes(config, &mut judge);
     sites(config, &mut judge);
@@ -195,6 +198,76 @@ fn streams(config: &Config, judge: &mut Judge<'_>) {
         if stream.retry != config.retry {
             retry(&stream.retry, [&path("retry_first"), &path("retry_longest")], judge);
         }
+        for (index, alias) in stream.aliases.iter().enumerate() {
+            let path = format!("stream.{name}.aliases[{index}]");
+            if alias.trim() != alias || !(1..=ALIAS_CHARS_MAX).contains(&alias.chars().count()) {
+                judge.refuse(&path, "1 to 128 characters are expected, without white space around them");
+            }
+            if config.streams.contains_key(alias) {
+                judge.refuse(&path, format!("there is a stream of the name \"{alias}\""));
+            }
+        }
+    }
+    let aliases = config.streams.iter().flat_map(|(name, stream)| {
+        let aliases = stream.aliases.iter().enumerate();
+        aliases.map(move |(index, alias)| (format!("stream.{name}.aliases[{index}]"), alias.clone()))
+    });
+    judge.unique(aliases);
+}
+
+/// Streams that mail can come into: what no credential and no listener leads to needs no source of its own.
+fn streams_in_use(config: &Config) -> BTreeSet<&str> {
+    let families = config.credentials.iter().flat_map(|credential| &credential.control_headers);
+    let mut families = families.chain(config.listeners.iter().flat_map(|listener| &listener.control_headers));
+    if families.next().is_some() {
+        return config.streams.keys().map(String::as_str).collect();
+    }
+    let of_listeners = config.listeners.iter().filter_map(|listener| listener.stream.as_deref());
+    let of_credentials = config.credentials.iter().map(|credential| credential.stream.as_str());
+    // Bounces of ours, and trusted networks.
+    of_listeners.chain(of_credentials).chain([super::STREAM_TRANSACTIONAL]).collect()
+}
+
+/// A source that streams of both kinds lead to, with one of each.
+struct Shared<'a> {
+    source: &'a str,
+    transactional: &'a str,
+    marketing: &'a str,
+}
+
+fn shared_sources(config: &Config) -> Vec<Shared<'_>> {
+    let in_use = streams_in_use(config);
+    let stream_of = |source: &str, kind: StreamKind| {
+        let carries = |pool: &str| {
+            let pool = config.pools.get(pool);
+            pool.is_some_and(|pool| pool.sources.iter().any(|member| member.source == source))
+        };
+        let mut streams = config.streams.iter().filter(|(name, _)| in_use.contains(name.as_str()));
+        streams.find(|(_, stream)| stream.kind == kind && carries(&stream.pool)).map(|(name, _)| name.as_str())
+    };
+    let shared = |source| {
+        let transactional = stream_of(source, StreamKind::Transactional)?;
+        Some(Shared { source, transactional, marketing: stream_of(source, StreamKind::Marketing)? })
+    };
+    config.sources.keys().filter_map(|source| shared(source.as_str())).collect()
+}
+
+/// There is one source, on the kernel's own address: nothing could be kept apart.
+fn is_alone(config: &Config) -> bool {
+    config.sources.len() == 1 && config.sources.values().all(|source| source.address.is_unspecified())
+}
+
+fn sharing(config: &Config, judge: &mut Judge<'_>) {
+    for Shared { source, transactional, marketing } in shared_sources(config) {
+        if is_alone(config) || config.sources.get(source).is_some_and(|source| source.shared) {
+            continue;
+        }
+        let right = format!(
+            "the streams \"{transactional}\" (transactional) and \"{marketing}\" (marketing) would share this source, and a \
+             complaint about one would hold back the other: give them pools without a common source, or write \
+             `shared = true` here"
+        );
+        judge.refuse(format!("source.{source}"), right);
     }
 }
 
@@ -320,6 +393,7 @@ fn limits(config: &Config, judge: &mut Judge<'_>) {
     judge.range("limits.data_rate_min", limits.data_rate_min, ByteSize(0)..=ByteSize::mib(1));
     judge.range("limits.body_memory", limits.body_memory, ByteSize::mib(16)..=ByteSize::mib(64 << 10));
     judge.range("limits.hops", limits.hops, 10..=200);
+    judge.range("limits.max_hold", limits.max_hold, Duration::ZERO..=365 * DAY);
     if limits.body_memory < limits.message {
         let right = format!("limits.message is {}, and one such message must fit", limits.message);
         judge.refuse("limits.body_memory", right);
@@ -385,6 +459,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if let Some(bind) = config.metrics.bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) {
         warnings.push(format!(
             "metrics.bind = \"{bind}\" is not on this machine's loopback: everybody who can connect there can read the metrics"
+        ));
+    }
+    for Shared { source, transactional, marketing } in shared_sources(config) {
+        warnings.push(format!(
+            "the streams \"{transactional}\" (transactional) and \"{marketing}\" (marketing) share the source \"{source}\": \
+             a complaint about a newsletter can hold back a login code"
         ));
     }
     if config.postmaster.is_none() {

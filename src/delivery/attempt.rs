@@ -172,15 +172,15 @@ impl Circumstances<'_> {
             true => retry::uncertain_wait(self.progress.uncertain.saturating_add(1)),
             false => None,
         };
-        let Envelope { accepted_at, expires_at, .. } = *self.envelope;
+        let (since, expires_at) = (self.envelope.tried_since(self.now), self.envelope.expires_at);
         let due = match (uncertain_wait, tally.others_wait, tally.again_in) {
             (Some(wait), _, _) => self.now.after(wait),
             // Still due, as it was: the others' turn is now.
             (None, true, _) => self.progress.due,
             // Nobody comes sooner than a peer asked.
-            (None, false, Some(wait)) => retry::asked(wait, accepted_at, expires_at, self.now, self.jitter),
+            (None, false, Some(wait)) => retry::asked(wait, since, expires_at, self.now, self.jitter),
             (None, false, None) if tally.counts => {
-                retry::next_due(self.schedule, accepted_at, expires_at, self.now, self.jitter)
+                retry::next_due(self.schedule, since, expires_at, self.now, self.jitter)
             }
             (None, false, None) => retry::soon(expires_at, self.now, self.jitter),
         };

@@ -23,9 +23,9 @@ use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::events::Events;
-use crate::mail::QueueId;
+use crate::mail::{Domain, QueueId};
 use crate::metrics::Page;
-use crate::queue::{Lease, Queue, Settling};
+use crate::queue::{Lease, Listed, Queue, Settling};
 
 pub use metrics::serve as serve_metrics;
 
@@ -65,6 +65,11 @@ pub type Probe = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send
 
 /// All numbers of this moment.
 pub type Scrape = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Page> + Send>> + Send + Sync>;
+/// The domains whose mail goes to a site. `None`: no mail waits for a site of that name.
+pub type SiteDomains = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Option<Vec<Domain>>> + Send>> + Send + Sync>;
+
+/// The names of all pools.
+pub type Pools = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<String>> + Send>> + Send + Sync>;
 
 /// What the API can ask.
 #[derive(Clone)]
@@ -81,6 +86,10 @@ pub struct Api {
     pub probe: Probe,
     /// The metrics.
     pub scrape: Scrape,
+    /// Which domains are of a site.
+    pub site_domains: SiteDomains,
+    /// Which pools there are.
+    pub pools: Pools,
 }
 
 /// Offers the API until `stop`; answers what was asked by then.
@@ -161,6 +170,20 @@ async fn counters(State(api): State<Api>) -> Json<Value> {
 async fn why(State(api): State<Api>, UrlPath(id): UrlPath<String>) -> Result<Json<Value>, Refused> {
     let id = parse_id(&id)?;
     let listed = api.queue.show(id).await.ok_or_else(|| Refused::unknown(id))?;
-    let constraints = (api.why)(id).await;
+    let mut constraints = (api.why)(id).await;
+    if listed.state == crate::queue::State::Scheduled {
+        tell_scheduled(&mut constraints, &listed);
+    }
     Ok(Json(json!({ "envelope": shapes::Envelope::of(&listed), "constraints": constraints })))
+}
+
+/// The engine knows that it is not due; whose wish that is stands in the envelope.
+fn tell_scheduled(constraints: &mut Value, listed: &Listed) {
+    let Some(binding) = constraints.get_mut(0).filter(|constraint| constraint["kind"] == "not_due") else { return };
+    let until = listed.waiting.due.rfc3339();
+    *binding = json!({
+        "kind": "scheduled",
+        "text": format!("it is scheduled: its sender wants it sent at {until}, not before; `queue retry` sends it now"),
+        "until": until,
+    });
 }

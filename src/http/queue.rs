@@ -1,5 +1,7 @@
 //! Listings of the queue, and operators' orders.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -23,7 +25,7 @@ pub(super) async fn list(
     select: Result<Query<Select>, QueryRejection>,
 ) -> Result<Json<Listing>, Refused> {
     let Query(select) = select.map_err(|error| refused(error.body_text()))?;
-    let (filter, after, limit) = understood(&select)?;
+    let (filter, after, limit) = understood(&api, &select).await?;
     let page = api.queue.list(filter, after, limit).await;
     Ok(Json(Listing {
         total: api.queue.len(),
@@ -45,12 +47,11 @@ pub(super) async fn order(
     Path(name): Path<String>,
     request: Result<Json<OrderRequest>, JsonRejection>,
 ) -> Result<Json<OrderAnswer>, Refused> {
-    let order = Order::ALL.into_iter().find(|order| order.name() == name);
-    let order = order.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no order {name:?}")))?;
     let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
+    let errand = Errand::of(&api, &name, request.pool.as_deref()).await?;
     let (ids, next) = match (&request.ids[..], &request.select) {
         ([], Some(select)) => {
-            let (filter, after, limit) = understood(select)?;
+            let (filter, after, limit) = understood(&api, select).await?;
             let page = api.queue.ids(filter, after, limit).await;
             (page.rows, page.next)
         }
@@ -61,24 +62,50 @@ pub(super) async fn order(
         }
         (ids, None) => (ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?, None),
     };
-    tracing::info!(order = order.name(), envelopes = ids.len(), "an operator's order");
-    let results = carry_out(&api, order, &ids).await;
-    if order == Order::Retry {
+    tracing::info!(order = name, pool = request.pool, envelopes = ids.len(), "an operator's order");
+    let results = carry_out(&api, &errand, &ids).await;
+    if matches!(errand, Errand::Order(Order::Retry)) {
         (api.probe)().await;
     }
     Ok(Json(OrderAnswer { results, next: next.map(|id| id.to_string()) }))
 }
 
+/// What is to be done to each envelope.
+#[derive(Clone)]
+enum Errand {
+    Order(Order),
+    Reroute(Arc<str>),
+}
+
+impl Errand {
+    async fn of(api: &Api, name: &str, pool: Option<&str>) -> Result<Errand, Refused> {
+        if name == "reroute" {
+            let pool = pool.ok_or_else(|| refused("`pool` is needed: which one is to carry them?".to_owned()))?;
+            let known = (api.pools)().await;
+            return match known.iter().any(|known| known == pool) {
+                true => Ok(Errand::Reroute(pool.into())),
+                false => Err(refused(format!("there is no pool {pool:?}; there are: {}", known.join(", ")))),
+            };
+        }
+        if pool.is_some() {
+            return Err(refused("`pool` is for `reroute` alone".to_owned()));
+        }
+        let order = Order::ALL.into_iter().find(|order| order.name() == name);
+        let unknown = || Refused(StatusCode::NOT_FOUND, format!("there is no order {name:?}"));
+        order.map(Errand::Order).ok_or_else(unknown)
+    }
+}
+
 /// Carries out an order on each, some at once; the results are in the order of the ids.
-async fn carry_out(api: &Api, order: Order, ids: &[QueueId]) -> Vec<OrderResult> {
+async fn carry_out(api: &Api, errand: &Errand, ids: &[QueueId]) -> Vec<OrderResult> {
     let mut results = Vec::with_capacity(ids.len());
     let mut running = JoinSet::new();
     let mut waiting = ids.iter().copied().enumerate();
     loop {
         while running.len() < ORDERS_MAX {
             let Some((place, id)) = waiting.next() else { break };
-            let api = api.clone();
-            running.spawn(async move { (place, id, carry_out_one(&api, order, id).await) });
+            let (api, errand) = (api.clone(), errand.clone());
+            running.spawn(async move { (place, id, carry_out_one(&api, errand, id).await) });
         }
         match running.join_next().await {
             Some(Ok((place, id, ordered))) => results.push((place, OrderResult::of(id.to_string(), &ordered))),
@@ -90,10 +117,13 @@ async fn carry_out(api: &Api, order: Order, ids: &[QueueId]) -> Vec<OrderResult>
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-async fn carry_out_one(api: &Api, order: Order, id: QueueId) -> Ordered {
-    match order {
-        Order::Hold | Order::Release | Order::Retry | Order::Delete => api.queue.order(id, order).await,
-        Order::Bounce => match api.queue.lease_for_order(id, order).await {
+async fn carry_out_one(api: &Api, errand: Errand, id: QueueId) -> Ordered {
+    match errand {
+        Errand::Reroute(pool) => api.queue.reroute(id, &pool).await,
+        Errand::Order(order @ (Order::Hold | Order::Release | Order::Retry | Order::Delete)) => {
+            api.queue.order(id, order).await
+        }
+        Errand::Order(Order::Bounce) => match api.queue.lease_for_order(id, Order::Bounce).await {
             Ok(lease) => {
                 (api.bounce)(lease).await.written().await;
                 Ordered::Done
@@ -103,8 +133,14 @@ async fn carry_out_one(api: &Api, order: Order, id: QueueId) -> Ordered {
     }
 }
 
-fn understood(select: &Select) -> Result<(Filter, QueueId, usize), Refused> {
-    let filter = select.filter().map_err(refused)?;
+async fn understood(api: &Api, select: &Select) -> Result<(Filter, QueueId, usize), Refused> {
+    let mut filter = select.filter().map_err(refused)?;
+    if let Some(site) = &select.site {
+        let domains = (api.site_domains)(site.clone()).await;
+        let unknown =
+            || refused(format!("no mail waits for a site {site:?}; a site is known once its MX was looked up"));
+        filter.domains = Some(domains.ok_or_else(unknown)?);
+    }
     let after = select.after.as_deref().map_or(Ok(QueueId::MIN), parse_id)?;
     let limit = select.limit.unwrap_or(PAGE_ROWS);
     if !(1..=LISTING_MAX).contains(&limit) {

@@ -1,6 +1,7 @@
 //! What goes over the control socket, field by field: written by the daemon, read by the command line and by scripts.
 //! A field is added, never renamed. Times are RFC 3339, sizes bytes, durations seconds.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ pub struct Envelope {
     pub id: String,
     /// What the client was told: the queue id of the submission's first envelope.
     pub submission: String,
-    /// `active`, `held`, `deferred` or `ready`.
+    /// `active`, `held`, `scheduled`, `deferred` or `ready`.
     pub state: String,
     /// The answer to a final dot was lost at least once.
     pub uncertain: bool,
@@ -48,6 +49,18 @@ pub struct Envelope {
     pub message_id: String,
     /// Size of the message.
     pub size_bytes: u64,
+    /// When its sender wanted it sent, if later than at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_at: Option<String>,
+    /// Its tags.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Its metadata.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// The client marked the recipient as one who opened or clicked lately.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub engaged: bool,
     /// All of them, those with a final state too.
     pub recipients: Vec<Recipient>,
     /// Why the details could not be read from the spool.
@@ -117,6 +130,11 @@ impl Envelope {
                 shape.sender = envelope.reverse_path.to_string();
                 shape.message_id = envelope.message_id.to_string();
                 shape.size_bytes = envelope.body.size_bytes;
+                shape.release_at = envelope.is_scheduled().then(|| envelope.release_at.rfc3339());
+                shape.tags = envelope.marks.tags.iter().map(ToString::to_string).collect();
+                let metadata = envelope.marks.metadata.iter();
+                shape.metadata = metadata.map(|(key, value)| (key.to_string(), value.to_string())).collect();
+                shape.engaged = envelope.marks.engaged;
                 let states = stored.progress.recipients.iter();
                 let recipients = envelope.recipients.iter().zip(states);
                 shape.recipients = recipients.map(|(who, is)| Recipient::of(&who.address.to_string(), is)).collect();
@@ -164,19 +182,25 @@ pub struct Select {
     /// Recipient domain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+    /// Site: the MX hosts that share limits, as listings name them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
     /// Stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
     /// Credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
+    /// Tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// Accepted at least so many seconds ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub older_than: Option<u64>,
     /// Accepted at most so many seconds ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub younger_than: Option<u64>,
-    /// `active`, `held`, `deferred` or `ready`.
+    /// `active`, `held`, `scheduled`, `deferred` or `ready`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Go on after this queue id.
@@ -188,7 +212,7 @@ pub struct Select {
 }
 
 impl Select {
-    /// As the queue understands it.
+    /// As the queue understands it. Whoever knows the sites adds `domains`.
     ///
     /// # Errors
     /// One sentence: which value is wrong, and what would be right.
@@ -208,14 +232,17 @@ impl Select {
             None => None,
             Some(name) => {
                 let known = State::ALL.into_iter().find(|state| state.name() == name);
-                Some(known.ok_or_else(|| format!("state {name:?}: active, held, deferred or ready is expected"))?)
+                let right = "active, held, scheduled, deferred or ready is expected";
+                Some(known.ok_or_else(|| format!("state {name:?}: {right}"))?)
             }
         };
         Ok(Filter {
             sender,
             domain: self.domain.as_deref().map(domain).transpose()?,
+            domains: None,
             stream: self.stream.clone(),
             credential: self.credential.clone(),
+            tag: self.tag.clone(),
             older_than: self.older_than.map(Duration::from_secs),
             younger_than: self.younger_than.map(Duration::from_secs),
             state,
@@ -233,6 +260,9 @@ pub struct OrderRequest {
     /// Or all that this selects. Must be there when `ids` is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
+    /// For `reroute`: the pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
 }
 
 /// What came of an order.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Address, Domain, QueueId, ReversePath};
+use super::{Address, Domain, Progress, QueueId, ReversePath};
 use crate::time::Timestamp;
 
 /// Which of the two worlds a stream belongs to: they never share a reputation unless the config says so.
@@ -110,6 +110,38 @@ pub struct BodyFacts {
     pub foreign_signature: bool,
 }
 
+/// What the sender says about a message beside whom it is for: returned in events, and what an operator finds it by.
+///
+/// Bounded by the door ([`Marks::TAGS_MAX`] and its kin), so that a listing of many envelopes stays small.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Marks {
+    /// Words for a campaign or a kind of mail. No control characters.
+    pub tags: Vec<Box<str>>,
+    /// Keys and values that mean something to the sender alone.
+    pub metadata: Vec<(Box<str>, Box<str>)>,
+    /// The recipient opened or clicked lately: goes before others of its priority while a source warms up.
+    pub engaged: bool,
+}
+
+impl Marks {
+    /// Most tags of a message.
+    ///
+    /// SendGrid and Mailgun take 10, SparkPost as many.
+    pub const TAGS_MAX: usize = 16;
+    /// Longest tag, and longest key. Unit: octets. SendGrid and SES take 256.
+    pub const WORD_LENGTH_MAX: usize = 256;
+    /// Most pairs of metadata.
+    pub const PAIRS_MAX: usize = 64;
+    /// Most metadata, keys and values together. Unit: octets. SparkPost takes 1,000, Mailgun 4,096.
+    pub const METADATA_LENGTH_MAX: usize = 4096;
+
+    /// What they take up. Unit: octets.
+    pub fn octets(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|tag| tag.len()).sum();
+        tags + self.metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+    }
+}
+
 /// Recipients that share a domain, a return path and every added header: one SMTP transaction on the way out.
 ///
 /// Immutable once accepted. What changes is kept in [`super::Progress`].
@@ -121,6 +153,8 @@ pub struct Envelope {
     pub submission: QueueId,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// Not before this: when it was accepted, or later if its sender asked for that (RFC 4865).
+    pub release_at: Timestamp,
     /// After this it is expired instead of tried again.
     pub expires_at: Timestamp,
     /// The stream's name.
@@ -143,6 +177,8 @@ pub struct Envelope {
     pub author_domain: Option<Domain>,
     /// Without angle brackets; for logs and traces. Empty if there is none.
     pub message_id: Box<str>,
+    /// Tags, metadata, engagement.
+    pub marks: Marks,
     /// Header fields that this envelope alone gets, each ended by CRLF, prepended to the body at sending and signed.
     pub added_headers: Bytes,
     /// What the body is like.
@@ -159,7 +195,22 @@ impl Envelope {
 
     /// How long it may be tried in all.
     pub fn longest_age(&self) -> Duration {
-        self.expires_at.since(self.accepted_at)
+        self.expires_at.since(self.release_at)
+    }
+
+    /// From when its age counts for the waits between attempts: from its release on, unless an operator let it go before.
+    pub fn tried_since(&self, now: Timestamp) -> Timestamp {
+        if now < self.release_at { self.accepted_at } else { self.release_at }
+    }
+
+    /// Its state as accepted: nothing tried, due when it may first go.
+    pub fn untried(&self) -> Progress {
+        Progress::new(self.recipients.len(), self.release_at)
+    }
+
+    /// Whether its sender asked for a later time than that of its acceptance.
+    pub fn is_scheduled(&self) -> bool {
+        self.release_at > self.accepted_at
     }
 
     /// Whether MAIL FROM must say SMTPUTF8: decided by content, never by what the client announced (Go's client

@@ -116,6 +116,8 @@ pub struct Progress {
     pub delay_reported: bool,
     /// The source of the last 4xx at RCPT: greylisting wants the same one again. Empty: none.
     pub source: Box<str>,
+    /// The pool that an operator chose instead of the envelope's. Empty: none.
+    pub pool: Box<str>,
     /// One per recipient, in the envelope's order.
     pub recipients: Vec<RecipientProgress>,
 }
@@ -146,8 +148,14 @@ impl Progress {
             uncertain: 0,
             delay_reported: false,
             source: "".into(),
+            pool: "".into(),
             recipients: vec![pending; recipients],
         }
+    }
+
+    /// Whether nothing was tried or found out yet.
+    pub fn is_untried(&self) -> bool {
+        self.attempts == 0 && self.recipients.iter().all(|recipient| recipient.last.is_none())
     }
 
     /// Whether every recipient has its final state.

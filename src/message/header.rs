@@ -54,6 +54,8 @@ pub enum Kind {
     ContentType,
     /// RFC 2045 §6.
     TransferEncoding,
+    /// A field that steers us and is not for the recipient: see [`super::control()`]. Never found by a scan.
+    Control,
     /// Every other.
     Other,
 }

@@ -6,6 +6,7 @@
 //! rights, and decodes no content.
 
 mod author;
+mod control;
 mod header;
 mod mend;
 mod mime;
@@ -13,6 +14,7 @@ mod stamp;
 mod transfer;
 
 pub use author::{AuthorError, mailboxes};
+pub use control::{Control, ControlError, Families, Family, StreamName, control, quoted};
 pub use header::{Field, HeaderBlock, HeaderLimits, HeaderTooLarge, Kind, scan, unfold};
 pub use mend::{CannotDowngrade, Warning, downgrade_8bit, shorten_lines};
 pub use stamp::{Missing, Stamped, Trace, facts, stamp};

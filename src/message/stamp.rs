@@ -129,7 +129,7 @@ fn copy_fields(message: &[u8], header: &HeaderBlock, out: &mut Vec<u8>) -> bool 
     let mut from = 0;
     for field in &header.fields {
         // RFC 5322 §3.6.3: Bcc is for the sender's eyes. RFC 5321 §4.4: Return-Path is the last host's to write.
-        let is_dropped = matches!(field.kind, Kind::Bcc | Kind::ResentBcc | Kind::ReturnPath);
+        let is_dropped = matches!(field.kind, Kind::Bcc | Kind::ResentBcc | Kind::ReturnPath | Kind::Control);
         // RFC 5322 §4.5 lets white space stand before the colon, must not be generated, and verifiers of signatures
         // differ about whose field it is then.
         let colon = field.start + field.name.len();

@@ -27,7 +27,8 @@ impl Apply for Applier {
         }
         if let Some(body) = message.body {
             let mut hot = lock(&self.shared.hot);
-            for envelope in message.envelopes {
+            // What is scheduled is not for a moment from now.
+            for envelope in message.envelopes.into_iter().filter(|envelope| !envelope.is_scheduled()) {
                 hot.keep(Arc::new(envelope), body.clone());
             }
         }

@@ -39,7 +39,8 @@ impl Hot {
     ///
     /// A body that several envelopes share counts once for each: the bound is kept, never exceeded.
     pub(super) fn keep(&mut self, envelope: Arc<Envelope>, body: Bytes) {
-        let cost = ENTRY_BYTES + body.len() + envelope.added_headers.len() + envelope.recipients.len() * 128;
+        let own = envelope.added_headers.len() + envelope.marks.octets() + envelope.recipients.len() * 128;
+        let cost = ENTRY_BYTES + body.len() + own;
         if cost > self.bytes_max {
             return;
         }

@@ -1,11 +1,12 @@
 //! Looking at the queue: filters over rows, and pages whose details are read from the spool.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::row::{self, Flags, Row};
 use super::table::Table;
 use super::{Queue, Waiting, blocking};
-use crate::mail::{Address, Domain, QueueId, ReversePath};
+use crate::mail::{Address, Domain, Marks, QueueId, ReversePath};
 use crate::spool::{ReadError, Stored};
 use crate::time::Timestamp;
 
@@ -21,6 +22,8 @@ pub enum State {
     Active,
     /// An operator or damage stopped it.
     Held,
+    /// Its sender asked for a later time, and it was not tried yet.
+    Scheduled,
     /// Not due yet.
     Deferred,
     /// Due; it waits for its turn.
@@ -29,13 +32,14 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [State; 4] = [State::Active, State::Held, State::Deferred, State::Ready];
+    pub const ALL: [State; 5] = [State::Active, State::Held, State::Scheduled, State::Deferred, State::Ready];
 
     /// The word in listings and filters.
     pub fn name(self) -> &'static str {
         match self {
             State::Active => "active",
             State::Held => "held",
+            State::Scheduled => "scheduled",
             State::Deferred => "deferred",
             State::Ready => "ready",
         }
@@ -60,10 +64,14 @@ pub struct Filter {
     pub sender: Option<Sender>,
     /// By the recipients' domain.
     pub domain: Option<Domain>,
+    /// By the recipients' domain, one of these: those of a site.
+    pub domains: Option<Vec<Domain>>,
     /// By stream.
     pub stream: Option<String>,
     /// By credential; empty: without one.
     pub credential: Option<String>,
+    /// By a tag, as it was given.
+    pub tag: Option<String>,
     /// Accepted at least this long ago.
     pub older_than: Option<Duration>,
     /// Accepted at most this long ago.
@@ -120,20 +128,20 @@ impl Queue {
     fn list_blocking(&self, filter: &Filter, after: QueueId, limit: usize) -> Page<Listed> {
         let page = self.matching(filter, after, limit);
         let rows = page.rows.into_iter().filter_map(|id| self.detail(id));
-        // The sender's checksum found candidates; what was read decides.
+        // The sender's checksum, and that there is a tag, found candidates; what was read decides.
         let rows = rows.filter(|listed| match &listed.stored {
-            Ok(stored) => filter.fits_sender(&stored.envelope.reverse_path),
+            Ok(stored) => filter.fits_sender(&stored.envelope.reverse_path) && filter.fits_tag(&stored.envelope.marks),
             Err(_) => true,
         });
         Page { rows: rows.collect(), next: page.next }
     }
 
     fn ids_blocking(&self, filter: &Filter, after: QueueId, limit: usize) -> Page<QueueId> {
-        if filter.sender.is_none() {
+        if filter.sender.is_none() && filter.tag.is_none() {
             return self.matching(filter, after, limit);
         }
         let page = self.list_blocking(filter, after, limit);
-        // An unreadable envelope may be of another sender: no order by filter touches it.
+        // An unreadable envelope may be of another sender or campaign: no order by filter touches it.
         let rows = page.rows.iter().filter(|listed| listed.stored.is_ok()).map(|listed| listed.waiting.id);
         Page { rows: rows.collect(), next: page.next }
     }
@@ -180,6 +188,13 @@ impl Filter {
             Some(domain) => Some(table.domain_handle(domain)?),
             None => None,
         };
+        let domains: Option<HashSet<u32>> = match &self.domains {
+            Some(names) => {
+                let known: HashSet<u32> = names.iter().filter_map(|name| table.domain_handle(name)).collect();
+                Some(Some(known).filter(|known| !known.is_empty())?)
+            }
+            None => None,
+        };
         let stream = match &self.stream {
             Some(stream) => Some(table.word_handle(stream)?),
             None => None,
@@ -188,19 +203,25 @@ impl Filter {
             Some(credential) => Some(table.word_handle(credential)?),
             None => None,
         };
-        let (state, oldest, youngest) = (self.state, self.older_than, self.younger_than);
+        let (state, oldest, youngest, tagged) = (self.state, self.older_than, self.younger_than, self.tag.is_some());
         Some(move |row: &Row| {
             let age = now.since(row.id.made_at());
             let (address, sender_domain) = sender.unwrap_or((None, None));
             address.is_none_or(|sum| sum == row.sender)
                 && sender_domain.is_none_or(|sum| sum == row.sender_domain)
                 && domain.is_none_or(|handle| handle == row.domain)
+                && domains.as_ref().is_none_or(|handles| handles.contains(&row.domain))
+                && (!tagged || row.flags.has(Flags::TAGGED))
                 && stream.is_none_or(|handle| handle == row.stream)
                 && credential.is_none_or(|handle| handle == row.credential)
                 && oldest.is_none_or(|least| age >= least)
                 && youngest.is_none_or(|most| age <= most)
                 && state.is_none_or(|state| state == state_of(row, now))
         })
+    }
+
+    fn fits_tag(&self, marks: &Marks) -> bool {
+        self.tag.as_ref().is_none_or(|tag| marks.tags.iter().any(|known| **known == **tag))
     }
 
     fn fits_sender(&self, path: &ReversePath) -> bool {
@@ -220,6 +241,7 @@ fn state_of(row: &Row, now: Timestamp) -> State {
     match () {
         () if row.flags.has(Flags::LEASED) => State::Active,
         () if row.flags.has(Flags::HELD) => State::Held,
+        () if row.due > now && row.flags.has(Flags::SCHEDULED) => State::Scheduled,
         () if row.due > now => State::Deferred,
         () => State::Ready,
     }

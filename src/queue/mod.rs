@@ -117,6 +117,8 @@ pub struct Waiting {
     pub id: QueueId,
     /// The recipients' domain.
     pub domain: Domain,
+    /// The domain of the From header, if it has one that is known: a peer may stop all that it sends.
+    pub author: Option<Domain>,
     /// The stream's name.
     pub stream: Arc<str>,
     /// The stream's kind.
@@ -127,7 +129,9 @@ pub struct Waiting {
     pub credential: Arc<str>,
     /// 0 to 100.
     pub priority: u8,
-    /// Attempts that counted.
+    /// The client marked the recipient as engaged: before others of the same priority.
+    pub engaged: bool,
+    /// Attempts that counted, up to 255.
     pub attempts: u16,
     /// Pending recipients.
     pub recipients: u16,
@@ -295,7 +299,7 @@ impl Queue {
         let hot = lock(&self.shared.hot).entry(id).cloned();
         if let Some(hot) = hot {
             claim.keep();
-            let progress = Progress::new(hot.envelope.recipients.len(), hot.envelope.accepted_at);
+            let progress = hot.envelope.untried();
             return Ok(Some(Lease::new(self.clone(), hot.envelope, progress, row.place).with_body(hot.body)));
         }
         match self.read(row.id, row.place).await {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Claim, Flags, Lease, Queue, Wish, lock};
-use crate::mail::{Cause, EnhancedStatus, Outcome, Progress, QueueId, RecipientState, Stage};
+use crate::mail::{Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, Stage};
 use crate::spool::ReadError;
 use crate::time::Timestamp;
 
@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 pub enum Order {
     /// Stop it, until it is released. It does not expire meanwhile.
     Hold,
-    /// Undo a hold.
+    /// Undo a hold; of what is not held, but scheduled for later: send it now.
     Release,
     /// Due now.
     Retry,
@@ -69,13 +69,35 @@ impl Queue {
     /// # Cancel safety
     /// Dropped before it returns, the order was carried out or not.
     pub async fn order(&self, id: QueueId, order: Order) -> Ordered {
-        let lease = match self.lease_for_order(id, order).await {
-            Ok(lease) => lease,
-            Err(ordered) => return ordered,
+        match self.lease_for_order(id, order).await {
+            Ok(lease) => self.alter(lease, |envelope, after, now| carry_out(envelope, after, order, now)).await,
+            Err(ordered) => ordered,
+        }
+    }
+
+    /// Lets another pool carry an envelope from now on, whatever its stream's says; it need not keep its source. The name
+    /// is for the caller to check. When this returns `Done`, it is written.
+    ///
+    /// # Cancel safety
+    /// As [`Queue::order`].
+    pub async fn reroute(&self, id: QueueId, pool: &str) -> Ordered {
+        let reroute = |envelope: &Envelope, after: &mut Progress, _: Timestamp| {
+            let is_own = after.pool.is_empty() && *envelope.pool == *pool;
+            if !is_own && *after.pool != *pool {
+                (after.pool, after.source) = (pool.into(), "".into());
+            }
         };
-        let now = self.now();
+        match self.take(id, Held::IsNoMatter).await {
+            Ok(lease) => self.alter(lease, reroute).await,
+            Err(ordered) => ordered,
+        }
+    }
+
+    /// Changes and writes the state of what was leased for it.
+    async fn alter(&self, lease: Lease, change: impl FnOnce(&Envelope, &mut Progress, Timestamp)) -> Ordered {
+        let id = lease.envelope().id;
         let mut after = lease.progress().clone();
-        carry_out(&mut after, order, now);
+        change(lease.envelope(), &mut after, self.now());
         if after == *lease.progress() && !lease.releases(&after) {
             return Ordered::Unchanged;
         }
@@ -95,14 +117,23 @@ impl Queue {
     /// # Errors
     /// What the order comes to without a lease.
     pub async fn lease_for_order(&self, id: QueueId, order: Order) -> Result<Lease, Ordered> {
+        let held = if order == Order::Retry { Held::IsRefused } else { Held::IsNoMatter };
+        self.take(id, held).await.map_err(|ordered| match ordered {
+            Ordered::Busy => self.wish(id, order),
+            other => other,
+        })
+    }
+
+    /// Takes the lease for an operator. `Busy`: a connection has it.
+    async fn take(&self, id: QueueId, if_held: Held) -> Result<Lease, Ordered> {
         let row = match self.shared.table().lease_for_order(id) {
             Ok(Some(row)) => row,
             Ok(None) => return Err(Ordered::Unknown),
-            Err(()) => return Err(self.wish(id, order)),
+            Err(()) => return Err(Ordered::Busy),
         };
         let claim = Claim { queue: self, id, kept: false };
         let held = row.flags.has(Flags::HELD);
-        if order == Order::Retry && held {
+        if held && if_held == Held::IsRefused {
             return Err(Ordered::Held);
         }
         match self.read(id, row.place).await {
@@ -129,10 +160,19 @@ impl Queue {
     }
 }
 
-fn carry_out(progress: &mut Progress, order: Order, now: Timestamp) {
+/// What a hold means to an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Held {
+    IsNoMatter,
+    IsRefused,
+}
+
+fn carry_out(envelope: &Envelope, progress: &mut Progress, order: Order, now: Timestamp) {
     match order {
         Order::Hold => progress.held = true,
-        Order::Release => progress.held = false,
+        Order::Release if progress.held => progress.held = false,
+        Order::Release if envelope.is_scheduled() && progress.is_untried() => progress.due = progress.due.min(now),
+        Order::Release => {}
         Order::Retry => progress.due = now,
         Order::Delete => progress.end(RecipientState::Deleted, None),
         Order::Bounce => {

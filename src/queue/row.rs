@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 
 /// What a row's bits say.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Flags(u8);
+pub(super) struct Flags(u16);
 
 impl Flags {
     /// Durable: an operator or damage stopped it.
@@ -28,8 +28,21 @@ impl Flags {
     pub(super) const MARKETING: Flags = Flags(32);
     /// The answer to a final dot was lost at least once.
     pub(super) const UNCERTAIN: Flags = Flags(64);
+    /// It has tags: a search by tag reads its record.
+    pub(super) const TAGGED: Flags = Flags(128);
+    /// The client marked the recipient as engaged.
+    pub(super) const ENGAGED: Flags = Flags(256);
+    /// It was never tried, and its sender asked for a later time than that of its acceptance.
+    pub(super) const SCHEDULED: Flags = Flags(512);
     /// What stays true over a restart.
-    const KEPT: Flags = Flags(Flags::HELD.0 | Flags::MARKETING.0 | Flags::UNCERTAIN.0);
+    const KEPT: Flags = Flags(
+        Flags::HELD.0
+            | Flags::MARKETING.0
+            | Flags::UNCERTAIN.0
+            | Flags::TAGGED.0
+            | Flags::ENGAGED.0
+            | Flags::SCHEDULED.0,
+    );
 
     pub(super) fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -60,11 +73,14 @@ pub(super) struct Row {
     pub(super) pool: u16,
     pub(super) credential: u16,
     pub(super) source: u16,
-    pub(super) attempts: u16,
+    /// The domain of the From header: a peer may stop all that it sends.
+    pub(super) author: u16,
     /// Pending ones.
     pub(super) recipients: u16,
-    pub(super) priority: u8,
     pub(super) flags: Flags,
+    /// Up to 255; the state in the spool counts on.
+    pub(super) attempts: u8,
+    pub(super) priority: u8,
 }
 
 /// The promise of the design: 100,000 waiting envelopes are 6.4 MB of rows.
@@ -109,6 +125,7 @@ pub(super) fn sender_checksums(path: &ReversePath) -> (u32, u32) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RowNames {
     pub(super) domain: Option<Domain>,
+    pub(super) author: Option<Domain>,
     pub(super) stream: Arc<str>,
     pub(super) pool: Arc<str>,
     pub(super) credential: Arc<str>,
@@ -116,23 +133,24 @@ pub(super) struct RowNames {
 }
 
 /// The shape below. Another one is not read: the index is rebuilt from the spool instead.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A row as the checkpoint keeps it, under its queue id:
 ///
 /// ```text
-///   0         1       2          3          4..8    8..12    12..16   16..20
-///   | version | flags | priority | reserved | home: segment, offset | state: segment, offset |
-///   20..28  28..32    32..36   36..40          40..42     42..44
-///   | due   | expires | sender | sender domain | attempts | recipients |
+///   0         1          2..4    4..8    8..12    12..16   16..20
+///   | version | priority | flags | home: segment, offset | state: segment, offset |
+///   20..28  28..32    32..36   36..40          40         41         42..44
+///   | due   | expires | sender | sender domain | attempts | reserved | recipients |
 ///   44..
-///   | domain | stream | pool | credential | source |   each: length u16, bytes
+///   | domain | author | stream | pool | credential | source |   each: length u16, bytes
 /// ```
 /// Numbers are little-endian. `None` if a name is too long to be written.
 pub(super) fn encode(row: &Row, names: &RowNames) -> Option<Vec<u8>> {
     let kept = Flags(row.flags.0 & Flags::KEPT.0);
     let mut out = Vec::with_capacity(128);
-    out.extend_from_slice(&[VERSION, kept.0, row.priority, 0]);
+    out.extend_from_slice(&[VERSION, row.priority]);
+    out.extend_from_slice(&kept.0.to_le_bytes());
     for position in [row.place.home, row.place.state] {
         out.extend_from_slice(&position.segment.to_le_bytes());
         out.extend_from_slice(&position.offset.to_le_bytes());
@@ -141,10 +159,10 @@ pub(super) fn encode(row: &Row, names: &RowNames) -> Option<Vec<u8>> {
     for number in [row.expires_secs, row.sender, row.sender_domain] {
         out.extend_from_slice(&number.to_le_bytes());
     }
-    out.extend_from_slice(&row.attempts.to_le_bytes());
+    out.extend_from_slice(&[row.attempts, 0]);
     out.extend_from_slice(&row.recipients.to_le_bytes());
-    let domain = names.domain.as_ref().map_or("", |domain| domain.as_str());
-    for name in [domain, &names.stream, &names.pool, &names.credential, &names.source] {
+    let [domain, author] = [&names.domain, &names.author].map(|name| name.as_ref().map_or("", Domain::as_str));
+    for name in [domain, author, &names.stream, &names.pool, &names.credential, &names.source] {
         out.extend_from_slice(&u16::try_from(name.len()).ok()?.to_le_bytes());
         out.extend_from_slice(name.as_bytes());
     }
@@ -154,22 +172,20 @@ pub(super) fn encode(row: &Row, names: &RowNames) -> Option<Vec<u8>> {
 /// Reads what [`encode`] wrote. `None` for anything else: then the whole index is rebuilt, never repaired.
 pub(super) fn decode(id: QueueId, bytes: &[u8]) -> Option<(Row, RowNames)> {
     let mut rest = bytes;
-    let [version, flags, priority, _] = take::<4>(&mut rest)?;
+    let [version, priority] = take::<2>(&mut rest)?;
     if version != VERSION {
         return None;
     }
+    let flags = u16::from_le_bytes(take::<2>(&mut rest)?);
     let home = Position { segment: take_u32(&mut rest)?, offset: take_u32(&mut rest)? };
     let state = Position { segment: take_u32(&mut rest)?, offset: take_u32(&mut rest)? };
     let due = Timestamp::from_millis(u64::from_le_bytes(take::<8>(&mut rest)?));
     let (expires_secs, sender, sender_domain) = (take_u32(&mut rest)?, take_u32(&mut rest)?, take_u32(&mut rest)?);
-    let attempts = u16::from_le_bytes(take::<2>(&mut rest)?);
+    let [attempts, _] = take::<2>(&mut rest)?;
     let recipients = u16::from_le_bytes(take::<2>(&mut rest)?);
-    let domain = match take_text(&mut rest)? {
-        "" => None,
-        name => Some(name.parse().ok()?),
-    };
     let names = RowNames {
-        domain,
+        domain: take_domain(&mut rest)?,
+        author: take_domain(&mut rest)?,
         stream: take_text(&mut rest)?.into(),
         pool: take_text(&mut rest)?.into(),
         credential: take_text(&mut rest)?.into(),
@@ -187,10 +203,11 @@ pub(super) fn decode(id: QueueId, bytes: &[u8]) -> Option<(Row, RowNames)> {
         pool: 0,
         credential: 0,
         source: 0,
-        attempts,
+        author: 0,
         recipients,
-        priority,
         flags: Flags(flags & Flags::KEPT.0),
+        attempts,
+        priority,
     };
     rest.is_empty().then_some((row, names))
 }
@@ -203,6 +220,13 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 
 fn take_u32(rest: &mut &[u8]) -> Option<u32> {
     take::<4>(rest).map(u32::from_le_bytes)
+}
+
+fn take_domain(rest: &mut &[u8]) -> Option<Option<Domain>> {
+    match take_text(rest)? {
+        "" => Some(None),
+        name => name.parse().ok().map(Some),
+    }
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
@@ -219,6 +243,7 @@ mod tests {
     fn sample() -> (Row, RowNames) {
         let names = RowNames {
             domain: "example.com".parse().ok(),
+            author: "news.example.com".parse().ok(),
             stream: "transactional".into(),
             pool: "p".into(),
             credential: "".into(),
@@ -236,10 +261,11 @@ mod tests {
             pool: 2,
             credential: 0,
             source: 3,
-            attempts: 4,
+            author: 4,
             recipients: 5,
+            flags: Flags(u16::MAX),
+            attempts: 4,
             priority: 50,
-            flags: Flags(u8::MAX),
         };
         (row, names)
     }
@@ -254,6 +280,9 @@ mod tests {
         assert_eq!((read.attempts, read.recipients, read.priority), (4, 5, 50));
         assert_eq!(read.expires_at(), Timestamp::from_secs(1_795_255_201));
         assert!(read.flags.has(Flags::HELD) && read.flags.has(Flags::UNCERTAIN));
+        for kept in [Flags::TAGGED, Flags::ENGAGED, Flags::SCHEDULED, Flags::MARKETING] {
+            assert!(read.flags.has(kept), "{kept:?}");
+        }
         assert!(!read.flags.has(Flags::LEASED) && !read.flags.has(Flags::DIRTY));
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Table {
     free: Vec<u32>,
     places: BTreeMap<QueueId, u32>,
     domains: Names<Domain>,
+    /// Of From headers. Apart from the words, since a network that relays has ever new ones.
+    authors: Names<Domain>,
     /// Streams, pools, credentials and sources: few, and shared.
     words: Names<Arc<str>>,
     /// The last record that was applied.
@@ -67,6 +69,7 @@ impl Default for Table {
             free: Vec::new(),
             places: BTreeMap::new(),
             domains: Names::new(u32::MAX - 1),
+            authors: Names::new(u32::from(u16::MAX)),
             words: Names::new(u32::from(u16::MAX)),
             applied: Sequence(0),
             last_id: QueueId::MIN,
@@ -336,6 +339,7 @@ impl Table {
             return false;
         }
         row.domain = names.domain.as_ref().map_or(NONE, |domain| self.domains.intern(domain, || domain.clone()));
+        row.author = self.author(names.author.as_ref());
         row.stream = self.word(&names.stream);
         row.pool = self.word(&names.pool);
         row.credential = self.word(&names.credential);
@@ -351,10 +355,13 @@ impl Table {
         let (sender, sender_domain) = row::sender_checksums(&envelope.reverse_path);
         let mut flags = Flags::default();
         flags.set(Flags::MARKETING, envelope.kind == StreamKind::Marketing);
+        flags.set(Flags::TAGGED, !envelope.marks.tags.is_empty());
+        flags.set(Flags::ENGAGED, envelope.marks.engaged);
+        flags.set(Flags::SCHEDULED, envelope.is_scheduled());
         Row {
             id: envelope.id,
             place: Place::home(at),
-            due: envelope.accepted_at,
+            due: envelope.release_at,
             expires_secs: row::expiry_secs(envelope.expires_at),
             domain: envelope.domain().map_or(NONE, |domain| self.domains.intern(domain, || domain.clone())),
             sender,
@@ -363,25 +370,36 @@ impl Table {
             pool: self.word(&envelope.pool),
             credential: self.word(&envelope.credential),
             source: 0,
-            attempts: 0,
+            author: self.author(envelope.author_domain.as_ref()),
             recipients: u16::try_from(envelope.recipients.len()).unwrap_or(u16::MAX),
-            priority: envelope.priority,
             flags,
+            attempts: 0,
+            priority: envelope.priority,
         }
     }
 
     /// Takes over what a settle changed.
     fn update(&mut self, id: QueueId, progress: &Progress) {
         let source = self.word(&progress.source);
+        let pool = self.word(&progress.pool);
         let pending = progress.recipients.iter().filter(|r| r.state == RecipientState::Pending).count();
-        let Some(row) = self.row_mut(id) else { return self.words.release(u32::from(source)) };
-        let before = std::mem::replace(&mut row.source, source);
-        row.due = progress.due;
-        row.attempts = progress.attempts;
-        row.recipients = u16::try_from(pending).unwrap_or(u16::MAX);
-        row.flags.set(Flags::HELD, progress.held);
-        row.flags.set(Flags::UNCERTAIN, progress.uncertain > 0);
-        self.words.release(u32::from(before));
+        let mut let_go = [source, pool];
+        if let Some(row) = self.row_mut(id) {
+            let_go[0] = std::mem::replace(&mut row.source, source);
+            // Without an operator's choice it stays the envelope's.
+            if !progress.pool.is_empty() {
+                let_go[1] = std::mem::replace(&mut row.pool, pool);
+            }
+            row.due = progress.due;
+            row.attempts = u8::try_from(progress.attempts).unwrap_or(u8::MAX);
+            row.recipients = u16::try_from(pending).unwrap_or(u16::MAX);
+            row.flags.set(Flags::HELD, progress.held);
+            row.flags.set(Flags::UNCERTAIN, progress.uncertain > 0);
+            row.flags.set(Flags::SCHEDULED, row.flags.has(Flags::SCHEDULED) && progress.is_untried());
+        }
+        for word in let_go {
+            self.words.release(u32::from(word));
+        }
         self.mark(id);
     }
 
@@ -406,6 +424,7 @@ impl Table {
         let Some(place) = self.places.remove(&id) else { return };
         let Some(row) = self.at(place).copied() else { return };
         self.domains.release(row.domain);
+        self.authors.release(u32::from(row.author));
         for word in [row.stream, row.pool, row.credential, row.source] {
             self.words.release(u32::from(word));
         }
@@ -450,10 +469,16 @@ impl Table {
         }
     }
 
+    fn author(&mut self, domain: Option<&Domain>) -> u16 {
+        let handle = domain.map_or(NONE, |domain| self.authors.intern(domain, || domain.clone()));
+        u16::try_from(handle).unwrap_or(0)
+    }
+
     fn names_of(&self, row: &Row) -> RowNames {
         let word = |handle: u16| self.words.name(u32::from(handle)).cloned().unwrap_or_default();
         RowNames {
             domain: self.domains.name(row.domain).cloned(),
+            author: self.authors.name(u32::from(row.author)).cloned(),
             stream: word(row.stream),
             pool: word(row.pool),
             credential: word(row.credential),
@@ -466,12 +491,14 @@ impl Table {
         let waiting = Waiting {
             id: row.id,
             domain: names.domain.unwrap_or_else(|| self.no_domain.clone()),
+            author: names.author,
             stream: names.stream,
             kind: row.kind(),
             pool: names.pool,
             credential: names.credential,
             priority: row.priority,
-            attempts: row.attempts,
+            engaged: row.flags.has(Flags::ENGAGED),
+            attempts: u16::from(row.attempts),
             recipients: row.recipients,
             due: row.due,
             expires_at: row.expires_at(),

@@ -86,7 +86,7 @@ pub fn due(
     if envelope.reverse_path.address().is_none() {
         return Vec::new();
     }
-    let is_late = !before.delay_reported && now.since(envelope.accepted_at) >= delay_after;
+    let is_late = !before.delay_reported && now.since(envelope.release_at) >= delay_after;
     let mut events = Vec::new();
     for (place, recipient) in envelope.recipients.iter().enumerate() {
         let (Some(was), Some(is)) = (before.recipients.get(place), after.recipients.get(place)) else { continue };

@@ -206,6 +206,10 @@ fn status(report: &Report, charset: Charset, out: &mut Vec<u8>) {
     field(out, "X-Postrider-Queue-ID", &envelope.id.to_string());
     field(out, "X-Postrider-Sender", &typed(report.to, charset));
     field(out, "Arrival-Date", &envelope.accepted_at.rfc5322());
+    if envelope.is_scheduled() {
+        // RFC 4865, which updates RFC 3464 by this field.
+        field(out, "Future-Release-Request", &format!("until;{}", envelope.release_at.rfc3339()));
+    }
     for event in report.events {
         put(out, &["\r\n"]);
         recipient_status(report, *event, charset, out);
@@ -303,6 +307,7 @@ pub(super) mod tests {
             id: QueueId::from_u64(7),
             submission: QueueId::from_u64(7),
             accepted_at,
+            release_at: accepted_at,
             expires_at: accepted_at.after(Duration::from_secs(432_000)),
             stream: "transactional".into(),
             kind: StreamKind::Transactional,
@@ -314,6 +319,7 @@ pub(super) mod tests {
             envid: Some("order+2B7+0Ax".into()),
             author_domain: Some("example.com".parse().unwrap()),
             message_id: "m1@example.com".into(),
+            marks: crate::mail::Marks::default(),
             added_headers: bytes::Bytes::new(),
             body: BodyFacts::default(),
             recipients: vec![

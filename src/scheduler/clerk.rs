@@ -224,6 +224,7 @@ impl<W: World> Clerk<W> {
             source: self.sources.find(&waiting.source).map(SourceHandle),
             kind: waiting.kind,
             priority: waiting.priority,
+            engaged: waiting.engaged,
             recipients: waiting.recipients,
             due: waiting.due,
             expires_at: waiting.expires_at,
@@ -504,12 +505,27 @@ impl<W: World> Clerk<W> {
             Command::Sites(answer) => drop(answer.send(self.list_sites())),
             Command::Gauges(answer) => drop(answer.send(self.gauges())),
             Command::Stranded(ids, answer) => drop(answer.send(self.stranded(ids))),
+            Command::SiteDomains(site, answer) => drop(answer.send(self.site_domains(&site))),
+            Command::Pools(answer) => {
+                let pools = self.settings.pools.iter().map(|pool| pool.name.to_string());
+                drop(answer.send(pools.collect()));
+            }
             Command::Reload(settings) => self.reload(*settings),
             Command::Suspend(source, answer) => drop(answer.send(self.operate(&source, Operator::SuspendSource))),
             Command::Resume(source, answer) => drop(answer.send(self.operate(&source, Operator::ResumeSource))),
             Command::Probe => self.tell(Fact::Operator(Operator::Probe)),
             Command::Stop(..) => {}
         }
+    }
+
+    fn site_domains(&self, name: &str) -> Option<Vec<Domain>> {
+        let named = self.sites.iter().filter(|(_, key)| key.name() == name);
+        let sites: Vec<SiteHandle> = named.map(|(site, _)| SiteHandle(site)).collect();
+        if sites.is_empty() {
+            return None;
+        }
+        let domains = self.engine.domains_of(&sites);
+        Some(domains.iter().filter_map(|domain| self.domains.key(domain.0)).cloned().collect())
     }
 
     fn operate(&mut self, source: &str, operator: fn(SourceHandle) -> Operator) -> bool {

@@ -22,7 +22,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::mail::QueueId;
+use crate::mail::{Domain, QueueId};
 use crate::metrics::count::{Histogram, STEP_BOUNDS};
 use crate::metrics::{Gauge, Metric, Page};
 use crate::queue::{Change, Waiting};
@@ -71,6 +71,8 @@ enum Command {
     Sites(oneshot::Sender<Value>),
     Gauges(oneshot::Sender<Vec<Gauge>>),
     Stranded(Vec<QueueId>, oneshot::Sender<Vec<QueueId>>),
+    SiteDomains(String, oneshot::Sender<Option<Vec<Domain>>>),
+    Pools(oneshot::Sender<Vec<String>>),
     Reload(Box<Settings>),
     Suspend(Arc<str>, oneshot::Sender<bool>),
     Resume(Arc<str>, oneshot::Sender<bool>),
@@ -115,6 +117,17 @@ impl Handle {
     /// [`Engine::is_stranded`]: crate::traffic::Engine::is_stranded
     pub async fn stranded(&self, ids: Vec<QueueId>) -> Vec<QueueId> {
         self.ask(|answer| Command::Stranded(ids, answer)).await.unwrap_or_default()
+    }
+
+    /// The domains that mail waits for and whose hosts are a site's, by the site's name in listings. `None`: there is no
+    /// such site now.
+    pub async fn site_domains(&self, site: String) -> Option<Vec<Domain>> {
+        self.ask(|answer| Command::SiteDomains(site, answer)).await.flatten()
+    }
+
+    /// The names of the pools in the config.
+    pub async fn pools(&self) -> Vec<String> {
+        self.ask(Command::Pools).await.unwrap_or_default()
     }
 
     /// Replaces sources, pools, routes, sites and limits. Connections stay; no more than is allowed now are made.

@@ -46,6 +46,12 @@ impl<K: Clone + Eq + Hash, V> Numbers<K, V> {
         number
     }
 
+    /// All that have a number now.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &K)> {
+        let entries = self.entries.iter().zip(0..);
+        entries.filter_map(|(entry, number)| Some((number, &entry.as_ref()?.0)))
+    }
+
     pub fn key(&self, number: u32) -> Option<&K> {
         self.entries.get(number as usize)?.as_ref().map(|(key, _)| key)
     }

@@ -1,11 +1,13 @@
 //! Drives the server's side with arbitrary octets and checks what it promises. Called by fuzz targets and tests only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::answer::Answer;
 use super::data::{Decoder, is_normal};
 use super::session::{Act, Denial, Limits, Link, Mode, Policy, Proof, Security, Session, Terms};
 use crate::mail::{QueueId, ReversePath};
+use crate::time::Timestamp;
 
 /// A policy that knows no refusal.
 pub struct AnySender;
@@ -13,6 +15,11 @@ pub struct AnySender;
 impl Policy for AnySender {
     fn sender(&self, _login: Option<&str>, _path: &ReversePath) -> Result<(), Answer> {
         Ok(())
+    }
+
+    /// 2026-11-21T10:00:00Z.
+    fn now(&self) -> Timestamp {
+        Timestamp::from_secs(1_795_255_200)
     }
 }
 
@@ -35,7 +42,13 @@ pub fn session(octets: &[u8]) {
     let mode = [Mode::Submission, Mode::Submissions, Mode::Smtp, Mode::Smtp][usize::from(choice & 3)];
     let security = [Security::Tls, Security::Upgradable][usize::from(choice >> 2 & 1)];
     let piece = usize::from(choice >> 3).max(1);
-    let limits = Limits { message_size_max: 4096, header_size_max: 1024, recipients_max: 3, ..Limits::default() };
+    let limits = Limits {
+        message_size_max: 4096,
+        header_size_max: 1024,
+        recipients_max: 3,
+        hold_max: Duration::from_secs(3600),
+        ..Limits::default()
+    };
     // Invariant: a domain name.
     let Ok(hostname) = "relay.example".parse() else { return };
     let link = Link { security, loopback: choice & 4 == 0, trusted: true };

@@ -1,7 +1,10 @@
 //! The parameters behind the path in MAIL and RCPT: only those that we announce, each at most once.
 
+use std::time::Duration;
+
 use super::answer::Answer;
 use crate::mail::{Notify, Return, is_safe_argument};
+use crate::time::Timestamp;
 
 /// Longest ENVID once decoded, RFC 3461 §4.4.
 const ENVID_LENGTH_MAX: usize = 100;
@@ -17,6 +20,17 @@ pub struct MailParameters {
     pub ret: Option<Return>,
     /// `ENVID=`, as it came.
     pub envid: Option<Box<str>>,
+    /// `HOLDFOR=` or `HOLDUNTIL=`.
+    pub hold: Option<Hold>,
+}
+
+/// When a message may go first, RFC 4865.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// So long after it was accepted. Unit: seconds.
+    For(Duration),
+    /// Not before this.
+    Until(Timestamp),
 }
 
 /// What RCPT said besides who to.
@@ -46,7 +60,15 @@ pub fn mail(text: &str) -> Result<MailParameters, Answer> {
             ("ENVID", Some(value)) => read.envid = Some(envid(value).ok_or_else(|| bad("ENVID"))?),
             // RFC 4954 §5: must be taken by a server that offers AUTH. Who submitted before us is not asserted on.
             ("AUTH", Some(value)) if is_xtext(value) => {}
-            (known @ ("SIZE" | "SMTPUTF8" | "BODY" | "RET" | "ENVID" | "AUTH"), _) => return Err(bad(known)),
+            // RFC 4865: one of the two.
+            ("HOLDFOR" | "HOLDUNTIL", _) if read.hold.is_some() => {
+                return Err(Answer::fixed(501, "5.5.4", "HOLDFOR and HOLDUNTIL exclude each other"));
+            }
+            ("HOLDFOR", Some(value)) => read.hold = Some(hold_for(value).ok_or_else(|| bad("HOLDFOR"))?),
+            ("HOLDUNTIL", Some(value)) => read.hold = Some(hold_until(value).ok_or_else(|| bad("HOLDUNTIL"))?),
+            (known @ ("SIZE" | "SMTPUTF8" | "BODY" | "RET" | "ENVID" | "AUTH" | "HOLDFOR" | "HOLDUNTIL"), _) => {
+                return Err(bad(known));
+            }
             _ => return Err(unknown(keyword)),
         }
     }
@@ -110,6 +132,18 @@ fn unknown(keyword: &str) -> Answer {
 fn decimal(digits: &str) -> Option<u64> {
     let plain = (1..=20).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     plain.then(|| digits.parse().unwrap_or(u64::MAX))
+}
+
+/// RFC 4865: `1*9DIGIT`, seconds.
+fn hold_for(value: &str) -> Option<Hold> {
+    let plain = (1..=9).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit());
+    value.parse().ok().filter(|_| plain).map(|secs| Hold::For(Duration::from_secs(secs)))
+}
+
+/// RFC 4865 with its erratum 2040: the `date-time` of RFC 3339.
+fn hold_until(value: &str) -> Option<Hold> {
+    let strict = value.starts_with(|c: char| c.is_ascii_digit()) && !value.ends_with(']');
+    Timestamp::read(value).ok().filter(|_| strict).map(Hold::Until)
 }
 
 fn notify(value: &str) -> Option<Notify> {
@@ -185,6 +219,11 @@ mod tests {
         assert_eq!((whole.size, whole.smtputf8, whole.ret), (Some(100), true, Some(Return::Headers)));
         assert_eq!(whole.envid.as_deref(), Some("QQ+20a"));
         assert_eq!(mail("").unwrap(), MailParameters::default());
+        assert_eq!(mail("HOLDFOR=86400").unwrap().hold, Some(Hold::For(Duration::from_secs(86_400))));
+        for until in ["2026-11-27T09:00:00Z", "2026-11-27T10:00:00+01:00"] {
+            let read = mail(&format!("holduntil={until}")).unwrap().hold;
+            assert_eq!(read, Some(Hold::Until(Timestamp::from_secs(1_795_770_000))), "{until}");
+        }
         assert_eq!(mail("SIZE=99999999999999999999").unwrap().size, Some(u64::MAX));
         let long = format!("ENVID={}", "a".repeat(101));
         let rows = [
@@ -207,7 +246,15 @@ mod tests {
             (&long, 501),
             ("AUTH=", 501),
             ("XVERP", 555),
-            ("HOLDFOR=5", 555),
+            ("HOLDFOR", 501),
+            ("HOLDFOR=", 501),
+            ("HOLDFOR=-5", 501),
+            ("HOLDFOR=1234567890", 501),
+            ("HOLDFOR=5 HOLDUNTIL=2026-11-27T09:00:00Z", 501),
+            ("HOLDUNTIL=2026-11-27T09:00:00", 501),
+            ("HOLDUNTIL=2026-11-27", 501),
+            ("HOLDUNTIL=2026-11-27T09:00[Europe/Berlin]", 501),
+            ("HOLDUNTIL=tomorrow", 501),
             ("REQUIRETLS", 555),
             (">", 555),
             ("=", 555),

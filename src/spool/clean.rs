@@ -208,7 +208,7 @@ pub(super) fn envelopes_of(entries: Vec<Entry>) -> Option<(BodyPlace, Vec<(Envel
     entries.into_iter().find_map(|entry| match entry {
         Entry::Accepted { body, envelopes } => {
             let fresh = |envelope: Envelope| {
-                let progress = Progress::new(envelope.recipients.len(), envelope.accepted_at);
+                let progress = envelope.untried();
                 (envelope, progress)
             };
             Some((body, envelopes.into_iter().map(fresh).collect()))

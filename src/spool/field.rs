@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::wire::{Reader, Writer};
 use crate::mail::{
-    Address, BodyFacts, Cause, Domain, EnhancedStatus, Envelope, Notify, Outcome, Progress, QueueId, Recipient,
+    Address, BodyFacts, Cause, Domain, EnhancedStatus, Envelope, Marks, Notify, Outcome, Progress, QueueId, Recipient,
     RecipientProgress, RecipientState, Reply, Return, ReversePath, Stage, StreamKind,
 };
 use crate::time::Timestamp;
@@ -17,6 +17,8 @@ use crate::time::Timestamp;
 const EIGHT_BIT: u8 = 1;
 const UTF8_HEADERS: u8 = 2;
 const FOREIGN_SIGNATURE: u8 = 4;
+
+const ENGAGED: u8 = 1;
 
 /// Writes an envelope: fixed numbers first, texts after, recipients last (`docs/SPOOL.md`, "Envelope").
 pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
@@ -57,7 +59,32 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
             w.u8(notify_number(recipient.notify));
             w.option(recipient.original.as_deref(), |w, original| w.text(original));
         }
+        // Since version 2.
+        w.u64(envelope.release_at.as_millis());
+        write_marks(w, &envelope.marks);
     });
+}
+
+fn write_marks(w: &mut Writer, marks: &Marks) {
+    w.u8(if marks.engaged { ENGAGED } else { 0 });
+    w.u16(marks.tags.len() as u16);
+    for tag in &marks.tags {
+        w.text(tag);
+    }
+    w.u16(marks.metadata.len() as u16);
+    for (key, value) in &marks.metadata {
+        w.text(key);
+        w.text(value);
+    }
+}
+
+fn read_marks(r: &mut Reader) -> Option<Marks> {
+    let engaged = r.u8()? & ENGAGED != 0;
+    let tags = usize::from(r.u16()?);
+    let tags = r.list(tags, 2, |r| r.text().map(Box::from))?;
+    let pairs = usize::from(r.u16()?);
+    let metadata = r.list(pairs, 4, |r| Some((r.text()?.into(), r.text()?.into())))?;
+    Some(Marks { tags, metadata, engaged })
 }
 
 /// Reads an envelope; ignores what a later version appended to it.
@@ -100,10 +127,16 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
         let original = r.option(|r| r.text().map(Box::from))?;
         Some(Recipient { address, notify, original })
     })?;
+    // What version 1 wrote ends here.
+    let (release_at, marks) = match r.0.is_empty() {
+        true => (accepted_at, Marks::default()),
+        false => (Timestamp::from_millis(r.u64()?), read_marks(r)?),
+    };
     Some(Envelope {
         id,
         submission,
         accepted_at,
+        release_at,
         expires_at,
         stream,
         kind,
@@ -115,6 +148,7 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
         envid,
         author_domain,
         message_id,
+        marks,
         added_headers,
         body,
         recipients,
@@ -163,6 +197,8 @@ pub(super) fn write_progress(w: &mut Writer, progress: &Progress) {
             w.u8(state_number(recipient.state));
             w.option(recipient.last.as_ref(), write_outcome);
         }
+        // Since version 2.
+        w.text(&progress.pool);
     });
 }
 
@@ -181,7 +217,8 @@ pub(super) fn read_progress(r: &mut Reader) -> Option<Progress> {
         let last = r.option(read_outcome)?;
         Some(RecipientProgress { state, last })
     })?;
-    Some(Progress { attempts, due, held, uncertain, delay_reported, source, recipients })
+    let pool = if r.0.is_empty() { "" } else { r.text()? };
+    Some(Progress { attempts, due, held, uncertain, delay_reported, source, pool: pool.into(), recipients })
 }
 
 fn write_outcome(w: &mut Writer, outcome: &Outcome) {
@@ -303,4 +340,78 @@ fn stage(number: u8) -> Option<Stage> {
         11 => Stage::Local,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope_to(recipients: &[&str]) -> Envelope {
+        let at = Timestamp::from_secs(1_795_255_200);
+        let recipient = |to: &&str| Recipient { address: to.parse().unwrap(), notify: Notify::Default, original: None };
+        Envelope {
+            id: QueueId::from_u64(7),
+            submission: QueueId::from_u64(7),
+            accepted_at: at,
+            release_at: at,
+            expires_at: Timestamp::from_secs(1_795_687_200),
+            stream: "transactional".into(),
+            kind: StreamKind::Transactional,
+            priority: 50,
+            credential: "shop".into(),
+            pool: "default".into(),
+            reverse_path: ReversePath::Null,
+            ret: None,
+            envid: None,
+            author_domain: "example.com".parse().ok(),
+            message_id: "m@example.com".into(),
+            marks: Marks::default(),
+            added_headers: Bytes::new(),
+            body: BodyFacts::default(),
+            recipients: recipients.iter().map(recipient).collect(),
+        }
+    }
+
+    /// What was written, without its last octets: as a version wrote it that did not have them yet.
+    fn cut(write: impl FnOnce(&mut Writer), octets: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write(&mut Writer(&mut bytes));
+        bytes.truncate(bytes.len() - octets);
+        let len = u32::try_from(bytes.len() - 4).unwrap();
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn what_version_1_wrote_is_unscheduled_and_has_no_marks() {
+        let envelope = envelope_to(&["a@example.net", "b@example.net"]);
+        // Release u64, engaged u8, two counts u16.
+        let old = cut(|w| write_envelope(w, &envelope), 13);
+        assert_eq!(read_envelope(&mut Reader(&old)), Some(envelope));
+
+        let mut progress = Progress::new(2, Timestamp::from_secs(5));
+        progress.source = "a".into();
+        // The length of an empty text.
+        let old = cut(|w| write_progress(w, &progress), 2);
+        assert_eq!(read_progress(&mut Reader(&old)), Some(progress));
+    }
+
+    #[test]
+    fn marks_release_and_pool_read_back_and_a_cut_is_noticed() {
+        let mut envelope = envelope_to(&["a@example.net"]);
+        envelope.release_at = Timestamp::from_secs(1_900_000_000);
+        envelope.marks.tags = vec!["spring-sale".into(), "Frühling".into()];
+        envelope.marks.metadata = vec![("order".into(), "7".into()), ("empty".into(), "".into())];
+        envelope.marks.engaged = true;
+        let whole = cut(|w| write_envelope(w, &envelope), 0);
+        assert_eq!(read_envelope(&mut Reader(&whole)).as_ref(), Some(&envelope));
+        for octets in 1..30 {
+            let read = read_envelope(&mut Reader(&cut(|w| write_envelope(w, &envelope), octets)));
+            assert!(read.is_none(), "{octets} octets are missing");
+        }
+        let mut progress = Progress::new(1, Timestamp::from_secs(5));
+        progress.pool = "bulk".into();
+        let whole = cut(|w| write_progress(w, &progress), 0);
+        assert_eq!(read_progress(&mut Reader(&whole)), Some(progress));
+    }
 }

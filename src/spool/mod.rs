@@ -135,7 +135,7 @@ pub struct StateEntry {
 /// Everything here is idempotent by queue id: an `accepted` or `moved` for an id that is known replaces what is known
 /// about it, and a `settled` for an unknown id is to be ignored.
 pub trait Apply: Send {
-    /// These envelopes are now durable, at `at`, nothing tried, due at once ([`Progress::new`] with `accepted_at`).
+    /// These envelopes are now durable, at `at`, nothing tried, due when they are released ([`Envelope::untried`]).
     fn accepted(&mut self, sequence: Sequence, at: Position, message: Message);
     /// An envelope's state was written at `at`. `progress.is_final()` ends it.
     fn settled(&mut self, sequence: Sequence, at: Position, id: QueueId, progress: Progress);

@@ -21,7 +21,7 @@ pub(super) const HEADER_BYTES: usize = 56;
 /// Records begin at multiples of this.
 pub(super) const ALIGN: u64 = 8;
 /// Written into every record and segment; a reader knows this and all before.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 /// No honest front is longer: 1,000 recipients with the longest replies make 1.5 MiB.
 const FRONT_BYTES_MAX: u32 = 256 << 20;
 /// Fronts up to this are searched for the one byte that was flipped, to learn at least whose value is damaged.

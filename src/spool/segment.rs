@@ -136,7 +136,8 @@ impl SegmentHeader {
         }
         let mut r = Reader(summed.get(MARK.len()..).unwrap_or_default());
         match r.u16() {
-            Some(VERSION) => SegmentHeader::parse_fields(&mut r).ok_or(BadHeader::Damaged),
+            // Its shape is the same in all of them; what changed is what its records may hold.
+            Some(1..=VERSION) => SegmentHeader::parse_fields(&mut r).ok_or(BadHeader::Damaged),
             Some(version) => Err(BadHeader::Version(version)),
             None => Err(BadHeader::Damaged),
         }
@@ -374,4 +375,40 @@ pub(super) fn read_inline_body(segment: &Segment, at: u32, header: &Header) -> i
     let read = segment.file.read_at(&mut body, u64::from(at) + header.body_offset())?;
     body.truncate(read);
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_of_an_older_version_is_read_and_one_of_a_newer_is_not_touched() {
+        let header = SegmentHeader {
+            kind: LogKind::Mail,
+            snapshot: false,
+            number: 3,
+            spool_id: SpoolId(7),
+            magic: 1,
+            first_sequence: 2,
+            last_id: 3,
+            previous_end: 4,
+            newest: 5,
+        };
+        let page = |version: u16| {
+            let mut page = header.page();
+            for at in COPY_OFFSETS {
+                let copy = &mut page[at..at + HEADER_SIZE];
+                copy[MARK.len()..MARK.len() + 2].copy_from_slice(&version.to_le_bytes());
+                let crc = crc32fast::hash(&copy[..HEADER_SIZE - 4]);
+                copy[HEADER_SIZE - 4..].copy_from_slice(&crc.to_le_bytes());
+            }
+            page
+        };
+        for version in 1..=VERSION {
+            assert!(SegmentHeader::parse(&page(version)).is_ok_and(|read| read.number == 3), "version {version}");
+        }
+        for version in [0, VERSION + 1] {
+            assert!(matches!(SegmentHeader::parse(&page(version)), Err(BadHeader::Version(read)) if read == version));
+        }
+    }
 }

@@ -190,7 +190,8 @@ impl<G: Gate> Connection<G> {
                 }
             }
         }
-        let policy = GatePolicy { gate: &self.shared.gate, credentials: &self.shared.credentials };
+        let policy =
+            GatePolicy { gate: &self.shared.gate, credentials: &self.shared.credentials, clock: &self.shared.clock };
         let (used, act) = self.session.step(&self.input, &policy);
         self.shared.counts.refused_recipients(self.post.terms.mode, self.session.take_refused_recipients());
         match used >= self.input.len() {
@@ -334,6 +335,7 @@ impl<G: Gate> Connection<G> {
             tls: self.tls.clone(),
             credential: self.session.login().map(|name| Box::from(&**name)),
             listener_stream: post.listener.stream.clone(),
+            listener_control: post.listener.control,
             hide_client: post.listener.hide_client,
             // RFC 6409 §8 is for submissions; what this machine's own programs say on port 25 is one too.
             fix_headers: post.terms.mode != Mode::Smtp || self.client.ip().to_canonical().is_loopback(),
@@ -343,6 +345,7 @@ impl<G: Gate> Connection<G> {
             reverse_path: message.reverse_path,
             ret: message.ret,
             envid: message.envid,
+            release_at: message.release_at,
             recipients: message.recipients,
             message: Bytes::from(message.body),
             received_at: self.shared.clock.now(),

@@ -1,10 +1,12 @@
 //! Where messages go: the door, or a test's stand-in for it.
 
 use crate::accept::{Door, Receipt, Refusal, Submission};
+use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::mail::{QueueId, ReversePath};
 use crate::smtp::answer::Answer;
 use crate::smtp::session::{Policy, Proof};
+use crate::time::Timestamp;
 
 /// What takes messages over.
 pub trait Gate: Clone + Send + Sync + 'static {
@@ -46,6 +48,7 @@ impl Proof for Receipt {
 pub(super) struct GatePolicy<'a, G> {
     pub(super) gate: &'a G,
     pub(super) credentials: &'a Credentials,
+    pub(super) clock: &'a Clock,
 }
 
 /// Sessions are long-lived; a credential switched off or removed must not send on in one.
@@ -57,6 +60,10 @@ impl<G: Gate> Policy for GatePolicy<'_, G> {
             return Err(WITHDRAWN);
         }
         self.gate.check_sender(login, path).map_err(answer)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 }
 

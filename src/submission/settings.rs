@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::message::Families;
 use crate::size::ByteSize;
 use crate::smtp::session::{Limits, Mode};
 
@@ -19,6 +20,8 @@ pub struct Listener {
     pub trusted_networks: Vec<IpNet>,
     /// The stream of mail that comes in here, if the credential names none.
     pub stream: Option<Box<str>>,
+    /// Whose control headers count in mail that comes in here without a credential.
+    pub control: Families,
     /// `received = "hide-client"`: the Received header names neither client nor EHLO name.
     pub hide_client: bool,
 }

@@ -232,6 +232,11 @@ fn key_of(put: &Put) -> FlowKey {
         pool: put.pool,
         source: put.source,
         kind: put.kind,
-        rank: u8::MAX - put.priority.min(100),
+        rank: rank_of(put.priority, put.engaged),
     }
+}
+
+/// Lower goes first: by priority, then the engaged before others. 0 to 201.
+fn rank_of(priority: u8, engaged: bool) -> u8 {
+    2 * (100 - priority.min(100)) + u8::from(!engaged)
 }

@@ -5,7 +5,7 @@ use super::domain::Hosts;
 use super::lane::{Via, place_of};
 use super::meter::Haste;
 use super::slab::{NONE, State};
-use super::words::{ConnectionHandle, Constraint, Now, SiteHandle, SourceHandle};
+use super::words::{ConnectionHandle, Constraint, DomainHandle, Now, SiteHandle, SourceHandle};
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
 
@@ -62,6 +62,15 @@ impl Engine {
             Hosts::Known(target) => Some(SiteHandle(self.targets[target].site)),
             Hosts::Unknown | Hosts::Failing(_) | Hosts::Never => None,
         }
+    }
+
+    /// The domains whose hosts are those of one of these sites. Walks over every domain: for an operator's question.
+    pub fn domains_of(&self, sites: &[SiteHandle]) -> Vec<DomainHandle> {
+        let at = |hosts: Hosts| match hosts {
+            Hosts::Known(target) => sites.contains(&SiteHandle(self.targets[target].site)),
+            Hosts::Unknown | Hosts::Failing(_) | Hosts::Never => false,
+        };
+        self.domains.iter().filter(|(_, domain)| at(domain.hosts)).map(|(domain, _)| DomainHandle(domain)).collect()
     }
 
     fn why_flow(&self, now: Now, flow: u32) -> Vec<Constraint> {

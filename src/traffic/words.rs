@@ -88,6 +88,8 @@ pub struct Put {
     pub kind: StreamKind,
     /// 0 to 100; higher goes first.
     pub priority: u8,
+    /// The recipient opened or clicked lately: before others of the same kind and priority.
+    pub engaged: bool,
     /// What it costs in the credential's turn.
     pub recipients: u16,
     /// Not before this.

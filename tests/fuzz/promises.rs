@@ -6,20 +6,23 @@
 use std::path::Path;
 
 use postrider::config::Config;
-use postrider::message::{self, HeaderLimits, Kind};
+use postrider::mail::{Marks, QueueId};
+use postrider::message::{self, Families, Family, HeaderLimits, Kind, Missing, Trace};
 use postrider::smtp::dialog::Capabilities;
 use postrider::smtp::encode::Encoder;
 use postrider::smtp::exercise;
 use postrider::smtp::reply_reader::{ReplyError, ReplyReader};
 use postrider::spool;
+use postrider::time::Timestamp;
 
 /// A target: its name, and the promise it tests.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("bdat", bdat),
     ("config", config),
+    ("control", control),
     ("egress_encode", egress_encode),
     ("message", message),
     ("reply_reader", reply_reader),
@@ -126,6 +129,46 @@ pub fn message(octets: &[u8]) {
         assert!(!has_bare_line_end(&seven_bit), "and CRLF line ends");
     }
     let _ = facts;
+}
+
+/// Control headers: what is kept of them is within its bounds and harmless, a refusal is one line, and none leaves.
+pub fn control(octets: &[u8]) {
+    let message = normal(octets);
+    let limits = HeaderLimits { bytes_max: 64 * 1024, fields_max: 500 };
+    let Ok(mut header) = message::scan(&message, limits) else { return };
+    let all: Families = Family::ALL.into_iter().collect();
+    let control = match message::control(&mut header, all) {
+        Ok(control) => control,
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.is_empty() && text.len() < 1000, "a refusal says something, and not everything");
+            return;
+        }
+    };
+    let Marks { tags, metadata, .. } = &control.marks;
+    assert!(tags.len() <= Marks::TAGS_MAX && metadata.len() <= Marks::PAIRS_MAX);
+    let words = tags.iter().chain(metadata.iter().map(|(key, _)| key));
+    for word in words {
+        assert!((1..=Marks::WORD_LENGTH_MAX).contains(&word.len()) && !word.contains(char::is_control), "{word:?}");
+    }
+    let values: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    assert!(values <= Marks::METADATA_LENGTH_MAX);
+    assert!(metadata.iter().all(|(_, value)| !value.contains(char::is_control)));
+    let by = "relay.example.com".parse().expect("a domain");
+    let trace = Trace {
+        hello: None,
+        client: None,
+        tls: None,
+        by: &by,
+        protocol: "ESMTPSA",
+        id: QueueId::MIN,
+        recipient: None,
+        at: Timestamp::ZERO,
+    };
+    let kept = message::stamp(&message, &header, &trace, Missing::Left).message;
+    let mut header = message::scan(&kept, HeaderLimits::NONE).expect("no limit");
+    let again = message::control(&mut header, all).expect("nothing to refuse");
+    assert!(again == Default::default() && header.of(Kind::Control).next().is_none(), "no control header leaves");
 }
 
 /// A record of the spool, and its front alone, which is what a forger with a right checksum could choose.

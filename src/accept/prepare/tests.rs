@@ -1,7 +1,7 @@
 //! Every rule of the door, row by row.
 
 use super::*;
-use crate::mail::StreamKind;
+use crate::message::{Families, Family};
 use crate::time::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_255_200);
@@ -14,6 +14,7 @@ fn settings() -> Settings {
     let rights = |stream: Option<&str>, domains: &[&str]| Rights {
         stream: stream.map(Into::into),
         from_domains: domains.iter().map(|d| d.parse().unwrap()).collect(),
+        control: Families::NONE,
     };
     settings.credentials.insert("shop".into(), rights(None, &["example.com", "=exact.example"]));
     settings.credentials.insert("news".into(), rights(Some("marketing"), &["example.com"]));
@@ -29,12 +30,14 @@ fn submission(credential: Option<&str>, message: &str) -> Submission {
             tls: None,
             credential: credential.map(Into::into),
             listener_stream: None,
+            listener_control: Families::NONE,
             hide_client: false,
             fix_headers: credential.is_some(),
         },
         reverse_path: ReversePath::Address("bounce@example.com".parse().unwrap()),
         ret: None,
         envid: None,
+        release_at: None,
         recipients: vec![("to@dest.example".parse().unwrap(), Notify::Default, None)],
         message: Bytes::copy_from_slice(message.as_bytes()),
         received_at: NOW,
@@ -220,4 +223,127 @@ fn the_envelope_knows_its_author_and_its_message_id() {
     assert_eq!(&*envelope.message_id, "id@sub.example.com");
     let made = run(submission(Some("shop"), GOOD)).unwrap().envelopes.remove(0);
     assert_eq!(&*made.message_id, "000000000001@relay.example.com");
+}
+
+/// The door's settings with streams that foreign names lead to, and a credential that may use control headers.
+fn with_control(families: &[Family]) -> Settings {
+    let mut settings = settings();
+    let otp = Stream { max_age: std::time::Duration::from_secs(900), pool: "codes".into(), ..Stream::default() };
+    settings.streams.insert("otp".into(), otp);
+    settings.stream_aliases.insert("broadcast".into(), "marketing".into());
+    settings.stream_aliases.insert("14".into(), "marketing".into());
+    settings.credentials.get_mut("shop").unwrap().control = families.iter().copied().collect();
+    settings
+}
+
+fn run_with(settings: &Settings, submission: Submission) -> Result<Prepared, Refusal> {
+    prepare(settings, submission, &mut || QueueId::from_u64(1)).map(|admitted| admitted.prepared)
+}
+
+#[test]
+fn an_allowed_header_chooses_the_stream_and_does_not_leave() {
+    let settings = with_control(&[Family::Postrider, Family::Postmark, Family::Sendgrid, Family::Sparkpost]);
+    let chosen = |fields: &str| {
+        let message = format!("From: a@example.com\r\n{fields}Subject: s\r\n\r\nbody\r\n");
+        let prepared = run_with(&settings, submission(Some("shop"), &message))?;
+        let body = String::from_utf8(prepared.body.to_vec()).unwrap();
+        assert!(body.ends_with("From: a@example.com\r\nSubject: s\r\n\r\nbody\r\n"), "{body}");
+        let envelope = &prepared.envelopes[0];
+        assert_eq!(envelope.longest_age(), settings.streams[&envelope.stream].max_age);
+        assert_eq!(envelope.pool, settings.streams[&envelope.stream].pool);
+        Ok::<String, Refusal>(envelope.stream.to_string())
+    };
+    let rows = [
+        ("", "transactional"),
+        ("X-Stream: otp\r\n", "otp"),
+        ("X-PM-Message-Stream: broadcast\r\n", "marketing"),
+        ("X-Stream: marketing\r\nX-PM-Message-Stream: broadcast\r\n", "marketing"),
+        ("X-SMTPAPI: {\"asm_group_id\": 14}\r\n", "marketing"),
+        ("X-SMTPAPI: {\"asm_group_id\": 15}\r\n", "transactional"),
+        ("X-MSYS-API: {\"options\": {\"transactional\": false}}\r\n", "marketing"),
+        ("X-MSYS-API: {\"options\": {\"transactional\": true}}\r\n", "transactional"),
+        ("X-MSYS-API: {\"options\": {\"transactional\": true, \"ip_pool\": \"otp\"}}\r\n", "otp"),
+    ];
+    for (fields, want) in rows {
+        assert_eq!(chosen(fields).as_deref(), Ok(want), "{fields}");
+    }
+    let rows = [
+        (
+            "X-Stream: Otp\r\n",
+            "X-Stream names the stream \"Otp\", which is unknown; there are marketing, otp, transact",
+        ),
+        ("X-SMTPAPI: {\"ip_pool\": \"warm\"}\r\n", "X-SMTPAPI's ip_pool names the stream \"warm\", which is unknown"),
+        (
+            "X-Stream: otp\r\nX-PM-Message-Stream: broadcast\r\n",
+            "X-Stream chooses the stream otp, and X-PM-Message-Stream the stream marketing",
+        ),
+        ("X-SMTPAPI: {\"to\": [\"a@b.example\"]}\r\n", "X-SMTPAPI's to cannot be honoured: "),
+    ];
+    for (fields, want) in rows {
+        let refusal = chosen(fields).unwrap_err();
+        assert_eq!((refusal.code, refusal.status), (550, "5.7.1"), "{fields}");
+        assert!(refusal.text.starts_with(want), "{fields}: {}", refusal.text);
+    }
+    assert_eq!(chosen("X-SMTPAPI: [\r\n").unwrap_err().status, "5.6.0");
+}
+
+#[test]
+fn a_header_that_is_not_allowed_means_nothing_and_passes_untouched() {
+    let settings = with_control(&[Family::Postmark]);
+    let message = "From: a@example.com\r\nX-Stream: marketing\r\nX-SMTPAPI: {\"to\": [1]}\r\n\r\nbody\r\n";
+    let admitted = prepare(&settings, submission(Some("shop"), message), &mut || QueueId::from_u64(1)).unwrap();
+    assert_eq!(admitted.ignored.as_deref(), Some("X-Stream"));
+    let envelope = &admitted.prepared.envelopes[0];
+    assert_eq!((&*envelope.stream, envelope.marks.tags.len()), ("transactional", 0));
+    assert!(String::from_utf8(admitted.prepared.body.to_vec()).unwrap().contains(&message[..70]));
+
+    // Without a credential the listener says what counts.
+    let mut relayed = submission(None, "From: a@b.example\r\nX-Stream: otp\r\nX-Tag: t\r\n\r\nbody\r\n");
+    relayed.origin.listener_control = [Family::Postrider].into_iter().collect();
+    let envelope = run_with(&settings, relayed).unwrap().envelopes.remove(0);
+    assert_eq!((&*envelope.stream, &*envelope.marks.tags[0]), ("otp", "t"));
+}
+
+#[test]
+fn a_message_is_released_at_the_later_of_the_times_that_were_asked_for() {
+    let settings = with_control(&[Family::Postrider]);
+    let later = |secs: u64| Timestamp::from_secs(NOW.as_secs() + secs);
+    let run = |header: Option<u64>, parameter: Option<u64>| {
+        let field = header.map(|secs| format!("X-Deliver-At: {}\r\n", later(secs).rfc3339())).unwrap_or_default();
+        let mut submission = submission(Some("shop"), &format!("{field}{GOOD}"));
+        submission.release_at = parameter.map(later);
+        run_with(&settings, submission).map(|prepared| prepared.envelopes[0].clone())
+    };
+    let month = 30 * 86_400;
+    for (header, parameter, want) in [
+        (None, None, 0),
+        (Some(3600), None, 3600),
+        (None, Some(60), 60),
+        (Some(60), Some(3600), 3600),
+        (Some(month), None, month),
+    ] {
+        let envelope = run(header, parameter).unwrap();
+        assert_eq!(envelope.release_at, later(want));
+        assert_eq!(envelope.expires_at, later(want + 5 * 86_400), "the longest age counts from then");
+        assert_eq!((envelope.accepted_at, envelope.is_scheduled()), (NOW, want > 0));
+        assert_eq!(envelope.untried().due, later(want));
+    }
+    let refusal = run(Some(month + 1), None).unwrap_err();
+    assert_eq!((refusal.code, refusal.status), (550, "5.7.1"));
+    assert!(refusal.text.contains("2592000 seconds ahead are allowed at most"), "{refusal}");
+    let past = submission(Some("shop"), &format!("X-Deliver-At: 2020-01-01T00:00:00Z\r\n{GOOD}"));
+    assert_eq!(run_with(&settings, past).unwrap().envelopes[0].release_at, NOW, "a time that passed is now");
+}
+
+#[test]
+fn every_envelope_of_a_submission_has_its_marks() {
+    let settings = with_control(&[Family::Postrider]);
+    let mut two = submission(Some("shop"), &format!("X-Tag: spring\r\nX-Metadata-a: b\r\nX-Engaged: yes\r\n{GOOD}"));
+    two.recipients.push(("x@other.example".parse().unwrap(), Notify::Default, None));
+    for envelope in run_with(&settings, two).unwrap().envelopes {
+        assert_eq!(
+            (&*envelope.marks.tags[0], envelope.marks.metadata.len(), envelope.marks.engaged),
+            ("spring", 1, true)
+        );
+    }
 }

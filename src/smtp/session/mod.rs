@@ -29,6 +29,7 @@ use super::auth::Login;
 use super::command::{Command, Nonsense};
 use super::line::{Frame, LineEnd, discard, frame};
 use crate::mail::{QueueId, ReversePath};
+use crate::time::Timestamp;
 
 pub use login::Denial;
 pub use states::ExpectHello;
@@ -66,6 +67,9 @@ pub trait Policy {
     /// # Errors
     /// The refusal to answer.
     fn sender(&self, login: Option<&str>, path: &ReversePath) -> Result<(), Answer>;
+
+    /// What time it is: a session reads no clock.
+    fn now(&self) -> Timestamp;
 }
 
 /// Proof that a message is kept: the only thing that a 250 can be made from.

@@ -11,6 +11,7 @@ use super::receive::{ExpectBdat, ExpectReceipt, ExpectText};
 use super::terms::{Link, Mode, Security, Terms};
 use super::transaction::{ExpectChunk, ExpectRcpt, Transaction};
 use super::{Act, Policy};
+use crate::time::Timestamp;
 
 /// What may come next.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl State {
 
     /// A command, in whatever state takes commands.
     pub(super) fn step(self, common: &mut Common, command: Command, behind: bool, policy: &impl Policy) -> State {
-        let (state, command) = match common.anywhere(self, command) {
+        let (state, command) = match common.anywhere(self, command, policy.now()) {
             ControlFlow::Break(state) => return state,
             ControlFlow::Continue(unanswered) => unanswered,
         };
@@ -221,12 +222,17 @@ impl Common {
     }
 
     /// Commands that mean the same in every state.
-    fn anywhere<'a>(&mut self, state: State, command: Command<'a>) -> ControlFlow<State, (State, Command<'a>)> {
+    fn anywhere<'a>(
+        &mut self,
+        state: State,
+        command: Command<'a>,
+        now: Timestamp,
+    ) -> ControlFlow<State, (State, Command<'a>)> {
         match command {
             Command::Ehlo(name) => {
                 self.idle_command();
                 self.hello = Some(Hello { name, extended: true });
-                self.announce();
+                self.announce(now);
                 ControlFlow::Break(State::Mail(ExpectMail))
             }
             Command::Helo(name) => {
@@ -266,8 +272,13 @@ impl Common {
         }
     }
 
+    /// Whether messages are held for a later time: RFC 4865 has it for submissions, so strangers are not offered it.
+    pub(super) fn holds(&self) -> bool {
+        !self.terms.limits.hold_max.is_zero() && (self.terms.mode != Mode::Smtp || self.link.trusted)
+    }
+
     /// The reply to EHLO.
-    fn announce(&mut self) {
+    fn announce(&mut self, now: Timestamp) {
         let limits = self.terms.limits;
         let mut lines =
             vec![self.terms.hostname.to_string(), "PIPELINING".to_owned(), format!("SIZE {}", limits.message_size_max)];
@@ -276,6 +287,12 @@ impl Common {
         }
         if self.auth_is_offered() {
             lines.push("AUTH PLAIN LOGIN".to_owned());
+        }
+        if self.holds() {
+            // RFC 4865: the longest time, and the latest date.
+            let most = limits.hold_max.as_secs();
+            let latest = Timestamp::from_secs(now.as_secs().saturating_add(most)).rfc3339().replace(".000Z", "Z");
+            lines.push(format!("FUTURERELEASE {most} {latest}"));
         }
         lines.extend(["ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING"].map(str::to_owned));
         let last = Answer::new(250, "", format!("LIMITS RCPTMAX={}", limits.recipients_max));

@@ -1,5 +1,7 @@
 //! What a session is told before it begins.
 
+use std::time::Duration;
+
 use crate::mail::Domain;
 
 /// What a listener is for. The names are the config's.
@@ -66,6 +68,9 @@ pub struct Limits {
     pub header_size_max: usize,
     /// Recipients of one transaction, announced as LIMITS RCPTMAX (RFC 9422).
     pub recipients_max: usize,
+    /// Longest time for which a message may be held, announced as FUTURERELEASE (RFC 4865). Unit: seconds. Zero: not
+    /// offered.
+    pub hold_max: Duration,
     /// Longest command line without its end; AUTH has RFC 4954's own. Unit: octets.
     pub command_length_max: usize,
     /// Refused commands before the session is ended.
@@ -82,6 +87,7 @@ impl Default for Limits {
             message_size_max: 50 * 1024 * 1024,
             header_size_max: 256 * 1024,
             recipients_max: 1000,
+            hold_max: Duration::ZERO,
             command_length_max: 2048,
             errors_max: 20,
             idle_commands_max: 100,

@@ -3,12 +3,13 @@
 use super::super::answer::Answer;
 use super::super::command::Command;
 use super::super::data::Decoder;
-use super::super::parameter::{MailParameters, RcptParameters};
+use super::super::parameter::{Hold, MailParameters, RcptParameters};
 use super::super::path::Path;
 use super::Policy;
 use super::receive::{ExpectBdat, ExpectText};
 use super::states::{Common, ExpectMail, State};
 use crate::mail::{Address, Notify, Return, ReversePath};
+use crate::time::Timestamp;
 
 /// A message as the client handed it over.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +24,8 @@ pub struct Message {
     pub ret: Option<Return>,
     /// RFC 3461, as it came.
     pub envid: Option<Box<str>>,
+    /// RFC 4865: not before this.
+    pub release_at: Option<Timestamp>,
     /// RCPT TO in order, one or more.
     pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
     /// CRLF line ends only, no NUL.
@@ -34,6 +37,7 @@ pub struct Message {
 pub(super) struct Transaction {
     reverse_path: ReversePath,
     parameters: MailParameters,
+    release_at: Option<Timestamp>,
     recipients: Vec<(Address, Notify, Option<Box<str>>)>,
     /// Recipients refused because the limit was reached.
     beyond: usize,
@@ -62,8 +66,12 @@ impl Transaction {
         if parameters.size.is_some_and(|size| size > common.terms.limits.message_size_max as u64) {
             return Err(TOO_BIG);
         }
+        let release_at = match parameters.hold {
+            Some(hold) => Some(release_at(common, hold, policy.now())?),
+            None => None,
+        };
         policy.sender(common.login.as_deref(), &reverse_path)?;
-        Ok(Transaction { reverse_path, parameters, recipients: Vec::new(), beyond: 0 })
+        Ok(Transaction { reverse_path, parameters, release_at, recipients: Vec::new(), beyond: 0 })
     }
 
     /// RCPT: the one place that decides about a recipient.
@@ -108,6 +116,7 @@ impl Transaction {
             reverse_path: self.reverse_path,
             ret: self.parameters.ret,
             envid: self.parameters.envid,
+            release_at: self.release_at,
             recipients: self.recipients,
             body,
         }
@@ -126,6 +135,25 @@ impl Transaction {
             (true, true, false, true) => "UTF8SMTPA",
             (true, true, true, false) => "UTF8SMTPS",
             (true, true, true, true) => "UTF8SMTPSA",
+        }
+    }
+}
+
+/// RFC 4865. A time that has passed is now: the client's clock may be behind.
+fn release_at(common: &Common, hold: Hold, now: Timestamp) -> Result<Timestamp, Answer> {
+    if !common.holds() {
+        return Err(Answer::fixed(555, "5.5.4", "Unsupported parameter: HOLDFOR or HOLDUNTIL"));
+    }
+    let at = match hold {
+        Hold::For(time) => now.after(time),
+        Hold::Until(at) => at.max(now),
+    };
+    let most = common.terms.limits.hold_max;
+    match at <= now.after(most) {
+        true => Ok(at),
+        false => {
+            let text = format!("A message may be held for {} seconds at most", most.as_secs());
+            Err(Answer::new(501, "5.5.4", text))
         }
     }
 }

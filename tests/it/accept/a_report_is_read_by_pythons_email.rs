@@ -43,6 +43,7 @@ fn a_report_is_read_by_pythons_email() {
         id: QueueId::from_u64(7),
         submission: QueueId::from_u64(7),
         accepted_at: Timestamp::from_secs(1_795_255_200),
+        release_at: Timestamp::from_secs(1_795_255_200),
         expires_at: Timestamp::from_secs(1_795_255_200).after(Duration::from_secs(432_000)),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,
@@ -54,6 +55,7 @@ fn a_report_is_read_by_pythons_email() {
         envid: Some("a+2Bb".into()),
         author_domain: None,
         message_id: "m1@example.com".into(),
+        marks: postrider::mail::Marks::default(),
         added_headers: Bytes::new(),
         body: BodyFacts::default(),
         recipients: vec![Recipient {

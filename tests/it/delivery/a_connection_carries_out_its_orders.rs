@@ -70,6 +70,7 @@ impl House {
             tls: None,
             credential: None,
             listener_stream: None,
+            listener_control: postrider::message::Families::NONE,
             hide_client: false,
             fix_headers: true,
         };
@@ -79,6 +80,7 @@ impl House {
             reverse_path: ReversePath::Address("s@example.com".parse().unwrap()),
             ret: None,
             envid: None,
+            release_at: None,
             recipients: recipients.iter().map(|text| (text.parse().unwrap(), Notify::Default, None)).collect(),
             message: Bytes::from(message),
             received_at: self.tools.caller.clock().now(),

@@ -15,7 +15,7 @@ mod self_test;
 mod small_disk;
 mod zone;
 
-pub use client::{Client, Split};
+pub use client::{Client, Reply, Split};
 pub use daemon::{Daemon, PASSWORD, Setup, USER};
 pub use ledger::Ledger;
 pub use message::{Sample, field, own_part};

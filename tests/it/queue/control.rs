@@ -48,6 +48,8 @@ impl Served {
             bounce: bounce(&queue),
             probe: probe(),
             scrape: scrape(&queue),
+            site_domains: site_domains(),
+            pools: pools(),
         };
         let settings = http::Settings::in_dir(dir.path());
         let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
@@ -109,6 +111,18 @@ fn probe() -> http::Probe {
     Arc::new(|| Box::pin(async {}))
 }
 
+/// One site, of one domain.
+fn site_domains() -> http::SiteDomains {
+    Arc::new(|site| {
+        let domains = (site == "big").then(|| vec!["two.example".parse().unwrap(), "unheard.example".parse().unwrap()]);
+        Box::pin(async move { domains })
+    })
+}
+
+fn pools() -> http::Pools {
+    Arc::new(|| Box::pin(async { vec!["bulk".to_owned(), "default".to_owned()] }))
+}
+
 fn bounce(queue: &Queue) -> http::Bounce {
     let queue = queue.clone();
     Arc::new(move |lease| {
@@ -129,7 +143,7 @@ struct Line {
 #[derive(clap::Subcommand)]
 enum Command {
     #[command(subcommand)]
-    Queue(queue_cli::Command),
+    Queue(Box<queue_cli::Command>),
     Why(why_cli::Arguments),
     #[command(subcommand)]
     Spool(spool_cli::Command),
@@ -167,7 +181,7 @@ fn an_operator_lists_holds_releases_and_deletes() {
         let (text, _) = served.command("queue list").await;
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 5, "{text}");
-        assert!(lines[1].starts_with(&format!("{id}  deferred  0s")), "{text}");
+        assert!(lines[1].starts_with(&format!("{id}  deferred   0s")), "{text}");
         assert!(lines[1].ends_with("sender@example.com -> a@y.example and 1 more"), "{text}");
         assert_eq!(lines[2].trim(), "mx.example said: 450 later");
         assert!(lines[3].starts_with(&format!("{other}  ready ")), "{text}");
@@ -197,6 +211,39 @@ fn an_operator_lists_holds_releases_and_deletes() {
         let (text, _) = served.command("queue delete --all").await;
         assert_eq!(text, "delete: 1 envelope.\n");
         assert!(served.queue.is_empty());
+        served.stop().await;
+    });
+}
+
+#[test]
+fn a_campaign_is_held_by_its_tag_a_site_rerouted_and_a_schedule_shown() {
+    run(async {
+        let served = Served::start().await;
+        let mut envelope = kit::envelope(&served.queue, &["a@one.example"]);
+        envelope.marks.tags = vec!["spring-sale".into()];
+        envelope.marks.metadata = vec![("order".into(), "7".into())];
+        envelope.marks.engaged = true;
+        let wrong = kit::put_envelope(&served.queue, envelope).await;
+        let mut envelope = kit::envelope(&served.queue, &["a@two.example"]);
+        envelope.release_at = envelope.accepted_at.after(std::time::Duration::from_secs(7 * 3600));
+        let scheduled = kit::put_envelope(&served.queue, envelope).await;
+
+        let (text, _) = served.command("queue hold --tag spring-sale").await;
+        assert_eq!(text, "hold: 1 envelope.\n");
+        let (text, _) = served.command("queue list --tag spring-sale").await;
+        assert!(text.contains(&format!("\n{wrong}  held       0s")) && text.contains("1 of 2 waiting"), "{text}");
+        let (text, _) = served.command(&format!("queue show {wrong}")).await;
+        for fact in ["tags         spring-sale\n", "metadata     order=7\n", "engaged      yes\n"] {
+            assert!(text.contains(fact), "{fact} is not in {text}");
+        }
+        let (text, _) = served.command("queue list --state scheduled").await;
+        assert!(text.contains(&format!("\n{scheduled}  scheduled  0s      in 6h    ")), "{text}");
+        let (text, _) = served.command("queue reroute --pool bulk --site big").await;
+        assert_eq!(text, "reroute: 1 envelope.\n");
+        let (text, _) = served.command(&format!("queue show {scheduled}")).await;
+        assert!(text.contains("pool         bulk\n") && text.contains("scheduled    in 6h ("), "{text}");
+        let (_, exit) = served.command("queue reroute --pool paint --all").await;
+        assert_eq!(exit, ExitCode::FAILURE);
         served.stop().await;
     });
 }
@@ -245,7 +292,11 @@ fn a_wrong_request_is_refused_in_words() {
             ("GET", "/v1/queue?state=late", "", 400, "state"),
             ("GET", "/v1/queue/short", "", 400, "queue id"),
             ("GET", "/v1/queue/0123456789BC", "", 404, "not in the queue"),
+            ("GET", "/v1/queue?site=small", "", 400, "no mail waits for a site \"small\""),
             ("POST", "/v1/queue/orders/paint", "{}", 404, "paint"),
+            ("POST", "/v1/queue/orders/reroute", r#"{"select":{}}"#, 400, "`pool` is needed"),
+            ("POST", "/v1/queue/orders/reroute", r#"{"select":{},"pool":"x"}"#, 400, "there are: bulk, default"),
+            ("POST", "/v1/queue/orders/hold", r#"{"select":{},"pool":"bulk"}"#, 400, "for `reroute` alone"),
             ("POST", "/v1/queue/orders/delete", "{}", 400, "neither"),
             ("POST", "/v1/queue/orders/delete", r#"{"ids":["0123456789BC"],"select":{}}"#, 400, "not both"),
             ("POST", "/v1/queue/orders/delete", r#"{"idz":[]}"#, 422, "idz"),
@@ -301,6 +352,8 @@ fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
             bounce: bounce(&served.queue),
             probe: probe(),
             scrape: scrape(&served.queue),
+            site_domains: site_domains(),
+            pools: pools(),
         };
         let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
         assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);

@@ -6,3 +6,4 @@ mod lifecycle;
 mod operators;
 mod restart;
 mod store;
+mod streams;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use postrider::mail::{
-    BodyFacts, Cause, EnhancedStatus, Envelope, Notify, Outcome, Prepared, Progress, QueueId, Recipient,
+    BodyFacts, Cause, EnhancedStatus, Envelope, Marks, Notify, Outcome, Prepared, Progress, QueueId, Recipient,
     RecipientState, Reply, ReversePath, Stage, StreamKind,
 };
 use postrider::spool::{Apply, Message, Place, Position, Sequence, StateEntry, StateValue};
@@ -36,7 +36,7 @@ impl Apply for Queue {
     fn accepted(&mut self, sequence: Sequence, at: Position, message: Message) {
         let mut rows = self.0.lock().unwrap();
         for envelope in message.envelopes {
-            let progress = Progress::new(envelope.recipients.len(), envelope.accepted_at);
+            let progress = envelope.untried();
             rows.live.insert(envelope.id, (Place::home(at), progress));
         }
         rows.applied = rows.applied.max(sequence);
@@ -91,6 +91,7 @@ pub fn envelope(id: u64, submission: u64, recipients: usize) -> Envelope {
         id: QueueId::from_u64(id),
         submission: QueueId::from_u64(submission),
         accepted_at: Timestamp::from_millis(1_800_000_000_000 + id),
+        release_at: Timestamp::from_millis(1_800_000_000_000 + id + 60_000 * (id % 2)),
         expires_at: Timestamp::from_millis(1_800_400_000_000 + id),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,
@@ -105,6 +106,11 @@ pub fn envelope(id: u64, submission: u64, recipients: usize) -> Envelope {
         envid: id.is_multiple_of(3).then(|| "envelope+2Bid".into()),
         author_domain: Some("example.com".parse().unwrap()),
         message_id: format!("{id}@example.com").into(),
+        marks: Marks {
+            tags: (0..id % 3).map(|n| format!("tag-{n}").into()).collect(),
+            metadata: (0..id % 2).map(|n| (format!("key-{n}").into(), "value".into())).collect(),
+            engaged: id.is_multiple_of(4),
+        },
         added_headers: Bytes::from_static(b"X-Added: yes\r\n"),
         body: BodyFacts { size_bytes: id, header_bytes: 80, eight_bit: id.is_multiple_of(2), ..BodyFacts::default() },
         recipients: (0..recipients.max(1)).map(recipient).collect(),
@@ -127,6 +133,7 @@ pub fn settled(before: &Progress, step: u64, end: bool) -> Progress {
     progress.attempts += 1;
     progress.due = Timestamp::from_millis(1_800_000_000_000 + step);
     progress.source = format!("source-{step}").into();
+    progress.pool = if step.is_multiple_of(3) { "bulk".into() } else { "".into() };
     let outcome = Outcome {
         at: Timestamp::from_millis(1_800_000_000_000 + step),
         stage: Stage::FinalDot,
@@ -163,7 +170,7 @@ pub struct Story {
 
 impl Story {
     pub fn new(prepared: Arc<Prepared>, envelope: Envelope) -> Story {
-        let fresh = Progress::new(envelope.recipients.len(), envelope.accepted_at);
+        let fresh = envelope.untried();
         Story { prepared, envelope, states: vec![fresh], acknowledged: false, written: 0, synced: 0, dsn: None }
     }
 }

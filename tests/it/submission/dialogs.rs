@@ -121,6 +121,7 @@ fn bench(listener: &str, limits: &str) -> Bench {
             "header" => bounds.header_size_max = number,
             "command" => bounds.command_length_max = number,
             "recipients" => bounds.recipients_max = number,
+            "hold" => bounds.hold_max = std::time::Duration::from_secs(number as u64),
             other => panic!("no limit {other}"),
         }
     }

@@ -67,6 +67,7 @@ pub fn listener(mode: Mode, trusted: &[&str]) -> Listener {
         mode,
         trusted_networks: trusted.iter().map(|network| network.parse().unwrap()).collect(),
         stream: None,
+        control: postrider::message::Families::NONE,
         hide_client: false,
     }
 }

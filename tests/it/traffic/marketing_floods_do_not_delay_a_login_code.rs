@@ -103,3 +103,23 @@ fn a_deferred_envelope_keeps_its_source_until_that_is_suspended() {
     world.run_out(secs(60));
     assert_eq!(world.ended.len(), 2, "a suspended source is not waited for");
 }
+
+#[test]
+fn the_engaged_go_before_others_of_their_priority_and_never_before_a_higher_one() {
+    let mut world = World::new(9, Rules::default(), site(10, 1));
+    let blocker = world.envelope(0, Marketing);
+    world.put(blocker);
+    let mut names = HashMap::new();
+    for n in 0..20 {
+        for (name, priority, engaged) in [('c', 50, false), ('b', 50, true), ('a', 51, false), ('d', 0, true)] {
+            let mut put = world.envelope(0, Marketing);
+            (put.priority, put.engaged) = (priority, engaged);
+            put.due = world.now.before(secs(n));
+            names.insert(put.id, name);
+            world.put(put);
+        }
+    }
+    world.run_for(secs(10));
+    let order: String = world.sent.iter().filter_map(|(_, id, ..)| names.get(id)).collect();
+    assert_eq!(order, ["a", "b", "c", "d"].map(|name| name.repeat(20)).concat());
+}

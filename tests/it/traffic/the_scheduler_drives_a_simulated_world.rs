@@ -141,11 +141,13 @@ fn waiting(number: u64, domain: &str) -> Waiting {
     Waiting {
         id: QueueId::from_u64(QueueId::next(QueueId::MIN, now).as_u64() + number),
         domain: domain.parse().unwrap(),
+        author: None,
         stream: "transactional".into(),
         kind: StreamKind::Transactional,
         pool: "default".into(),
         credential: "shop".into(),
         priority: 50,
+        engaged: false,
         attempts: 0,
         recipients: 1,
         due: now,

@@ -36,6 +36,7 @@ impl Bench {
             source: None,
             kind: Transactional,
             priority: 50,
+            engaged: false,
             recipients: 1,
             due: self.now,
             expires_at: NOW.after(Duration::from_secs(5 * 86_400)),

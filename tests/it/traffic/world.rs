@@ -160,6 +160,7 @@ impl World {
             source: None,
             kind,
             priority: 50,
+            engaged: false,
             recipients: 1,
             due: self.now,
             expires_at: self.now.after(secs(5 * 86_400)),
