@@ -23,7 +23,7 @@ pub enum Command {
     /// List what waits: id, state, age, next attempt, sender, recipients, and why it was deferred.
     List(List),
     /// Show everything that is known of some envelopes.
-    Show(Ids),
+    Show(Which),
     /// Stop envelopes until they are released; they do not expire meanwhile.
     Hold(Which),
     /// Undo a hold; send now what is scheduled for later.
@@ -48,15 +48,7 @@ pub struct List {
     limit: usize,
 }
 
-/// Envelopes by name.
-#[derive(Debug, Args)]
-pub struct Ids {
-    /// Queue ids.
-    #[arg(value_name = "ID", required = true)]
-    ids: Vec<String>,
-}
-
-/// Which envelopes an order is about.
+/// Which envelopes are to be shown, or an order is about.
 #[derive(Debug, Args)]
 pub struct Which {
     /// Queue ids.
@@ -68,6 +60,13 @@ pub struct Which {
     all: bool,
     #[command(flatten)]
     filters: Filters,
+}
+
+impl Which {
+    /// Whether nothing was named: an order without a choice is a mistake, not one about everything.
+    fn is_nothing(&self) -> bool {
+        self.ids.is_empty() && !self.all && self.filters.select() == Select::default()
+    }
 }
 
 /// `queue reroute`.
@@ -137,7 +136,7 @@ pub fn run(daemon: Daemon<'_>, command: &Command, json: bool, out: &mut dyn Writ
     let client = Client::new(daemon)?;
     let outcome = match command {
         Command::List(list) => list_queue(&client, list, json, out),
-        Command::Show(Ids { ids }) => show(&client, ids, json, out),
+        Command::Show(which) => show(&client, which, json, out),
         Command::Hold(which) => order(&client, "hold", None, which, json, out),
         Command::Release(which) => order(&client, "release", None, which, json, out),
         Command::Retry(which) => order(&client, "retry", None, which, json, out),
@@ -277,13 +276,15 @@ impl std::fmt::Display for Line<'_> {
     }
 }
 
-fn show(client: &Client, ids: &[String], json: bool, out: &mut dyn Write) -> Result<ExitCode, Trouble> {
-    let now = Now::of_system();
-    let mut found = Vec::new();
+fn show(client: &Client, which: &Which, json: bool, out: &mut dyn Write) -> Result<ExitCode, Trouble> {
+    if which.is_nothing() {
+        return Ok(nothing_named());
+    }
+    let mut sheets = Sheets { json, shown: 0, now: Now::of_system() };
     let mut exit = ExitCode::SUCCESS;
-    for id in ids {
+    for id in &which.ids {
         match client.ask::<Envelope>(&format!("/v1/queue/{id}")) {
-            Ok(envelope) => found.push(envelope),
+            Ok(envelope) => sheets.show(&envelope, out)?,
             Err(error @ ClientError::Refused { .. }) => {
                 eprintln!("postrider: {error}");
                 exit = ExitCode::FAILURE;
@@ -291,17 +292,50 @@ fn show(client: &Client, ids: &[String], json: bool, out: &mut dyn Write) -> Res
             Err(error) => return Err(error.into()),
         }
     }
-    if json {
-        writeln!(out, "{:#}", json!(found))?;
-        return Ok(exit);
-    }
-    for (place, envelope) in found.iter().enumerate() {
-        if place > 0 {
-            writeln!(out)?;
+    let mut select = Select { limit: Some(PAGE_ROWS), ..which.filters.select() };
+    let mut more = which.ids.is_empty();
+    while more {
+        let page: Listing = client.ask(&path_with_query("/v1/queue", &query(&select)))?;
+        for envelope in &page.envelopes {
+            sheets.show(envelope, out)?;
         }
-        write!(out, "{}", Sheet(envelope, now))?;
+        more = page.next.is_some();
+        select.after = page.next;
     }
+    sheets.end(out)?;
     Ok(exit)
+}
+
+/// Everything that is known of some envelopes, one after the other.
+struct Sheets {
+    json: bool,
+    shown: usize,
+    now: Now,
+}
+
+impl Sheets {
+    fn show(&mut self, envelope: &Envelope, out: &mut dyn Write) -> io::Result<()> {
+        let is_first = self.shown == 0;
+        self.shown += 1;
+        match (self.json, is_first) {
+            (true, _) => write!(out, "{}\n{:#}", if is_first { "[" } else { "," }, json!(envelope)),
+            (false, true) => write!(out, "{}", Sheet(envelope, self.now)),
+            (false, false) => write!(out, "\n{}", Sheet(envelope, self.now)),
+        }
+    }
+
+    fn end(&self, out: &mut dyn Write) -> io::Result<()> {
+        match (self.json, self.shown) {
+            (true, 0) => writeln!(out, "[]"),
+            (true, _) => writeln!(out, "\n]"),
+            (false, _) => Ok(()),
+        }
+    }
+}
+
+fn nothing_named() -> ExitCode {
+    eprintln!("postrider: which envelopes? Name ids, a filter, or --all");
+    ExitCode::from(2)
 }
 
 /// Everything that is known of an envelope, one fact a line.
@@ -358,11 +392,10 @@ fn order(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<ExitCode, Trouble> {
-    let mut select = which.filters.select();
-    if which.ids.is_empty() && !which.all && select == Select::default() {
-        eprintln!("postrider: which envelopes? Name ids, a filter, or --all");
-        return Ok(ExitCode::from(2));
+    if which.is_nothing() {
+        return Ok(nothing_named());
     }
+    let mut select = which.filters.select();
     let path = format!("/v1/queue/orders/{name}");
     let mut tally = Tally { name, json, done: 0, failed: 0 };
     if !which.ids.is_empty() {

@@ -393,6 +393,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_report_about_a_scheduled_message_says_until_when_it_was_held() {
+        let told = |envelope: &Envelope| {
+            let out = report(envelope, &progress("5.1.1 No such user"), &BOTH, Original::Lost);
+            String::from_utf8(out).unwrap()
+        };
+        let mut envelope = envelope();
+        assert!(!told(&envelope).contains("Future-Release-Request"));
+        envelope.release_at = envelope.accepted_at.after(Duration::from_secs(3600));
+        let want = format!("\r\nFuture-Release-Request: until;{}\r\n", envelope.release_at.rfc3339());
+        assert!(told(&envelope).contains(&want), "{}", told(&envelope));
+    }
+
+    #[test]
     fn a_report_has_three_parts_that_a_parser_finds() {
         let header = b"Subject: hi\r\n\r\n";
         let out = report(&envelope(), &progress("5.1.1 x"), &BOTH, Original::Header(header));

@@ -327,6 +327,9 @@ fn a_message_is_released_at_the_later_of_the_times_that_were_asked_for() {
         assert_eq!(envelope.expires_at, later(want + 5 * 86_400), "the longest age counts from then");
         assert_eq!((envelope.accepted_at, envelope.is_scheduled()), (NOW, want > 0));
         assert_eq!(envelope.untried().due, later(want));
+        // Let go before its time, its waits grow with its age; from its time on they begin anew.
+        assert_eq!(envelope.tried_since(NOW), NOW);
+        assert_eq!(envelope.tried_since(later(want + 1)), later(want));
     }
     let refusal = run(Some(month + 1), None).unwrap_err();
     assert_eq!((refusal.code, refusal.status), (550, "5.7.1"));

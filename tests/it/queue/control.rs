@@ -236,6 +236,14 @@ fn a_campaign_is_held_by_its_tag_a_site_rerouted_and_a_schedule_shown() {
         for fact in ["tags         spring-sale\n", "metadata     order=7\n", "engaged      yes\n"] {
             assert!(text.contains(fact), "{fact} is not in {text}");
         }
+        let (text, _) = served.command("queue show --tag spring-sale --json").await;
+        let shown: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((shown.as_array().map(Vec::len), &shown[0]["id"]), (Some(1), &json!(wrong.to_string())));
+        assert_eq!(served.command("queue show --tag none --json").await.0, "[]\n");
+        let (text, _) = served.command("queue show --all").await;
+        assert!(text.starts_with(&format!("{wrong}  held\n")), "{text}");
+        assert!(text.contains(&format!("\n\n{scheduled}  scheduled\n")), "{text}");
+        assert_eq!(served.command("queue show").await.1, ExitCode::from(2));
         let (text, _) = served.command("queue list --state scheduled").await;
         assert!(text.contains(&format!("\n{scheduled}  scheduled  0s      in 6h    ")), "{text}");
         let (text, _) = served.command("queue reroute --pool bulk --site big").await;
