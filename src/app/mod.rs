@@ -167,7 +167,8 @@ impl Daemon {
             settings.first_dial = clock.now().after(AFTER_UNCLEAN_END);
         }
         let ledger = Ledger::new(queue.spool().clone());
-        let scheduler = Scheduler::new(settings, Live { dns: dns.clone(), tools: tools.clone(), ledger, began: Instant::now() });
+        let scheduler =
+            Scheduler::new(settings, Live { dns: dns.clone(), tools: tools.clone(), ledger, began: Instant::now() });
         let handle = scheduler.handle();
         let waiting = queue.set_sink(handle.sink());
         tokio::spawn(scheduler.run(waiting));
@@ -224,7 +225,20 @@ impl Daemon {
         };
         let api = tokio::spawn(http::serve(http::Settings::in_dir(&config.data_dir), api, until));
         server.start();
-        Ok(Daemon { config, queue, door, tools, signer, credentials, server_tls, dns, server, scheduler, api, api_stop })
+        Ok(Daemon {
+            config,
+            queue,
+            door,
+            tools,
+            signer,
+            credentials,
+            server_tls,
+            dns,
+            server,
+            scheduler,
+            api,
+            api_stop,
+        })
     }
 
     /// Serves requests until it must stop, then stops.

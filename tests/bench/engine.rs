@@ -186,6 +186,7 @@ fn main() {
             due: bench.now,
             expires_at: bench.now.after(Duration::from_secs(5 * 86_400)),
             held: false,
+            engaged: false,
         }));
     }
     report("put", &mut bench.steps_ns);

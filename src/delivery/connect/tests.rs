@@ -332,6 +332,6 @@ async fn what_only_an_operator_can_mend_is_an_alarm() {
         check(stage, cause, want);
     }
     let failed = dial(&source, ([127, 0, 0, 1], 25).into(), Instant::now() + Duration::from_secs(5)).await;
-    let failed = failed.err().expect("no such address here");
+    let failed = failed.expect_err("no such address here");
     check(failed.stage, failed.cause, unusable);
 }
