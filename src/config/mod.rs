@@ -14,6 +14,7 @@ mod secrets;
 mod tests;
 pub mod units;
 mod verify;
+mod warmup;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ pub use inbound::{Credential, Limits, Listener, Mode, Received, Tls};
 pub use outbound::{Delivery, DkimKey, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream, Windows};
 pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
 pub use secrets::private;
+pub use warmup::Warmup;
 
 use crate::mail::{Address, Domain};
 use file::File;
@@ -63,6 +65,8 @@ pub struct Config {
     pub pools: Named<Pool>,
     /// One or more.
     pub sources: Named<Source>,
+    /// Curves of warming sources: those of the file over those that are compiled in.
+    pub warmups: Named<Warmup>,
     /// One or more.
     pub sending_domains: Vec<SendingDomain>,
     /// In the file's order.
