@@ -47,7 +47,7 @@ fn thirty_days(curve: &Curve, temper: Temper) -> Vec<Row> {
             ladder.spend(at, Kind::Marketing, count);
             let hostile = temper == Temper::Hostile && number == 8 && ladder.view().used * 2 > budget.unwrap_or(0);
             let welcome = match temper {
-                // It trusts half as much again as what it took on the best day before.
+                // It trusts a quarter more than what it took on the best day before.
                 Temper::Strict => trusted.saturating_sub(taken).min(count),
                 Temper::Hostile if hostile => 0,
                 Temper::Hostile | Temper::Agreeable => count,

@@ -144,7 +144,7 @@ mod tests {
                 assert_eq!(total.allowance(), 0, "nothing goes before it is durable");
             }
         }
-        assert!(sent <= 300 && sent >= 150, "{sent}");
+        assert!((150..=300).contains(&sent), "{sent}");
         total.roll(8, Some(100), &curve);
         assert_eq!(total.rest(), Some(300));
         total.roll(9, None, &curve);
