@@ -88,6 +88,50 @@ impl Timestamp {
     }
 }
 
+/// A named time zone: where calendar days begin and end.
+///
+/// Its rules are compiled in, so that asking reads no file and answers alike on every machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Zone(jiff::tz::TimeZone);
+
+impl Zone {
+    /// UTC: days of 24 hours, always.
+    pub const UTC: Zone = Zone(jiff::tz::TimeZone::UTC);
+
+    /// The zone of an IANA name, such as `Europe/Berlin`. `None`: there is no such zone.
+    pub fn named(name: &str) -> Option<Zone> {
+        jiff::tz::TimeZone::get(name).ok().map(Zone)
+    }
+
+    /// Its IANA name.
+    pub fn name(&self) -> &str {
+        self.0.iana_name().unwrap_or("UTC")
+    }
+
+    /// The calendar day that holds a moment, counted from 1970-01-01. Before that, and past the calendar's end: 0.
+    pub fn day(&self, at: Timestamp) -> u32 {
+        let instant = i64::try_from(at.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+        let date = instant.map(|instant| self.0.to_datetime(instant).date());
+        let days = date.and_then(|date| date.since(EPOCH).ok()).map_or(0, |span| span.get_days());
+        u32::try_from(days).unwrap_or(0)
+    }
+
+    /// When a full hour of a day begins; hour 24 is the next day's start. An hour that the clocks skip begins when they
+    /// do, and of one that they repeat the first counts.
+    pub fn hour(&self, day: u32, hour: u8) -> Timestamp {
+        let day = i64::from(day) + i64::from(hour / 24);
+        let date = EPOCH.checked_add(jiff::Span::new().days(day.min(DAYS_MAX)));
+        let clock = date.map(|date| date.at(i8::try_from(hour % 24).unwrap_or(0), 0, 0, 0));
+        let instant = clock.and_then(|clock| self.0.to_timestamp(clock));
+        let millis = instant.ok().and_then(|instant| u64::try_from(instant.as_millisecond()).ok());
+        Timestamp(millis.unwrap_or(0))
+    }
+}
+
+const EPOCH: jiff::civil::Date = jiff::civil::date(1970, 1, 1);
+/// Past the year 9000; keeps arithmetic on damaged numbers inside the calendar.
+const DAYS_MAX: i64 = 2_600_000;
+
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.rfc3339())
@@ -118,6 +162,23 @@ mod tests {
         for text in wrong.into_iter().chain(["19691121100000Z"]) {
             assert_eq!(Timestamp::parse_der(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_day_of_a_zone_has_23_to_25_hours() {
+        let zone = Zone::named("Europe/Berlin").unwrap();
+        let rows = [("2026-03-29", 20_541, 23), ("2026-10-25", 20_751, 25), ("2026-11-21", 20_778, 24)];
+        for (date, day, hours) in rows {
+            let starts = zone.hour(day, 0);
+            let ends = zone.hour(day, 24);
+            assert_eq!(ends.since(starts), Duration::from_secs(hours * 3600), "{date}");
+            assert_eq!((zone.day(starts), zone.day(ends)), (day, day + 1), "{date}");
+            assert_eq!(zone.day(ends.before(Duration::from_millis(1))), day, "{date}");
+        }
+        assert_eq!(zone.hour(20_541, 2).rfc3339(), "2026-03-29T01:00:00.000Z", "the skipped hour begins at 3:00");
+        assert!(Zone::named("Europe/Atlantis").is_none());
+        assert_eq!((Zone::UTC.day(Timestamp::NEVER), Zone::UTC.hour(u32::MAX, 24).0 > 0), (0, true));
+        assert_eq!((zone.name(), Zone::UTC.name()), ("Europe/Berlin", "UTC"));
     }
 
     #[test]

@@ -8,10 +8,13 @@ use serde::Deserialize;
 
 use super::inbound::{Credential, Limits, Listener, Mode, Tls};
 use super::outbound::{Delivery, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream};
-use super::pattern::{self, Member, NotYet};
+use super::pattern::Member;
+use super::warmup::{self, Warmup};
 use super::{Config, DATA_DIR, DEFAULT, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
 use crate::mail::{Address, Domain, StreamKind};
 use crate::message::Family;
+use crate::time::Zone;
+use crate::traffic::warmup::SendHours;
 
 /// The file's top level.
 #[derive(Deserialize)]
@@ -32,6 +35,8 @@ pub(super) struct File {
     pool: Named<Pool>,
     #[serde(default)]
     source: Named<SourceText>,
+    #[serde(default)]
+    warmup: Named<Warmup>,
     sending_domain: Vec<SendingDomain>,
     #[serde(default)]
     route: Vec<Route>,
@@ -78,8 +83,11 @@ struct SourceText {
     #[serde(deserialize_with = "units::some_parsed")]
     ehlo: Option<Domain>,
     shared: bool,
-    #[serde(rename = "warmup", deserialize_with = "pattern::not_yet")]
-    _warmup: Option<NotYet>,
+    warmup: Option<String>,
+    #[serde(deserialize_with = "units::some_parsed")]
+    send_hours: Option<SendHours>,
+    #[serde(deserialize_with = "units::some_parsed")]
+    time_zone: Option<Zone>,
 }
 
 impl units::Written for Family {
@@ -117,6 +125,8 @@ impl File {
             true => Named::from([(DEFAULT.to_owned(), Source::kernel(&hostname))]),
             false => self.source.into_iter().map(|(name, text)| (name, text.complete(&hostname))).collect(),
         };
+        let mut warmups = warmup::shipped();
+        warmups.extend(self.warmup);
         let mut pools = self.pool;
         let all = || Pool { sources: sources.keys().map(|name| Member::new(name)).collect() };
         pools.entry(DEFAULT.to_owned()).or_insert_with(all);
@@ -130,6 +140,7 @@ impl File {
             streams,
             pools,
             sources,
+            warmups,
             sending_domains: self.sending_domain,
             routes: self.route,
             sites: self.site,
@@ -210,6 +221,9 @@ impl SourceText {
             public_address: self.public_address,
             ehlo: self.ehlo.unwrap_or(plain.ehlo),
             shared: self.shared,
+            warmup: self.warmup,
+            send_hours: self.send_hours.unwrap_or(plain.send_hours),
+            time_zone: self.time_zone.unwrap_or(plain.time_zone),
         }
     }
 }

@@ -15,6 +15,7 @@ mod secrets;
 mod tests;
 pub mod units;
 mod verify;
+mod warmup;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub use outbound::{Delivery, DkimKey, Dns, Named, Pool, Retry, Route, SendingDom
 pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
 pub use replies::read_rules;
 pub use secrets::private;
+pub use warmup::Warmup;
 
 use crate::mail::{Address, Domain};
 use file::File;
@@ -68,6 +70,8 @@ pub struct Config {
     pub pools: Named<Pool>,
     /// One or more.
     pub sources: Named<Source>,
+    /// Curves of warming sources: those of the file over those that are compiled in.
+    pub warmups: Named<Warmup>,
     /// One or more.
     pub sending_domains: Vec<SendingDomain>,
     /// In the file's order.

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use super::pattern::{self, Member, NextHop, NotYet, RecipientPattern, TlsPolicy};
 use super::units::{self, Written};
 use crate::mail::{Domain, StreamKind};
+use crate::time::Zone;
 use crate::traffic::Rates;
+use crate::traffic::warmup::SendHours;
 
 /// A class of mail, with its own pool, priority and patience.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,13 +72,26 @@ pub struct Source {
     /// Transactional and marketing mail may both leave by it. Default false; one source on the kernel's own address, which
     /// is what there is without a line in the config, may be shared in any case.
     pub shared: bool,
+    /// The curve that it climbs, a name in `warmups`. Absent: warm.
+    pub warmup: Option<String>,
+    /// When a warming source sends marketing mail. Default 00-24.
+    pub send_hours: SendHours,
+    /// Where its days begin, and its hours are counted. Default UTC.
+    pub time_zone: Zone,
 }
 
 impl Source {
     /// The kernel's own choice of address.
     pub fn kernel(hostname: &Domain) -> Source {
-        let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        Source { address, public_address: None, ehlo: hostname.clone(), shared: false }
+        Source {
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            public_address: None,
+            ehlo: hostname.clone(),
+            shared: false,
+            warmup: None,
+            send_hours: SendHours::ALL,
+            time_zone: Zone::UTC,
+        }
     }
 }
 

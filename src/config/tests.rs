@@ -142,8 +142,8 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
         ),
         ("[source.\"a b\"]\n", "p.toml:2: source.a b: 1 to 64 letters, digits and \"-_.@+\" are allowed in a name"),
         (
-            "[source.a]\nwarmup = \"standard\"",
-            "p.toml:3: source.a.warmup = \"standard\": this key is planned, but not in this version yet; remove the line",
+            "[source.a]\nwarmup = \"fast\"",
+            "p.toml:3: source.a.warmup = \"fast\": there is no warm-up curve \"fast\"; there are: cautious, sendgrid, ses, sparkpost, standard",
         ),
         (
             "[[site]]\nname = \"x\"\nmx = [\"a.example\"]\nmax_message_rate = [\"2/1s\", \"3/1w\"]",
@@ -351,6 +351,7 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[stream.x]",
         "[pool.x]",
         "[source.x]",
+        "[warmup.x]",
         "[[sending_domain]]",
         "[[route]]",
         "[[site]]",
@@ -360,7 +361,7 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[log]",
         "[metrics]",
     ];
-    let planned = ["bounce_domain", "warmup"];
+    let planned = ["bounce_domain"];
     for table in tables {
         let said = parse(&format!("{table}\nqqqqqqqqqqqq = 1")).map(|_| ()).unwrap_err().to_string();
         let (_, known) = said.split_once("known are ").unwrap_or_else(|| panic!("{table}: {said}"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::inbound::{Listener, Mode};
 use super::place::Places;
 use super::units::show_duration;
-use super::{Config, Problem, Retry, TlsPolicy};
+use super::{Config, Problem, Retry, TlsPolicy, Warmup};
 use crate::mail::{Domain, StreamKind};
 use crate::size::ByteSize;
 
@@ -34,6 +34,7 @@ pub(super) fn problems(config: &Config, file: &Path, places: &Places) -> Vec<Pro
     streams(config, &mut judge);
     pools(config, &mut judge);
     sharing(config, &mut judge);
+    warmups(config, &mut judge);
     sending_domains(config, &mut judge);
     routes(config, &mut judge);
     sites(config, &mut judge);
@@ -294,6 +295,44 @@ fn pools(config: &Config, judge: &mut Judge<'_>) {
         if source.public_address.is_some_and(|address| address.is_unspecified() || unbindable(address)) {
             judge.refuse(format!("source.{name}.public_address"), "the address that peers see is expected");
         }
+    }
+}
+
+fn warmups(config: &Config, judge: &mut Judge<'_>) {
+    for (name, source) in &config.sources {
+        if let Some(curve) = &source.warmup {
+            judge.known(format!("source.{name}.warmup"), "warm-up curve", curve, config.warmups.keys());
+        }
+    }
+    for (name, warmup) in &config.warmups {
+        let path = format!("warmup.{name}");
+        judge.name(&path, name);
+        curve(warmup, &path, judge);
+        if let Some(total) = warmup.total {
+            judge.range(format!("{path}.total"), total, 1..=1000);
+        }
+        for (provider, entry) in &warmup.provider {
+            let path = format!("{path}.provider.{provider}");
+            judge.name(&path, provider);
+            curve(entry, &path, judge);
+            if entry.total.is_some() {
+                judge.refuse(
+                    format!("{path}.total"),
+                    "the total is the source's: it stands beside the provider entries",
+                );
+            }
+            if !entry.provider.is_empty() {
+                judge.refuse(format!("{path}.provider"), "a provider's entry has none of its own");
+            }
+        }
+    }
+}
+
+fn curve(warmup: &Warmup, path: &str, judge: &mut Judge<'_>) {
+    match warmup.curve() {
+        Ok(_) => {}
+        Err(("", right)) => judge.refuse(path, right),
+        Err((key, right)) => judge.refuse(format!("{path}.{key}"), right),
     }
 }
 

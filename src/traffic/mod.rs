@@ -42,6 +42,7 @@ mod row;
 mod serve;
 mod site;
 mod slab;
+pub mod warmup;
 mod why;
 mod words;
 
