@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::inbound::{Credential, Limits, Listener, Mode, Tls};
-use super::outbound::{Delivery, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream};
+use super::layers::Lines;
+use super::outbound::{Delivery, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream};
 use super::pattern::{self, Member, NotYet};
 use super::{Config, DATA_DIR, DEFAULT, Log, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
 use crate::mail::{Address, Domain, StreamKind};
@@ -35,6 +36,9 @@ pub(super) struct File {
     route: Vec<Route>,
     #[serde(default)]
     site: Vec<Site>,
+    #[serde(default)]
+    recipient_domain: Vec<RecipientDomain>,
+    providers: Option<PathBuf>,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -116,6 +120,11 @@ impl File {
             sending_domains: self.sending_domain,
             routes: self.route,
             sites: self.site,
+            recipient_domains: self.recipient_domain,
+            providers_file: self.providers,
+            providers: Vec::new(),
+            lines: Lines::default(),
+            provider_lines: Lines::default(),
             limits: self.limits,
             delivery: self.delivery,
             retry: self.retry,
@@ -192,4 +201,12 @@ impl SourceText {
             ehlo: self.ehlo.unwrap_or(plain.ehlo),
         }
     }
+}
+
+/// A file of providers.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Providers {
+    #[serde(default)]
+    pub provider: Vec<Site>,
 }

@@ -26,7 +26,7 @@ use crate::mail::QueueId;
 use crate::queue::{Change, Waiting};
 
 use clerk::Clerk;
-pub use settings::{DomainRule, NamedLimits, Pool, Recipients, Route, Settings, SiteRule};
+pub use settings::{DomainRule, NamedLimits, Origin, Pool, Recipients, Route, Settings, SiteRule};
 pub use world::{End, Found, Live, Task, World};
 
 /// Questions and orders that wait for the scheduler; more senders wait themselves.

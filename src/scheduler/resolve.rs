@@ -74,11 +74,12 @@ pub(super) struct Way {
 
 /// Looks a domain's way up.
 pub(super) async fn resolve(world: &impl World, settings: &Settings, domain: &Domain) -> Result<Way, Failure> {
+    let rule = settings.own_rule(domain);
     let way = match settings.route(domain) {
         Some(route) => by_route(world, route).await?,
-        None => by_mx(settings, world.mail_hosts(domain.clone()).await?),
+        None => by_mx(settings, rule.and_then(|rule| rule.tls), world.mail_hosts(domain.clone()).await?),
     };
-    Ok(Way { own: settings.own_limits(domain).cloned(), ..way })
+    Ok(Way { own: rule.map(|rule| Arc::clone(&rule.limits)).filter(|limits| limits.are_some()), ..way })
 }
 
 /// The hosts of a route that can be found; the failure of the last, if none can.
@@ -102,12 +103,12 @@ async fn by_route(world: &impl World, route: &Route) -> Result<Way, Failure> {
     }
 }
 
-fn by_mx(settings: &Settings, hosts: Arc<[Host]>) -> Way {
+fn by_mx(settings: &Settings, own_tls: Option<TlsPolicy>, hosts: Arc<[Host]>) -> Way {
     let best = hosts.iter().map(|host| host.preference).min();
     let best: Vec<Domain> =
         hosts.iter().filter(|host| Some(host.preference) == best).filter_map(|host| host.name.parse().ok()).collect();
     let rule = settings.site(&best);
-    let tls = rule.map_or(settings.tls, |rule| rule.tls);
+    let tls = own_tls.unwrap_or(rule.map_or(settings.tls, |rule| rule.tls));
     let target = Target { hosts, tls, login: None, allow_private: settings.allow_private_peers };
     way(target, rule.map(|rule| Arc::clone(&rule.name)), Arc::clone(rule.map_or(&settings.limits, |rule| &rule.limits)))
 }
