@@ -12,6 +12,7 @@ pub mod queue;
 pub mod records;
 mod sandbox;
 pub mod spool;
+pub mod traffic;
 pub mod why;
 
 use std::io::{self, IsTerminal, Write};
@@ -75,6 +76,9 @@ enum Command {
     Queue(queue::Command),
     /// Say why an envelope waits, who or what caused it, and when that ends.
     Why(why::Arguments),
+    /// Show sites and sources at a glance; stop and resume them.
+    #[command(subcommand)]
+    Traffic(traffic::Command),
     /// Make, list and revoke what clients log in with.
     #[command(subcommand)]
     Credential(credential::Command),
@@ -151,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
+        Command::Traffic(command) => context.ask(|daemon, out| traffic::run(daemon, &command, context.json, out)),
         Command::Credential(command) => {
             credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
         }

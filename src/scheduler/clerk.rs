@@ -11,7 +11,9 @@ use tracing::{error, info, warn};
 
 use super::accounts::Accounts;
 use super::names::{Configured, Numbers};
+use super::recent::{Ended, Recent};
 use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
+use super::suspend::{Said, Suspensions};
 use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Settings};
 use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source};
@@ -39,10 +41,17 @@ pub(super) struct Aim {
     pub site: u32,
 }
 
-/// A site's last words to each source.
+/// What is known of a site beside what the engine knows, by source.
 #[derive(Default)]
 pub(super) struct SiteMemory {
+    /// Its last words.
     pub last: HashMap<u16, Outcome>,
+    /// What became of the last attempts.
+    pub recent: HashMap<u16, Box<Recent>>,
+    /// What the engine was told is suspended here.
+    pub stopped: Box<[Option<SourceHandle>]>,
+    /// Its limits as the config has them.
+    pub limits: Option<Arc<NamedLimits>>,
 }
 
 struct Link {
@@ -88,6 +97,7 @@ pub(super) struct Clerk<W> {
     asked: HashMap<Id, Asked>,
     wake: Timestamp,
     pub accounts: Accounts,
+    pub suspensions: Suspensions,
     /// Limits by their place in memory, with sources as numbers. For the settings of now.
     numbered: HashMap<usize, (Arc<NamedLimits>, Arc<SiteLimits>)>,
     /// When the two clocks were compared first, and by how much they differ since. See [`Fact::Skewed`].
@@ -100,6 +110,7 @@ impl<W: World> Clerk<W> {
         let (events, heard) = mpsc::channel(EVENTS_MAX);
         let clocks = (world.now(), world.steady());
         let accounts = Accounts::new(world.budgets());
+        let suspensions = Suspensions::read(world.suspensions());
         let mut clerk = Clerk {
             settings: Arc::new(Settings::default()),
             world,
@@ -123,6 +134,7 @@ impl<W: World> Clerk<W> {
             asked: HashMap::new(),
             wake: Timestamp::NEVER,
             accounts,
+            suspensions,
             numbered: HashMap::new(),
             clocks,
             skew_ms: 0,
@@ -141,7 +153,8 @@ impl<W: World> Clerk<W> {
         let mut loading = true;
         self.execute();
         loop {
-            let pause = if loading { Duration::ZERO } else { self.wake.since(self.world.now()).min(SLEEP_MAX) };
+            let wake = self.wake.min(self.suspensions.next_end());
+            let pause = if loading { Duration::ZERO } else { wake.since(self.world.now()).min(SLEEP_MAX) };
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Stop(within, answer)) => {
@@ -164,6 +177,7 @@ impl<W: World> Clerk<W> {
                     self.tell(Fact::Tick);
                 }
             }
+            self.end_suspensions();
             loading = loading && self.load(&mut waiting);
             self.inbox.swap(&mut changes);
             for change in changes.drain(..) {
@@ -239,12 +253,25 @@ impl<W: World> Clerk<W> {
                 Fact::Refused(connection)
             }
             Event::MailWritten(id) => Fact::MailWritten(connection, id),
-            Event::Settled { id, due, feedback } => Fact::Settled { connection, id, due, feedback },
+            Event::Settled { id, due, feedback } => {
+                self.count(number, if due.is_some() { Ended::Deferred } else { Ended::Final });
+                Fact::Settled { connection, id, due, feedback }
+            }
             Event::Skipped(id) => Fact::Skipped(connection, id),
             Event::Returned(id) => Fact::Returned(connection, id),
             Event::Eof => return self.eof(number),
         };
         self.tell(fact);
+    }
+
+    /// Counts what became of an attempt, for listings.
+    fn count(&mut self, number: u32, ended: Ended) {
+        let now = self.world.now();
+        let Some(link) = self.links.get(&number) else { return };
+        let Some(site) = self.targets.value(link.target).map(|aim| aim.site) else { return };
+        if let Some(memory) = self.sites.value_mut(site) {
+            memory.recent.entry(link.source.0).or_default().count(now, ended);
+        }
     }
 
     /// Keeps a site's words for `why`.
@@ -317,6 +344,10 @@ impl<W: World> Clerk<W> {
             // Newer addresses.
             *aim = Aim { target: way.target, site };
         }
+        if let Some(memory) = self.sites.value_mut(site) {
+            memory.limits = Some(Arc::clone(&way.limits));
+        }
+        self.enforce_at(site);
         let limits = self.numbered(&way.limits);
         let own = way.own.as_ref().map(|own| self.numbered(own));
         let kept = self.kept_of(site, domain);
@@ -357,6 +388,7 @@ impl<W: World> Clerk<W> {
             Handle::Target(target) => self.targets.free(target.0),
             Handle::Site(site) => {
                 self.close_accounts(Holder::Site(site));
+                self.let_go(site.0);
                 self.sites.free(site.0);
             }
         }
@@ -444,6 +476,23 @@ impl<W: World> Clerk<W> {
         self.asked.insert(id, Asked::Budget(account));
     }
 
+    /// Writes down what an operator decided, and then tells them.
+    pub(super) fn write_down(&mut self, records: Vec<(Bytes, Option<Bytes>)>, answer: Said, done: String) {
+        let world = Arc::clone(&self.world);
+        let task = async move {
+            let mut durable = true;
+            for (name, record) in records {
+                durable &= world.keep_suspension(name, record).await;
+            }
+            let unwritten = || format!("{done}, but only until a restart: it could not be written down");
+            // Whoever asked may be gone.
+            let _ = answer.send(if durable { Ok(done) } else { Err(unwritten()) });
+            Answer::Budget(None, durable)
+        };
+        let id = self.answers.spawn(task).id();
+        self.asked.insert(id, Asked::Budget(None));
+    }
+
     /// Limits with the sources' numbers, shared by all whom one rule governs.
     fn numbered(&mut self, limits: &Arc<NamedLimits>) -> Arc<SiteLimits> {
         let place = Arc::as_ptr(limits) as usize;
@@ -495,19 +544,25 @@ impl<W: World> Clerk<W> {
         // Whoever asked may be gone, and an answer to nobody is no error.
         match command {
             Command::Why(id, answer) => drop(answer.send(self.why(id))),
-            Command::Sites(answer) => drop(answer.send(self.list_sites())),
+            Command::Sites(which, filter, answer) => drop(answer.send(self.list_sites(which, &filter))),
             Command::Reload(settings) => self.reload(*settings),
-            Command::Suspend(source, answer) => drop(answer.send(self.operate(&source, Operator::SuspendSource))),
-            Command::Resume(source, answer) => drop(answer.send(self.operate(&source, Operator::ResumeSource))),
+            Command::Sources(answer) => drop(answer.send(self.list_sources())),
+            Command::Explain(site, answer) => self.explain_site(&site, answer),
+            Command::Suspend(scope, within, by, answer) => self.suspend(scope, within, &by, answer),
+            Command::Resume(scope, by, answer) => self.resume(&scope, &by, answer),
             Command::Probe => self.tell(Fact::Operator(Operator::Probe)),
             Command::Stop(..) => {}
         }
     }
 
-    fn operate(&mut self, source: &str, operator: fn(SourceHandle) -> Operator) -> bool {
-        let Some(number) = self.sources.find(source) else { return false };
-        self.tell(Fact::Operator(operator(SourceHandle(number))));
-        true
+    /// The settings of now.
+    pub(super) fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// A source that the config has now.
+    pub(super) fn address_of(&self, name: &str) -> Option<&Source> {
+        self.source_of.get(usize::from(self.sources.find(name)?))?.as_ref()
     }
 
     fn reload(&mut self, settings: Settings) {
@@ -541,6 +596,8 @@ impl<W: World> Clerk<W> {
         };
         self.numbered.clear();
         self.settings = Arc::new(settings);
+        // Before the engine feeds what new sources there are.
+        self.enforce_all();
         self.tell(Fact::Reload(rules));
     }
 

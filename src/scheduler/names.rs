@@ -50,6 +50,17 @@ impl<K: Clone + Eq + Hash, V> Numbers<K, V> {
         self.entries.get(number as usize)?.as_ref().map(|(key, _)| key)
     }
 
+    /// Every key that has a number now.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter().map(|(_, key)| key)
+    }
+
+    /// Every number with its key.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &K)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(number, entry)| Some((number as u32, &entry.as_ref()?.0)))
+    }
+
     pub fn value(&self, number: u32) -> Option<&V> {
         self.entries.get(number as usize)?.as_ref().map(|(_, value)| value)
     }

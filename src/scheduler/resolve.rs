@@ -52,6 +52,22 @@ impl SiteKey {
         }
     }
 
+    /// Whether an operator may mean it by this: the rule's name, or any of its hosts.
+    pub fn is_called(&self, called: &str) -> bool {
+        match self {
+            SiteKey::Rule(name) => **name == *called,
+            SiteKey::Hosts(hosts) => hosts.iter().any(|(name, _)| **name == *called),
+        }
+    }
+
+    /// Its hosts, if it goes by them.
+    pub fn hosts(&self) -> Vec<&str> {
+        match self {
+            SiteKey::Rule(_) => Vec::new(),
+            SiteKey::Hosts(hosts) => hosts.iter().map(|(name, _)| &**name).collect(),
+        }
+    }
+
     /// As listings name it.
     pub fn name(&self) -> String {
         match self {

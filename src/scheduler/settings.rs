@@ -210,6 +210,11 @@ impl Settings {
         self.domains.iter().find(|rule| rule.domain == *domain)
     }
 
+    /// The name of the rule that a host falls under.
+    pub(super) fn rule_of_host(&self, host: &str) -> Option<&Arc<str>> {
+        self.site(&[host.parse().ok()?]).map(|rule| &rule.name)
+    }
+
     /// The site rule that all these hosts fall under, by the longest name; of equal ones the last.
     pub(super) fn site(&self, hosts: &[Domain]) -> Option<&SiteRule> {
         let length = |rule: &SiteRule, host: &Domain| {

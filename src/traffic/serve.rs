@@ -153,10 +153,11 @@ impl Engine {
     }
 
     pub(super) fn may_dial(&self, source: SourceHandle, site: u32, kind: StreamKind) -> bool {
+        let stopped = self.is_stopped(source, site);
         let site = &self.sites[site];
         let path = site.path(source);
         let reserved = kind == StreamKind::Marketing && site.is_reserved(source, self.now);
-        !self.suspended.contains(&source)
+        !stopped
             && path.throttled(self.now).is_none()
             && path.open < site.allowed(source)
             && !site.is_full()
@@ -236,7 +237,7 @@ impl Engine {
     /// A connection is between two transactions: the next one, or rest, or room for others.
     pub(super) fn boundary(&mut self, number: u32, out: &mut Vec<Order>) {
         let Some(link) = self.links.get(&number).copied().filter(|link| link.doing != Doing::Closing) else { return };
-        let worn = link.done >= link.most || self.suspended.contains(&link.source);
+        let worn = link.done >= link.most || self.is_stopped(link.source, link.site);
         if worn || self.must_make_room(&link) {
             return self.close(number, out);
         }
@@ -283,7 +284,7 @@ impl Engine {
     /// Gives the best waiting envelope to a connection. False: there is none that it may carry now.
     pub(super) fn grant(&mut self, number: u32, out: &mut Vec<Order>) -> bool {
         let Some(link) = self.links.get(&number).copied() else { return false };
-        if self.suspended.contains(&link.source) {
+        if self.is_stopped(link.source, link.site) {
             return false;
         }
         loop {

@@ -1,11 +1,12 @@
 //! The engine's part for targets and sites: what is shared, what is known of each source there, and when it is forgotten.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::domain::Hosts;
 use super::gate::Meters;
-use super::lane::{FlowKey, Lane, Via};
+use super::lane::{FlowKey, Lane, Via, place_of};
 use super::limits::SiteLimits;
 use super::path::Path;
 use super::slab::NONE;
@@ -163,9 +164,13 @@ pub struct SiteView {
     pub open: u32,
     /// Envelopes that are due and wait: transactional, marketing.
     pub waiting: [u32; 2],
+    /// All envelopes of the domains whose hosts these are, whatever they wait for: transactional, marketing.
+    pub queued: [u32; 2],
+    /// Of these, those that each source may carry. What several may carry is counted for each.
+    pub carried: Vec<(SourceHandle, [u32; 2])>,
     /// Whether it took a message since it is known.
     pub proven: bool,
-    /// Sources whose state differs from the default.
+    /// Sources whose state differs from the default, or that have something to carry.
     pub paths: Vec<PathView>,
 }
 
@@ -181,6 +186,7 @@ impl Engine {
                 sums.zip(self.lanes[*lane].waiting).for_each(|(sum, waiting)| *sum += waiting);
             }
         }
+        let (queued, mut carried) = self.queued_by_site(slots);
         let view = |(slot, site): (u32, &Site)| SiteView {
             site: SiteHandle(slot),
             target: target_of[slot as usize],
@@ -188,10 +194,35 @@ impl Engine {
             uses: site.meters.uses().flat_map(|(source, unit, meter)| uses_of(source, unit, meter)).collect(),
             open: site.open,
             waiting: waiting[slot as usize],
+            queued: queued[slot as usize],
             proven: site.proven,
-            paths: site.paths.iter().map(|(source, path)| self.path_view(site, *source, path)).collect(),
+            paths: {
+                let carried = carried[slot as usize].keys().copied();
+                let known: BTreeSet<SourceHandle> =
+                    site.paths.iter().map(|(source, _)| *source).chain(carried).collect();
+                known.into_iter().map(|source| self.path_view(site, source, &site.path(source))).collect()
+            },
+            carried: std::mem::take(&mut carried[slot as usize]).into_iter().collect(),
         };
         self.sites.iter().map(view).collect()
+    }
+
+    /// What is queued for each site, in all and by the sources that may carry it.
+    fn queued_by_site(&self, slots: usize) -> (Vec<[u32; 2]>, Vec<BTreeMap<SourceHandle, [u32; 2]>>) {
+        let (mut queued, mut carried) = (vec![[0u32; 2]; slots], vec![BTreeMap::new(); slots]);
+        for (_, flow) in self.flows.iter() {
+            let Some(Hosts::Known(target)) = self.domains.get(flow.key.domain.0).map(|domain| domain.hosts) else {
+                continue;
+            };
+            let (site, place) = (self.targets[target].site as usize, place_of(flow.key.kind));
+            queued[site][place] += flow.rows;
+            // A source stands in its pool as often as its weight says.
+            let sources: BTreeSet<SourceHandle> = self.sources(self.via(&flow.key)).iter().copied().collect();
+            for source in sources {
+                carried[site].entry(source).or_insert([0; 2])[place] += flow.rows;
+            }
+        }
+        (queued, carried)
     }
 
     fn path_view(&self, site: &Site, source: SourceHandle, path: &Path) -> PathView {
@@ -287,7 +318,7 @@ impl Engine {
     pub(super) fn via(&self, key: &FlowKey) -> Via {
         match key.source {
             Some(source)
-                if self.sources(Via::Pool(key.pool)).contains(&source) && !self.suspended.contains(&source) =>
+                if self.sources(Via::Pool(key.pool)).contains(&source) && !self.is_stopped_for(source, key) =>
             {
                 Via::Source(source)
             }

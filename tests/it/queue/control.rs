@@ -40,7 +40,14 @@ impl Served {
                 json!([{ "kind": "connections", "text": format!("{id} waits for a connection"), "cause": "421 busy" }])
             })
         });
-        let api = Api { queue: queue.clone(), events: Events::default(), why, bounce: bounce(&queue), probe: probe() };
+        let api = Api {
+            queue: queue.clone(),
+            events: Events::default(),
+            why,
+            bounce: bounce(&queue),
+            probe: probe(),
+            traffic: traffic(),
+        };
         let settings = http::Settings::in_dir(dir.path());
         let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
         let socket = dir.path().join(http::SOCKET_NAME);
@@ -87,6 +94,16 @@ impl Served {
 /// Fails the envelope, as the door does when there is nobody to tell.
 fn probe() -> http::Probe {
     Arc::new(|| Box::pin(async {}))
+}
+
+/// Says what it was asked; no to what is about `nobody`.
+fn traffic() -> http::Traffic {
+    Arc::new(|ask| {
+        Box::pin(async move {
+            let asked = format!("{ask:?}");
+            if asked.contains("nobody") { Err("there is no site \"nobody\" now".to_owned()) } else { Ok(asked.into()) }
+        })
+    })
 }
 
 fn bounce(queue: &Queue) -> http::Bounce {
@@ -278,9 +295,40 @@ fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
             why,
             bounce: bounce(&served.queue),
             probe: probe(),
+            traffic: traffic(),
         };
         let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
         assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        served.stop().await;
+    });
+}
+
+#[test]
+fn traffic_is_asked_and_ordered_over_the_socket() {
+    run(async {
+        let served = Served::start().await;
+        for (method, path, body, status, want) in [
+            ("GET", "/v1/sites", "", 200, "Sites(SitesSelect { all: false, filter: None })"),
+            (
+                "GET",
+                "/v1/sites?all=true&filter=a%20b",
+                "",
+                200,
+                "Sites(SitesSelect { all: true, filter: Some(\\\"a b\\\") })",
+            ),
+            ("GET", "/v1/sites?al=true", "", 400, "unknown field"),
+            ("GET", "/v1/sites/explain?site=google", "", 200, "Explain(\\\"google\\\")"),
+            ("GET", "/v1/sites/explain", "", 400, "missing field"),
+            ("GET", "/v1/sources", "", 200, "Sources"),
+            ("POST", "/v1/traffic/suspend", r#"{"site":"google","seconds":60,"by":"ann"}"#, 200, "seconds: Some(60)"),
+            ("POST", "/v1/traffic/suspend", r#"{"site":"nobody"}"#, 400, "there is no site"),
+            ("POST", "/v1/traffic/suspend", r#"{"site":"google","for":"1h"}"#, 422, "unknown field"),
+            ("POST", "/v1/traffic/resume", r#"{"source":"a","by":"ann"}"#, 200, "source: Some("),
+            ("POST", "/v1/traffic/resume", "", 415, "error"),
+        ] {
+            let (got, text) = served.text(method, path, body).await;
+            assert!(got == status && text.contains(want), "{method} {path} {body}: {got} {text}");
+        }
         served.stop().await;
     });
 }
