@@ -472,10 +472,10 @@ b       192.0.2.1  a.example               0       0     0  in no pool
 d.example belongs to the site google (provider google)
   hosts: google.com
 each source, and all together (total_…)
-  connection_limit  20          p.toml:7
-  tls               require     providers.toml:33
+  connection_limit  20        p.toml:7
+  tls               require   providers.toml:33
 the source a, where it differs
-  connection_limit  2           p.toml:12
+  connection_limit  2         p.toml:12
 each source for this domain beside it, and all together (total_…)
   max_message_rate  [\"5/1m\"]  p.toml:20
 ";

@@ -13,6 +13,7 @@ mod peer;
 mod port;
 mod self_test;
 mod small_disk;
+mod zone;
 
 pub use client::{Client, Split};
 pub use daemon::{Daemon, PASSWORD, Setup, USER};
@@ -20,6 +21,7 @@ pub use ledger::Ledger;
 pub use message::{Sample, field, own_part};
 pub use peer::{Behaviour, Peer, Receipt};
 pub use small_disk::SmallDisk;
+pub use zone::{Nameserver, Zone};
 
 use std::time::{Duration, Instant};
 
