@@ -129,7 +129,8 @@ pub fn run(daemon: Daemon<'_>, command: &Command, json: bool, out: &mut dyn Writ
 /// Who is at the terminal: whoever became root, not root.
 fn operator() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].iter().filter_map(|name| std::env::var(name).ok());
-    named.filter(|name| !name.is_empty()).chain(["an operator".to_owned()]).next().unwrap_or_default()
+    let uid = format!("uid {}", rustix::process::getuid().as_raw());
+    named.filter(|name| !name.is_empty()).chain([uid]).next().unwrap_or_default()
 }
 
 fn listing<T: DeserializeOwned>(

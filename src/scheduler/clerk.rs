@@ -1,6 +1,7 @@
 //! The scheduler's one task.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub(super) struct SiteMemory {
     pub stopped: Box<[Option<SourceHandle>]>,
     /// Its limits as the config has them.
     pub limits: Option<Arc<NamedLimits>>,
+    /// Where its hosts are, if that makes others share it.
+    pub addresses: Option<Box<[(IpAddr, u16)]>>,
 }
 
 struct Link {
@@ -98,6 +101,8 @@ pub(super) struct Clerk<W> {
     wake: Timestamp,
     pub accounts: Accounts,
     pub suspensions: Suspensions,
+    /// Sites that no rule governs, by where their best hosts are.
+    site_at: HashMap<Box<[(IpAddr, u16)]>, u32>,
     /// Limits by their place in memory, with sources as numbers. For the settings of now.
     numbered: HashMap<usize, (Arc<NamedLimits>, Arc<SiteLimits>)>,
     /// When the two clocks were compared first, and by how much they differ since. See [`Fact::Skewed`].
@@ -135,6 +140,7 @@ impl<W: World> Clerk<W> {
             wake: Timestamp::NEVER,
             accounts,
             suspensions,
+            site_at: HashMap::new(),
             numbered: HashMap::new(),
             clocks,
             skew_ms: 0,
@@ -338,7 +344,7 @@ impl<W: World> Clerk<W> {
         if let Some(failure) = self.domains.value_mut(domain) {
             *failure = None;
         }
-        let site = self.sites.number(&way.site_key, SiteMemory::default);
+        let site = self.site_of(&way);
         let target = self.targets.number(&way.target_key, || Aim { target: way.target.clone(), site });
         if let Some(aim) = self.targets.value_mut(target) {
             // Newer addresses.
@@ -365,6 +371,37 @@ impl<W: World> Clerk<W> {
         self.forget(Handle::Site(SiteHandle(site)));
     }
 
+    /// The site whose limits a way shares: by its rule, by the names of its hosts, else that of other names for exactly
+    /// the same addresses. Names go first, since addresses rotate. The addresses must be all the same: a domain that
+    /// lists another's host beside its own could else make us believe that the other refuses us.
+    fn site_of(&mut self, way: &Way) -> u32 {
+        let shared = match (self.sites.find(&way.site_key), &way.addresses) {
+            (None, Some(addresses)) if !self.suspensions.is_about(&way.site_key) => {
+                self.site_at.get(addresses).copied()
+            }
+            (Some(_), _) | (None, _) => None,
+        };
+        if let Some(site) = shared.filter(|site| self.sites.key(*site).is_some()) {
+            return site;
+        }
+        let site = self.sites.number(&way.site_key, SiteMemory::default);
+        let Some(memory) = self.sites.value_mut(site).filter(|memory| memory.addresses != way.addresses) else {
+            return site;
+        };
+        let old = std::mem::replace(&mut memory.addresses, way.addresses.clone());
+        self.leave_addresses(site, old);
+        if let Some(addresses) = &way.addresses {
+            self.site_at.entry(addresses.clone()).or_insert(site);
+        }
+        site
+    }
+
+    fn leave_addresses(&mut self, site: u32, addresses: Option<Box<[(IpAddr, u16)]>>) {
+        if let Some(addresses) = addresses.filter(|addresses| self.site_at.get(addresses) == Some(&site)) {
+            self.site_at.remove(&addresses);
+        }
+    }
+
     fn unresolved(&mut self, domain: u32, failure: Failure) {
         let why = match failure.finality {
             Finality::Deferred => Unresolved::Later(failure.until),
@@ -389,6 +426,8 @@ impl<W: World> Clerk<W> {
             Handle::Site(site) => {
                 self.close_accounts(Holder::Site(site));
                 self.let_go(site.0);
+                let addresses = self.sites.value_mut(site.0).and_then(|memory| memory.addresses.take());
+                self.leave_addresses(site.0, addresses);
                 self.sites.free(site.0);
             }
         }

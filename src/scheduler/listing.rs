@@ -100,6 +100,14 @@ impl<W: World> Clerk<W> {
         Row { value, trouble }
     }
 
+    /// The first name of the site to which a host belongs by its address.
+    pub(super) fn site_with_host(&self, host: &str) -> Option<String> {
+        let aims = self.targets.iter().filter_map(|(number, _)| self.targets.value(number));
+        let aim = aims.into_iter().find(|aim| aim.target.hosts.iter().any(|other| *other.name == *host))?;
+        let key = self.sites.key(aim.site)?;
+        Some(key.hosts().first().map_or_else(|| key.name(), |name| (*name).to_owned()))
+    }
+
     /// A source at a site.
     fn list_path(&self, view: &SiteView, path: &PathView) -> Row {
         let source = self.sources.name(path.source.0);

@@ -1,5 +1,7 @@
 //! Where a domain's mail goes: by a route, else by its MX; and what that means as target and site.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +85,9 @@ pub(super) struct Way {
     pub target: Target,
     pub target_key: TargetKey,
     pub site_key: SiteKey,
+    /// Where its best hosts are, in order: who is at the same place shares limits, whatever the names. Only if no rule
+    /// says whose hosts these are.
+    pub addresses: Option<Box<[(IpAddr, u16)]>>,
     pub limits: Arc<NamedLimits>,
     /// Those that the domain has for itself.
     pub own: Option<Arc<NamedLimits>>,
@@ -125,8 +130,23 @@ fn by_mx(settings: &Settings, own_tls: Option<TlsPolicy>, hosts: Arc<[Host]>) ->
         hosts.iter().filter(|host| Some(host.preference) == best).filter_map(|host| host.name.parse().ok()).collect();
     let rule = settings.site(&best);
     let tls = own_tls.unwrap_or(rule.map_or(settings.tls, |rule| rule.tls));
+    let addresses = rule.is_none().then(|| places(&hosts)).filter(|places| !places.is_empty());
     let target = Target { hosts, tls, login: None, allow_private: settings.allow_private_peers };
-    way(target, rule.map(|rule| Arc::clone(&rule.name)), Arc::clone(rule.map_or(&settings.limits, |rule| &rule.limits)))
+    let way = way(
+        target,
+        rule.map(|rule| Arc::clone(&rule.name)),
+        Arc::clone(rule.map_or(&settings.limits, |rule| &rule.limits)),
+    );
+    Way { addresses, ..way }
+}
+
+/// Addresses and ports of the hosts of the lowest preference.
+fn places(hosts: &[Host]) -> Box<[(IpAddr, u16)]> {
+    let best = hosts.iter().map(|host| host.preference).min();
+    let best = hosts.iter().filter(|host| Some(host.preference) == best);
+    let all: BTreeSet<(IpAddr, u16)> =
+        best.flat_map(|host| host.addresses.iter().map(|address| (*address, host.port))).collect();
+    all.into_iter().collect()
 }
 
 fn way(target: Target, rule: Option<Arc<str>>, limits: Arc<NamedLimits>) -> Way {
@@ -140,7 +160,7 @@ fn way(target: Target, rule: Option<Arc<str>>, limits: Arc<NamedLimits>) -> Way 
     });
     let (tls, login, allow_private) = (target.tls, target.login.clone(), target.allow_private);
     let target_key = TargetKey { hosts: ranked(hosts), tls, login, allow_private };
-    Way { target, target_key, site_key, limits, own: None }
+    Way { target, target_key, site_key, limits, own: None, addresses: None }
 }
 
 /// Preferences as ranks: 10 and 20 mean what 5 and 7 mean.

@@ -146,6 +146,11 @@ impl Suspensions {
         self.all.get(&Scope::Source(source.into()))
     }
 
+    /// Whether any speaks of a site.
+    pub fn is_about(&self, key: &SiteKey) -> bool {
+        self.of_site(key).next().is_some()
+    }
+
     /// Those that speak of a site.
     fn of_site<'a>(&'a self, key: &'a SiteKey) -> impl Iterator<Item = (&'a Scope, &'a Suspension)> {
         self.all.iter().filter(|(scope, _)| scope.site().is_some_and(|site| key.is_called(site)))
@@ -205,8 +210,9 @@ impl<W: World> Clerk<W> {
             let rule = self.settings().sites.iter().any(|rule| rule.name == *site);
             if !rule && !self.sites.keys().any(|key| key.is_called(site)) {
                 let text = "a rule's name, or a host of a site that mail waits for, is expected: `traffic sites --all`";
-                return Some(match self.settings().rule_of_host(site) {
-                    Some(rule) => format!("{site} belongs to the site {rule}: suspend that"),
+                let owner = self.settings().rule_of_host(site).map(ToString::to_string);
+                return Some(match owner.or_else(|| self.site_with_host(site)) {
+                    Some(owner) => format!("{site} belongs to the site {owner}: suspend that"),
                     None => format!("there is no site \"{site}\" now; {text}"),
                 });
             }

@@ -99,8 +99,14 @@ impl World for Town {
     }
 }
 
+/// Every host is at an address of its own, but those whose names end in `samehost.example`, which share one.
 fn host(name: &str, port: u16) -> Host {
-    Host { name: name.into(), preference: 10, addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], port }
+    let last = name.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let address = match name.ends_with("samehost.example") {
+        true => Ipv4Addr::LOCALHOST,
+        false => Ipv4Addr::from_bits(0x7f00_0000 | (last & 0x00ff_ffff)),
+    };
+    Host { name: name.into(), preference: 10, addresses: vec![IpAddr::V4(address)], port }
 }
 
 async fn converse(
@@ -448,6 +454,30 @@ async fn domains_behind_one_provider_share_its_site_and_its_row() {
     }
     let sources = handle.sources().await;
     assert_eq!((&sources[0]["source"], &sources[0]["state"]), (&"default".into(), &"ready".into()));
+}
+
+#[tokio::test]
+async fn many_names_at_one_address_share_one_site() {
+    let limits = Limits { connections: 2, ..Limits::NONE };
+    let settings = Settings { limits: Arc::new(NamedLimits::of_each(limits)), ..Settings::default() };
+    let names = (0..50).map(|n| waiting(n, &format!("tarpit{n}.samehost.example")));
+    let others = (50..53).map(|n| waiting(n, &format!("kind{n}.example")));
+    let (handle, peers) = start(settings, names.chain(others).collect());
+    // Two are being sent to the one address, and the others are with theirs.
+    peers.attempted(5).await;
+    let sites = until(async || {
+        let sites = handle.sites(Which::All, "").await;
+        let queued = sites[0]["queued"]["transactional"].as_u64();
+        (sites.as_array().unwrap().len() == 4 && queued == Some(50)).then_some(sites)
+    })
+    .await;
+    assert_eq!(sites[0]["sources"][0]["connections"], 2, "{sites:#}");
+    let at_one = |plan: &&Plan| plan.hosts[0].name.ends_with("samehost.example");
+    assert_eq!(peers.0.lock().unwrap().plans.iter().filter(at_one).count(), 2);
+    // Whichever was looked up first gave the site its name.
+    let said = handle.suspend(site("tarpit7.samehost.example"), None, "ann").await;
+    let names_the_owner = |said: String| said.contains("belongs to the site tarpit");
+    assert!(said.as_ref().is_ok() || said.clone().is_err_and(names_the_owner), "{said:?}");
 }
 
 #[tokio::test]
