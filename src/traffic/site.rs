@@ -174,6 +174,14 @@ pub struct SiteView {
     pub paths: Vec<PathView>,
 }
 
+/// What is queued for a site: transactional, marketing.
+#[derive(Default)]
+struct Queued {
+    all: [u32; 2],
+    /// By the sources that may carry it.
+    by_source: BTreeMap<SourceHandle, [u32; 2]>,
+}
+
 impl Engine {
     /// All sites that are known, for a listing.
     pub fn sites(&self) -> Vec<SiteView> {
@@ -186,7 +194,7 @@ impl Engine {
                 sums.zip(self.lanes[*lane].waiting).for_each(|(sum, waiting)| *sum += waiting);
             }
         }
-        let (queued, mut carried) = self.queued_by_site(slots);
+        let mut queued = self.queued_by_site(slots);
         let view = |(slot, site): (u32, &Site)| SiteView {
             site: SiteHandle(slot),
             target: target_of[slot as usize],
@@ -194,35 +202,35 @@ impl Engine {
             uses: site.meters.uses().flat_map(|(source, unit, meter)| uses_of(source, unit, meter)).collect(),
             open: site.open,
             waiting: waiting[slot as usize],
-            queued: queued[slot as usize],
+            queued: queued[slot as usize].all,
             proven: site.proven,
             paths: {
-                let carried = carried[slot as usize].keys().copied();
+                let carried = queued[slot as usize].by_source.keys().copied();
                 let known: BTreeSet<SourceHandle> =
                     site.paths.iter().map(|(source, _)| *source).chain(carried).collect();
                 known.into_iter().map(|source| self.path_view(site, source, &site.path(source))).collect()
             },
-            carried: std::mem::take(&mut carried[slot as usize]).into_iter().collect(),
+            carried: std::mem::take(&mut queued[slot as usize].by_source).into_iter().collect(),
         };
         self.sites.iter().map(view).collect()
     }
 
-    /// What is queued for each site, in all and by the sources that may carry it.
-    fn queued_by_site(&self, slots: usize) -> (Vec<[u32; 2]>, Vec<BTreeMap<SourceHandle, [u32; 2]>>) {
-        let (mut queued, mut carried) = (vec![[0u32; 2]; slots], vec![BTreeMap::new(); slots]);
+    /// What is queued for each site.
+    fn queued_by_site(&self, slots: usize) -> Vec<Queued> {
+        let mut sites: Vec<Queued> = std::iter::repeat_with(Queued::default).take(slots).collect();
         for (_, flow) in self.flows.iter() {
             let Some(Hosts::Known(target)) = self.domains.get(flow.key.domain.0).map(|domain| domain.hosts) else {
                 continue;
             };
-            let (site, place) = (self.targets[target].site as usize, place_of(flow.key.kind));
-            queued[site][place] += flow.rows;
+            let (queued, place) = (&mut sites[self.targets[target].site as usize], place_of(flow.key.kind));
+            queued.all[place] += flow.rows;
             // A source stands in its pool as often as its weight says.
             let sources: BTreeSet<SourceHandle> = self.sources(self.via(&flow.key)).iter().copied().collect();
             for source in sources {
-                carried[site].entry(source).or_insert([0; 2])[place] += flow.rows;
+                queued.by_source.entry(source).or_insert([0; 2])[place] += flow.rows;
             }
         }
-        (queued, carried)
+        sites
     }
 
     fn path_view(&self, site: &Site, source: SourceHandle, path: &Path) -> PathView {

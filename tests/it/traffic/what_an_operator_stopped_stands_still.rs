@@ -30,11 +30,14 @@ fn stop(world: &mut World, site: SiteHandle, sources: &[Option<SourceHandle>]) {
     world.apply(Fact::Operator(Operator::SuspendAt(site, sources.into())));
 }
 
+/// By site, then source: whether anything went.
+type Went = [[bool; 2]; 2];
+
 /// What goes to either site over either source, in a row each: what is said, who may go on.
 #[test]
 fn each_order_stops_what_it_names_and_nothing_else() {
     let here = |sources: &[Option<SourceHandle>]| Some(Operator::SuspendAt(HERE, sources.into()));
-    let rows: [(&str, Option<Operator>, [[bool; 2]; 2]); 6] = [
+    let rows: [(&str, Option<Operator>, Went); 6] = [
         ("nothing", None, [[true, true], [true, true]]),
         ("a site", here(&[None]), [[false, false], [true, true]]),
         ("a source at a site", here(&[Some(A)]), [[false, true], [true, true]]),
