@@ -164,13 +164,21 @@ impl Suspensions {
         found.into_iter().next()
     }
 
-    /// What `resume` ends: this, and for a site the suspensions of single sources there too.
-    fn meant_by(&self, scope: &Scope) -> Vec<Scope> {
+    /// What `resume` ends: this, and for a site the suspensions of single sources there too. A site may be called by
+    /// another of its hosts than when it was suspended; `known` are the sites of now.
+    fn meant_by<'a>(&self, scope: &Scope, known: impl Iterator<Item = &'a SiteKey>) -> Vec<Scope> {
         let meant = |other: &&Scope| match scope {
             Scope::Site(site) => other.site() == Some(site),
             Scope::Source(_) | Scope::At(..) => *other == scope,
         };
-        self.all.keys().filter(meant).cloned().collect()
+        let exact: Vec<Scope> = self.all.keys().filter(meant).cloned().collect();
+        match scope {
+            Scope::Site(site) if exact.is_empty() => {
+                let called = known.filter(|key| key.is_called(site));
+                called.flat_map(|key| self.of_site(key).map(|(scope, _)| scope.clone()).collect::<Vec<_>>()).collect()
+            }
+            Scope::Site(_) | Scope::Source(_) | Scope::At(..) => exact,
+        }
     }
 }
 
@@ -226,7 +234,7 @@ impl<W: World> Clerk<W> {
 
     /// Ends suspensions, and says so once that is durable.
     pub(super) fn resume(&mut self, scope: &Scope, by: &str, answer: Said) {
-        let meant = self.suspensions.meant_by(scope);
+        let meant = self.suspensions.meant_by(scope, self.sites.keys());
         if meant.is_empty() {
             let wider = match scope {
                 Scope::At(site, _) => self.suspensions.all.contains_key(&Scope::Site(Arc::clone(site))),
@@ -369,8 +377,14 @@ mod tests {
             assert_eq!(by(key, source).as_deref(), want, "{key:?} {source}");
         }
         assert!(suspensions.of_source("c").is_some() && suspensions.of_source("a").is_none());
-        assert_eq!(suspensions.meant_by(&Scope::Site("google".into())).len(), 1);
-        assert_eq!(suspensions.meant_by(&Scope::At("mx2.example".into(), "a".into())).len(), 0);
+        let meant = |scope: Scope| suspensions.meant_by(&scope, [&named, &hosts].into_iter()).len();
+        assert_eq!(meant(Scope::Site("google".into())), 1);
+        assert_eq!(meant(Scope::At("mx2.example".into(), "a".into())), 0);
+        assert_eq!(meant(Scope::Site("mx2.example".into())), 1);
+        assert_eq!(meant(Scope::Site("mx9.example".into())), 0);
+        // By a host that no suspension names: all that is suspended at its site.
+        let other = SiteKey::Hosts([("mx1.example".into(), 25), ("mx3.example".into(), 25)].into());
+        assert_eq!(suspensions.meant_by(&Scope::Site("mx3.example".into()), [&other].into_iter()).len(), 1);
         assert_eq!(suspensions.over(NOW.after(Duration::from_secs(59))).len(), 0);
         assert_eq!(suspensions.over(suspensions.next_end()).len(), 4);
     }
