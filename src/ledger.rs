@@ -1,15 +1,16 @@
-//! What was spent of budgets that outlive the process: how much of its windows each source used at each site.
+//! What outlives the process beside mail: what was spent of budgets, and what operators suspended.
 //!
 //! Called by `scheduler`. Kept in the spool's state log, since a chunk must be durable before it is spent; it knows
-//! neither what a budget is for nor how its records read.
+//! neither what a record is for nor how it reads.
 
 use bytes::Bytes;
 use tracing::error;
 
 use crate::spool::{Spool, StateValue};
 
-/// The number of the state table; `docs/SPOOL.md` lists them.
-const TABLE: u16 = 1;
+/// The numbers of the state tables; `docs/SPOOL.md` lists them.
+const BUDGETS: u16 = 1;
+const SUSPENSIONS: u16 = 4;
 
 /// The way to the budgets. Cheap to clone.
 #[derive(Clone)]
@@ -23,10 +24,33 @@ impl Ledger {
         Ledger { spool }
     }
 
-    /// All that is written down, by name. A damaged record is empty: its reader takes the strictest meaning. Blocks.
+    /// All budgets that are written down, by name. A damaged record is empty: its reader takes the strictest meaning.
+    /// Blocks.
     pub fn budgets(&self) -> Vec<(Bytes, Bytes)> {
-        let entries = self.spool.state_entries(TABLE).unwrap_or_else(|error| {
-            error!(%error, "the budgets of the last run could not be read: limits of ten seconds and more begin anew");
+        self.entries(
+            BUDGETS,
+            "the budgets of the last run could not be read: limits of ten seconds and more begin anew",
+        )
+    }
+
+    /// Writes a budget, or removes it. True: it is durable.
+    pub async fn keep(&self, name: Bytes, record: Option<Bytes>) -> bool {
+        self.put(BUDGETS, name, record, "a budget could not be written down: what it is for waits").await
+    }
+
+    /// All suspensions, as [`Ledger::budgets`].
+    pub fn suspensions(&self) -> Vec<(Bytes, Bytes)> {
+        self.entries(SUSPENSIONS, "what was suspended could not be read: suspend it again")
+    }
+
+    /// Writes a suspension, or removes it. True: it is durable.
+    pub async fn keep_suspension(&self, name: Bytes, record: Option<Bytes>) -> bool {
+        self.put(SUSPENSIONS, name, record, "a suspension could not be written down").await
+    }
+
+    fn entries(&self, table: u16, failed: &str) -> Vec<(Bytes, Bytes)> {
+        let entries = self.spool.state_entries(table).unwrap_or_else(|error| {
+            error!(%error, "{failed}");
             Vec::new()
         });
         let read = |value| match value {
@@ -37,12 +61,11 @@ impl Ledger {
         entries.into_iter().filter_map(|entry| Some((entry.key, read(entry.value)?))).collect()
     }
 
-    /// Writes a record, or removes it. True: it is durable.
-    pub async fn keep(&self, name: Bytes, record: Option<Bytes>) -> bool {
-        match self.spool.state_put(TABLE, name, record).await {
+    async fn put(&self, table: u16, name: Bytes, record: Option<Bytes>, failed: &str) -> bool {
+        match self.spool.state_put(table, name, record).await {
             Ok(()) => true,
             Err(error) => {
-                error!(%error, "a budget could not be written down: what it is for waits");
+                error!(%error, "{failed}");
                 false
             }
         }

@@ -8,14 +8,15 @@ use anyhow::Context as _;
 
 use crate::accept::{self, Bounces, Rights, SenderDomain};
 use crate::classify::Rules;
-use crate::config::{self, Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy, Windows};
+use crate::config::layers::{Key, Layered, Told, Value, Values};
+use crate::config::{self, Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy};
 use crate::credential::Account;
 use crate::dns::Families;
 use crate::retry::Schedule;
-use crate::scheduler::{NamedLimits, Recipients};
+use crate::scheduler::{NamedLimits, Origin, Recipients};
 use crate::signer::SigningDomain;
 use crate::smtp::session;
-use crate::traffic::Limits;
+use crate::traffic::{Limits, Rates};
 use crate::{credential, delivery, dns, scheduler, signer, submission, tls};
 
 /// Where the mail and state logs are.
@@ -206,11 +207,6 @@ pub fn tls_client(_config: &Config) -> tls::client::Settings {
 /// A smarthost's password cannot be read.
 pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
     let told = &config.delivery;
-    let limits = |connections: Option<u32>, deliveries: Option<u32>| Limits {
-        connections: u16::try_from(connections.unwrap_or(told.connection_limit)).unwrap_or(u16::MAX),
-        deliveries: Some(deliveries.unwrap_or(told.max_deliveries_per_connection)).filter(|most| *most > 0),
-        ..Limits::NONE
-    };
     let sources = config.sources.iter().map(|(name, source)| delivery::Source {
         name: name.as_str().into(),
         address: source.address,
@@ -223,18 +219,20 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
             .flat_map(|member| std::iter::repeat_n(Arc::from(member.source.as_str()), member.weight as usize));
         scheduler::Pool { name: name.as_str().into(), sources: shares.collect() }
     });
-    let sites = config.sites.iter().map(|site| scheduler::SiteRule {
-        name: site.name.as_str().into(),
-        mx: site.mx.clone(),
-        limits: named(
-            limits(site.connection_limit, site.max_deliveries_per_connection),
-            (site.each(), site.total()),
-            site.total_connection_limit,
-        ),
-        tls: site.tls.unwrap_or(told.tls),
+    let sites = config.layered_sites().into_iter().map(|site| scheduler::SiteRule {
+        tls: tls_of(&site.limits).unwrap_or(told.tls),
+        limits: named(&site.limits),
+        name: site.name.into(),
+        provider: site.provider.into(),
+        mx: site.mx,
+    });
+    let domains = config.domain_limits().into_iter().map(|(domain, limits)| scheduler::DomainRule {
+        domain,
+        tls: tls_of(&limits),
+        limits: named(&limits),
     });
     let mut routes = Vec::with_capacity(config.routes.len());
-    for route in &config.routes {
+    for (place, route) in config.routes.iter().enumerate().filter(|(_, route)| route.source.is_none()) {
         routes.push(scheduler::Route {
             recipients: match &route.recipient_domain {
                 RecipientPattern::Any => Recipients::Any,
@@ -246,11 +244,7 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
                 .iter()
                 .map(|hop| (hop.host.as_str().into(), hop.port.or(route.port).unwrap_or(told.port)))
                 .collect(),
-            limits: named(
-                limits(route.connection_limit, None),
-                (route.each(), route.total()),
-                route.total_connection_limit,
-            ),
+            limits: named(&config.route_limits(place)),
             // A password goes to a proven host alone, unless the operator says otherwise.
             tls: route.tls.unwrap_or(if route.username.is_some() { TlsPolicy::Verify } else { told.tls }),
             login: login(route)?,
@@ -261,7 +255,8 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
         pools: pools.collect(),
         routes,
         sites: sites.collect(),
-        limits: Arc::new(NamedLimits::of_each(limits(None, None))),
+        domains: domains.collect(),
+        limits: named(&config.default_limits()),
         tls: told.tls,
         allow_private_peers: told.allow_private_peers,
         connections: told.connections,
@@ -270,17 +265,60 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
     })
 }
 
-/// Limits with their windows, for each source and in total.
-fn named(each: Limits, (own, all): (Windows, Windows), total_connections: Option<u32>) -> Arc<NamedLimits> {
-    let with = |limits: Limits, windows: Windows| Limits {
-        messages: windows.messages,
-        recipients: windows.recipients,
-        new_connections: windows.connections,
-        ..limits
+fn tls_of(limits: &Layered) -> Option<TlsPolicy> {
+    match limits.each.get(&Key::Tls)?.value {
+        Value::Tls(tls) => Some(tls),
+        Value::Count(_) | Value::Rates(_) => None,
+    }
+}
+
+/// Limits as the scheduler takes them, each value with its line.
+fn named(layered: &Layered) -> Arc<NamedLimits> {
+    let count = |values: &Values, key| match values.get(&key)?.value {
+        Value::Count(count) => Some(count),
+        Value::Rates(_) | Value::Tls(_) => None,
     };
-    let connections = total_connections.and_then(|most| u16::try_from(most).ok()).unwrap_or(u16::MAX);
-    let total = with(Limits { connections, ..Limits::NONE }, all);
-    Arc::new(NamedLimits { each: with(each, own), sources: Vec::new(), total })
+    let rates = |values: &Values, key| match values.get(&key).map(|told| told.value) {
+        Some(Value::Rates(rates)) => rates,
+        Some(Value::Count(_) | Value::Tls(_)) | None => Rates::NONE,
+    };
+    let connections = |most: Option<u32>| most.and_then(|most| u16::try_from(most).ok()).unwrap_or(u16::MAX);
+    let each = |values: &Values| Limits {
+        connections: connections(count(values, Key::ConnectionLimit)),
+        deliveries: count(values, Key::MaxDeliveriesPerConnection),
+        messages: rates(values, Key::MaxMessageRate),
+        recipients: rates(values, Key::MaxRecipientRate),
+        new_connections: rates(values, Key::MaxConnectionRate),
+    };
+    let all = &layered.each;
+    Arc::new(NamedLimits {
+        each: each(all),
+        sources: layered.sources.iter().map(|(name, values)| (name.as_str().into(), each(values))).collect(),
+        total: Limits {
+            connections: connections(count(all, Key::TotalConnectionLimit)),
+            deliveries: None,
+            messages: rates(all, Key::TotalMessageRate),
+            recipients: rates(all, Key::TotalRecipientRate),
+            new_connections: rates(all, Key::TotalConnectionRate),
+        },
+        origins: origins(layered),
+    })
+}
+
+/// What is told of where each value stands: those of each source, then what single sources have otherwise.
+fn origins(layered: &Layered) -> Vec<Origin> {
+    let origin = |source: Option<&str>, key: Key, told: &Told| Origin {
+        source: source.map(Into::into),
+        key: key.name(),
+        value: told.value.to_string().into(),
+        from: Arc::clone(&told.from),
+    };
+    let mut all: Vec<Origin> = layered.each.iter().map(|(key, told)| origin(None, *key, told)).collect();
+    for (source, values) in &layered.sources {
+        let own = values.iter().filter(|(key, told)| key.is_of_source() && layered.each.get(key) != Some(told));
+        all.extend(own.map(|(key, told)| origin(Some(source), *key, told)));
+    }
+    all
 }
 
 /// User and password of a smarthost. The file's last line end is not part of the password.

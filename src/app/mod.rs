@@ -28,7 +28,7 @@ use crate::events::Events;
 use crate::http;
 use crate::ledger::Ledger;
 use crate::queue::{self, Ground, Queue};
-use crate::scheduler::{Handle, Live, Scheduler};
+use crate::scheduler::{Handle, Live, Scheduler, Scope, Which};
 use crate::signer::Signer;
 use crate::spool::{self, FileDisk};
 use crate::submission;
@@ -219,7 +219,8 @@ impl Daemon {
             };
             tokio::spawn(http::serve_metrics(listener, scrape.clone(), until));
         }
-        let api = http::Api { queue: queue.clone(), events, why, bounce, probe, site_domains, pools, scrape };
+        let traffic = traffic_of(scheduler.clone());
+        let api = http::Api { queue: queue.clone(), events, why, bounce, probe, site_domains, pools, scrape, traffic };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
@@ -316,6 +317,41 @@ impl Daemon {
         let closed = tokio::time::timeout(left, closed).await.is_ok();
         info!(clients_gone, peers_dropped, closed, seconds = began.elapsed().as_secs_f64(), "stopped");
         Ok(())
+    }
+}
+
+/// How the API asks the scheduler about sites and sources.
+fn traffic_of(scheduler: Handle) -> http::Traffic {
+    Arc::new(move |ask| {
+        let scheduler = scheduler.clone();
+        Box::pin(async move {
+            match ask {
+                http::Ask::Sites(select) => {
+                    let which = if select.all { Which::All } else { Which::Busy };
+                    Ok(scheduler.sites(which, select.filter.as_deref().unwrap_or_default()).await)
+                }
+                http::Ask::Sources => Ok(scheduler.sources().await),
+                http::Ask::Explain(site) => scheduler.explain(&site).await,
+                http::Ask::Suspend(request) => {
+                    let within = request.seconds.map(Duration::from_secs);
+                    let scope = scope_of(request.site, request.source)?;
+                    scheduler.suspend(scope, within, &request.by).await.map(Into::into)
+                }
+                http::Ask::Resume(request) => {
+                    let scope = scope_of(request.site, request.source)?;
+                    scheduler.resume(scope, &request.by).await.map(Into::into)
+                }
+            }
+        })
+    })
+}
+
+fn scope_of(site: Option<String>, source: Option<String>) -> Result<Scope, String> {
+    match (site, source) {
+        (Some(site), Some(source)) => Ok(Scope::At(site.into(), source.into())),
+        (Some(site), None) => Ok(Scope::Site(site.into())),
+        (None, Some(source)) => Ok(Scope::Source(source.into())),
+        (None, None) => Err("a site, a source, or both are expected".to_owned()),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod queue;
 pub mod records;
 mod sandbox;
 pub mod spool;
+pub mod traffic;
 pub mod why;
 
 use std::io::{self, IsTerminal, Write};
@@ -78,6 +79,9 @@ enum Command {
     Why(why::Arguments),
     /// Show the daemon's numbers, as Prometheus reads them.
     Metrics(metrics::Arguments),
+    /// Show sites and sources at a glance; stop and resume them.
+    #[command(subcommand)]
+    Traffic(traffic::Command),
     /// Make, list and revoke what clients log in with.
     #[command(subcommand)]
     Credential(credential::Command),
@@ -155,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
         Command::Metrics(arguments) => context.ask(|daemon, out| metrics::run(daemon, &arguments, out)),
+        Command::Traffic(command) => context.ask(|daemon, out| traffic::run(daemon, &command, context.json, out)),
         Command::Credential(command) => {
             credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
         }

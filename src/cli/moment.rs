@@ -17,6 +17,12 @@ impl Now {
         Now(clock::system_time())
     }
 
+    /// A time of a test's own.
+    #[cfg(test)]
+    pub fn at(text: &str) -> Now {
+        parse(text).map(Now).unwrap_or_else(|| panic!("{text} is no time"))
+    }
+
     /// How long ago an RFC 3339 time was: `3h`; `-` if it is none.
     pub fn since(self, at: &str) -> String {
         parse(at).map_or_else(|| "-".to_owned(), |at| short(self.0.since(at)))

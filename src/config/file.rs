@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::inbound::{Credential, Limits, Listener, Mode, Tls};
-use super::outbound::{Delivery, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream};
+use super::layers::Lines;
+use super::outbound::{Delivery, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream};
 use super::pattern::Member;
 use super::warmup::{self, Warmup};
 use super::{Config, DATA_DIR, DEFAULT, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
@@ -42,6 +43,9 @@ pub(super) struct File {
     route: Vec<Route>,
     #[serde(default)]
     site: Vec<Site>,
+    #[serde(default)]
+    recipient_domain: Vec<RecipientDomain>,
+    providers: Option<PathBuf>,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -144,6 +148,11 @@ impl File {
             sending_domains: self.sending_domain,
             routes: self.route,
             sites: self.site,
+            recipient_domains: self.recipient_domain,
+            providers_file: self.providers,
+            providers: Vec::new(),
+            lines: Lines::default(),
+            provider_lines: Lines::default(),
             limits: self.limits,
             delivery: self.delivery,
             retry: self.retry,
@@ -226,4 +235,12 @@ impl SourceText {
             time_zone: self.time_zone.unwrap_or(plain.time_zone),
         }
     }
+}
+
+/// A file of providers.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Providers {
+    #[serde(default)]
+    pub provider: Vec<Site>,
 }

@@ -6,6 +6,7 @@
 mod error;
 mod file;
 mod inbound;
+pub mod layers;
 mod outbound;
 mod pattern;
 mod place;
@@ -24,14 +25,17 @@ use serde::Deserialize;
 
 pub use error::{Problem, Problems};
 pub use inbound::{Credential, Limits, Listener, Mode, Received, Tls};
-pub use outbound::{Delivery, DkimKey, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream, Windows};
+pub use outbound::{
+    Delivery, DkimKey, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream,
+};
 pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
 pub use replies::read_rules;
 pub use secrets::private;
 pub use warmup::Warmup;
 
 use crate::mail::{Address, Domain};
-use file::File;
+use file::{File, Providers};
+use layers::Lines;
 use place::Places;
 
 /// Where the config is without `-c`.
@@ -44,6 +48,10 @@ pub const DEFAULT: &str = "default";
 pub const STREAM_TRANSACTIONAL: &str = "transactional";
 /// The other stream that exists without a line in the config.
 pub const STREAM_MARKETING: &str = "marketing";
+/// The providers that are known without a file of the user's.
+const PROVIDERS: &str = include_str!("../../conf/providers.toml");
+/// How they are named where the place of a value is told.
+const PROVIDERS_NAME: &str = "providers.toml";
 /// Largest config file that is read.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -78,6 +86,16 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// In the file's order.
     pub sites: Vec<Site>,
+    /// In the file's order.
+    pub recipient_domains: Vec<RecipientDomain>,
+    /// The file of providers that takes the place of the built-in one.
+    pub providers_file: Option<PathBuf>,
+    /// The providers that are known, in their file's order.
+    pub providers: Vec<Site>,
+    /// Where the keys of the file stand.
+    pub lines: Lines,
+    /// Where those of the providers' file stand.
+    pub provider_lines: Lines,
     /// What clients may ask of us.
     pub limits: Limits,
     /// Connections to peers.
@@ -162,23 +180,54 @@ impl Config {
     /// # Errors
     /// All that is wrong.
     pub fn load(path: &Path) -> Result<Config, Problems> {
-        let text = secrets::read_config(path, FILE_BYTES_MAX).map_err(|problem| Problems(vec![problem]))?;
-        let (mut config, places) = read(&text, path)?;
+        let text = secrets::read_config(path, FILE_BYTES_MAX).map_err(alone)?;
+        let mut config = assemble(&text, path)?;
         config.anchor_paths(path);
-        let mut problems = secrets::problems(&config, path, &places);
-        problems.extend(replies::problems(&config, path, &places));
+        match &config.providers_file {
+            Some(file) => {
+                let text = secrets::read_config(file, FILE_BYTES_MAX).map_err(alone)?;
+                let file = file.clone();
+                config.know_providers(&text, &file)?;
+            }
+            None => config.know_providers(PROVIDERS, Path::new(PROVIDERS_NAME))?,
+        }
+        let mut problems = verify::problems(&config, path);
+        if problems.is_empty() {
+            problems = secrets::problems(&config, path, config.lines.places());
+            problems.extend(replies::problems(&config, path, config.lines.places()));
+        }
         match problems.is_empty() {
             true => Ok(config),
             false => Err(Problems(problems)),
         }
     }
 
-    /// Reads a config from a text; `path` is only named in errors. Touches no disk.
+    /// Reads a config from a text; `path` is only named in errors. Touches no disk: a file of providers that the text
+    /// names is not read, and there are none then.
     ///
     /// # Errors
     /// All that is wrong.
     pub fn parse(text: &str, path: &Path) -> Result<Config, Problems> {
-        read(text, path).map(|(config, _)| config)
+        let mut config = assemble(text, path)?;
+        if config.providers_file.is_none() {
+            config.know_providers(PROVIDERS, Path::new(PROVIDERS_NAME))?;
+        }
+        let problems = verify::problems(&config, path);
+        match problems.is_empty() {
+            true => Ok(config),
+            false => Err(Problems(problems)),
+        }
+    }
+
+    /// Takes in a file of providers.
+    fn know_providers(&mut self, text: &str, path: &Path) -> Result<(), Problems> {
+        let table = toml::de::DeTable::parse(text).map_err(|error| alone(Problem::of_syntax(path, text, &error)))?;
+        let places = Places::of(text, table.get_ref());
+        let file: Providers = toml::from_str(text).map_err(|error| alone(Problem::of_value(path, &places, &error)))?;
+        self.providers = file.provider;
+        self.provider_lines = Lines::new(path, places);
+        let problems = verify::provider_problems(self, path);
+        if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
     }
 
     /// What is allowed, and still likely to be regretted. One sentence each.
@@ -204,22 +253,24 @@ impl Config {
         }
         self.sending_domains.iter_mut().flat_map(|sending| &mut sending.dkim).for_each(|dkim| anchor(&mut dkim.key));
         self.routes.iter_mut().filter_map(|route| route.password_file.as_mut()).for_each(anchor);
+        self.providers_file.iter_mut().for_each(anchor);
     }
 }
 
-fn read(text: &str, path: &Path) -> Result<(Config, Places), Problems> {
-    let alone = |problem| Problems(vec![problem]);
+fn alone(problem: Problem) -> Problems {
+    Problems(vec![problem])
+}
+
+/// A config whose single values are sound, without providers.
+fn assemble(text: &str, path: &Path) -> Result<Config, Problems> {
     let table = toml::de::DeTable::parse(text).map_err(|error| alone(Problem::of_syntax(path, text, &error)))?;
     let places = Places::of(text, table.get_ref());
     let file: File = toml::from_str(text).map_err(|error| alone(Problem::of_value(path, &places, &error)))?;
-    let config = file.complete().map_err(|streams| {
+    let mut config = file.complete().map_err(|streams| {
         let right = "a stream of this name needs `kind = \"transactional\"` or `kind = \"marketing\"`";
         let problem = |name: &String| Problem::at(path, places.of_key(&format!("stream.{name}")), right);
         Problems(streams.iter().map(problem).collect())
     })?;
-    let problems = verify::problems(&config, path, &places);
-    match problems.is_empty() {
-        true => Ok((config, places)),
-        false => Err(Problems(problems)),
-    }
+    config.lines = Lines::new(path, places);
+    Ok(config)
 }

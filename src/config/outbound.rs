@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::layers::{Key, Says, Value};
 use super::pattern::{self, Member, NextHop, NotYet, RecipientPattern, TlsPolicy};
 use super::units::{self, Written};
 use crate::mail::{Domain, StreamKind};
@@ -120,131 +121,140 @@ pub struct DkimKey {
     pub key: PathBuf,
 }
 
-/// Where mail goes instead of to the MX.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// For whom; the most specific route wins.
-    #[serde(deserialize_with = "units::parsed")]
-    pub recipient_domain: RecipientPattern,
-    /// Hosts, tried in this order.
-    #[serde(deserialize_with = "units::parsed_list")]
-    pub next_hop: Vec<NextHop>,
-    /// Their port, where they name none; absent: `delivery.port`.
-    #[serde(default)]
-    pub port: Option<u16>,
-    /// Connections at once, per source; absent: `delivery.connection_limit`.
-    #[serde(default)]
-    pub connection_limit: Option<u32>,
-    /// Messages by time, per source. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub max_message_rate: Rates,
-    /// Recipients by time, per source. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub max_recipient_rate: Rates,
-    /// New connections by time, per source. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub max_connection_rate: Rates,
-    /// Messages by time, of all sources together. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub total_message_rate: Rates,
-    /// Recipients by time, of all sources together. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub total_recipient_rate: Rates,
-    /// New connections by time, of all sources together. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub total_connection_rate: Rates,
-    /// Connections at once, of all sources together. Absent: what each may have.
-    #[serde(default)]
-    pub total_connection_limit: Option<u32>,
-    /// Absent: `delivery.tls`; with a username, `verify`.
-    #[serde(default, deserialize_with = "pattern::tls_policy")]
-    pub tls: Option<TlsPolicy>,
-    /// AUTH at a smarthost.
-    #[serde(default)]
-    pub username: Option<String>,
-    /// A file whose first line is the password.
-    #[serde(default)]
-    pub password_file: Option<PathBuf>,
-}
+/// A table that says limits of its own: its keys, and beside them those that every such table may have. Each is absent
+/// unless it is written; what holds then, `layers` knows.
+macro_rules! limiting {
+    ($(#[$meta:meta])* $table:ident { $($own:tt)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $table {
+            $($own)*
+            /// Of this source alone. Absent: of each.
+            #[serde(default)]
+            pub source: Option<String>,
+            /// Connections at once, per source. 1 to 10000.
+            #[serde(default)]
+            pub connection_limit: Option<u32>,
+            /// Messages on one connection. 1 to 100000.
+            #[serde(default)]
+            pub max_deliveries_per_connection: Option<u32>,
+            /// Messages by time, per source; empty: no limit by time.
+            #[serde(default, deserialize_with = "units::some_rates")]
+            pub max_message_rate: Option<Rates>,
+            /// Recipients by time, per source.
+            #[serde(default, deserialize_with = "units::some_rates")]
+            pub max_recipient_rate: Option<Rates>,
+            /// New connections by time, per source.
+            #[serde(default, deserialize_with = "units::some_rates")]
+            pub max_connection_rate: Option<Rates>,
+            /// Connections at once, of all sources together. 1 to 10000.
+            #[serde(default)]
+            pub total_connection_limit: Option<u32>,
+            /// Messages by time, of all sources together.
+            #[serde(default, deserialize_with = "units::some_rates")]
+            pub total_message_rate: Option<Rates>,
+            /// Recipients by time, of all sources together.
+            #[serde(default, deserialize_with = "units::some_rates")]
+            pub total_recipient_rate: Option<Rates>,
+            /// New connections by time, of all sources together.
+            #[serde(default, deserialize_with = "units::some_rates")]
+            pub total_connection_rate: Option<Rates>,
+            /// With a `source`, it stands in the entry without one.
+            #[serde(default, deserialize_with = "pattern::tls_policy")]
+            pub tls: Option<TlsPolicy>,
+        }
 
-/// Limits of a provider, or of any MX.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Site {
-    /// Its name in logs and listings.
-    pub name: String,
-    /// MX hosts, each with the hosts below it.
-    #[serde(deserialize_with = "units::parsed_list")]
-    pub mx: Vec<Domain>,
-    /// Connections at once, per source; absent: `delivery.connection_limit`.
-    #[serde(default)]
-    pub connection_limit: Option<u32>,
-    /// Messages on one connection; absent: `delivery.max_deliveries_per_connection`.
-    #[serde(default)]
-    pub max_deliveries_per_connection: Option<u32>,
-    /// Absent: `delivery.tls`.
-    #[serde(default, deserialize_with = "pattern::tls_policy")]
-    pub tls: Option<TlsPolicy>,
-    /// Messages by time, per source. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub max_message_rate: Rates,
-    /// Recipients by time, per source. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub max_recipient_rate: Rates,
-    /// New connections by time, per source. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub max_connection_rate: Rates,
-    /// Messages by time, of all sources together. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub total_message_rate: Rates,
-    /// Recipients by time, of all sources together. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub total_recipient_rate: Rates,
-    /// New connections by time, of all sources together. Absent: no limit by time.
-    #[serde(default, deserialize_with = "units::rates")]
-    pub total_connection_rate: Rates,
-    /// Connections at once, of all sources together. Absent: what each may have.
-    #[serde(default)]
-    pub total_connection_limit: Option<u32>,
-}
-
-/// Limits of a `[[route]]` or a `[[site]]` by time and in total, where they are told alike.
-macro_rules! windows {
-    ($($table:ty),*) => {$(
         impl $table {
-            /// The windows of each source.
-            pub fn each(&self) -> Windows {
-                Windows {
-                    messages: self.max_message_rate,
-                    recipients: self.max_recipient_rate,
-                    connections: self.max_connection_rate,
-                }
-            }
-
-            /// The windows of all sources together.
-            pub fn total(&self) -> Windows {
-                Windows {
-                    messages: self.total_message_rate,
-                    recipients: self.total_recipient_rate,
-                    connections: self.total_connection_rate,
-                }
+            /// What this entry says.
+            pub fn says(&self) -> Says {
+                vec![
+                    (Key::ConnectionLimit, self.connection_limit.map(Value::Count)),
+                    (Key::MaxDeliveriesPerConnection, self.max_deliveries_per_connection.map(Value::Count)),
+                    (Key::MaxMessageRate, self.max_message_rate.map(Value::Rates)),
+                    (Key::MaxRecipientRate, self.max_recipient_rate.map(Value::Rates)),
+                    (Key::MaxConnectionRate, self.max_connection_rate.map(Value::Rates)),
+                    (Key::TotalConnectionLimit, self.total_connection_limit.map(Value::Count)),
+                    (Key::TotalMessageRate, self.total_message_rate.map(Value::Rates)),
+                    (Key::TotalRecipientRate, self.total_recipient_rate.map(Value::Rates)),
+                    (Key::TotalConnectionRate, self.total_connection_rate.map(Value::Rates)),
+                    (Key::Tls, self.tls.map(Value::Tls)),
+                ]
             }
         }
-    )*};
+    };
 }
 
-windows!(Route, Site);
+limiting! {
+    /// Where mail goes instead of to the MX.
+    Route {
+        /// For whom; the most specific route wins.
+        #[serde(deserialize_with = "units::parsed")]
+        pub recipient_domain: RecipientPattern,
+        /// Hosts, tried in this order. None: the entry says limits of a source.
+        #[serde(default, deserialize_with = "units::parsed_list")]
+        pub next_hop: Vec<NextHop>,
+        /// Their port, where they name none; absent: `delivery.port`.
+        #[serde(default)]
+        pub port: Option<u16>,
+        /// AUTH at a smarthost.
+        #[serde(default)]
+        pub username: Option<String>,
+        /// A file whose first line is the password.
+        #[serde(default)]
+        pub password_file: Option<PathBuf>,
+    }
+}
 
-/// Windows of each unit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Windows {
-    /// Transactions.
-    pub messages: Rates,
-    /// RCPTs.
-    pub recipients: Rates,
-    /// New connections.
-    pub connections: Rates,
+limiting! {
+    /// Limits of a provider, or of any MX.
+    Site {
+        /// Its name in logs and listings. Entries of one name are one site.
+        pub name: String,
+        /// MX hosts, each with the hosts below it. Absent: those of another entry of this name, or of the provider.
+        #[serde(default, deserialize_with = "units::some_parsed_list")]
+        pub mx: Option<Vec<Domain>>,
+    }
+}
+
+/// Limits that one recipient domain has beside those of its site.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipientDomain {
+    /// That domain alone.
+    #[serde(deserialize_with = "units::parsed")]
+    pub name: Domain,
+    /// Of this source alone. Absent: of each.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Messages by time, per source.
+    #[serde(default, deserialize_with = "units::some_rates")]
+    pub max_message_rate: Option<Rates>,
+    /// Recipients by time, per source.
+    #[serde(default, deserialize_with = "units::some_rates")]
+    pub max_recipient_rate: Option<Rates>,
+    /// Messages by time, of all sources together.
+    #[serde(default, deserialize_with = "units::some_rates")]
+    pub total_message_rate: Option<Rates>,
+    /// Recipients by time, of all sources together.
+    #[serde(default, deserialize_with = "units::some_rates")]
+    pub total_recipient_rate: Option<Rates>,
+    /// Absent: that of the site.
+    #[serde(default, deserialize_with = "pattern::tls_policy")]
+    pub tls: Option<TlsPolicy>,
+}
+
+impl RecipientDomain {
+    /// What this entry says.
+    pub fn says(&self) -> Says {
+        vec![
+            (Key::MaxMessageRate, self.max_message_rate.map(Value::Rates)),
+            (Key::MaxRecipientRate, self.max_recipient_rate.map(Value::Rates)),
+            (Key::TotalMessageRate, self.total_message_rate.map(Value::Rates)),
+            (Key::TotalRecipientRate, self.total_recipient_rate.map(Value::Rates)),
+            (Key::Tls, self.tls.map(Value::Tls)),
+        ]
+    }
 }
 
 /// How connections to peers are made and used.
@@ -263,6 +273,26 @@ pub struct Delivery {
     pub connection_limit: u32,
     /// Messages on one connection. 1 to 100000, default 100.
     pub max_deliveries_per_connection: u32,
+    /// Messages by time at every site that has no line of its own, per source. Default: no limit by time.
+    #[serde(deserialize_with = "units::rates")]
+    pub max_message_rate: Rates,
+    /// Recipients by time, likewise.
+    #[serde(deserialize_with = "units::rates")]
+    pub max_recipient_rate: Rates,
+    /// New connections by time, likewise.
+    #[serde(deserialize_with = "units::rates")]
+    pub max_connection_rate: Rates,
+    /// Connections at once to such a site, of all sources together. 1 to 10000. Absent: what each may have.
+    pub total_connection_limit: Option<u32>,
+    /// Messages by time, of all sources together.
+    #[serde(deserialize_with = "units::rates")]
+    pub total_message_rate: Rates,
+    /// Recipients by time, of all sources together.
+    #[serde(deserialize_with = "units::rates")]
+    pub total_recipient_rate: Rates,
+    /// New connections by time, of all sources together.
+    #[serde(deserialize_with = "units::rates")]
+    pub total_connection_rate: Rates,
     /// Connections to all peers at once. 1 to 100000, default 1000; each needs a file descriptor.
     pub connections: u32,
     /// Longest wait for the TCP connection to one address. 1s to 5m, default 30s.
@@ -292,6 +322,24 @@ pub struct Delivery {
     pub idle_timeout: Duration,
 }
 
+impl Delivery {
+    /// What holds where nothing else is said.
+    pub fn says(&self) -> Says {
+        vec![
+            (Key::ConnectionLimit, Some(Value::Count(self.connection_limit))),
+            (Key::MaxDeliveriesPerConnection, Some(Value::Count(self.max_deliveries_per_connection))),
+            (Key::MaxMessageRate, Some(Value::Rates(self.max_message_rate))),
+            (Key::MaxRecipientRate, Some(Value::Rates(self.max_recipient_rate))),
+            (Key::MaxConnectionRate, Some(Value::Rates(self.max_connection_rate))),
+            (Key::TotalConnectionLimit, self.total_connection_limit.map(Value::Count)),
+            (Key::TotalMessageRate, Some(Value::Rates(self.total_message_rate))),
+            (Key::TotalRecipientRate, Some(Value::Rates(self.total_recipient_rate))),
+            (Key::TotalConnectionRate, Some(Value::Rates(self.total_connection_rate))),
+            (Key::Tls, Some(Value::Tls(self.tls))),
+        ]
+    }
+}
+
 impl Default for Delivery {
     fn default() -> Self {
         Delivery {
@@ -300,6 +348,13 @@ impl Default for Delivery {
             tls: TlsPolicy::Opportunistic,
             connection_limit: 20,
             max_deliveries_per_connection: 100,
+            max_message_rate: Rates::NONE,
+            max_recipient_rate: Rates::NONE,
+            max_connection_rate: Rates::NONE,
+            total_connection_limit: None,
+            total_message_rate: Rates::NONE,
+            total_recipient_rate: Rates::NONE,
+            total_connection_rate: Rates::NONE,
             connections: 1000,
             connect_timeout: Duration::from_secs(30),
             greeting_timeout: Duration::from_secs(300),

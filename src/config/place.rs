@@ -58,6 +58,11 @@ impl Places {
         }
     }
 
+    /// The line of a key that the file has.
+    pub fn line_of_key(&self, path: &str) -> Option<usize> {
+        self.keys.get(path).map(|spans| self.line(spans.key.start))
+    }
+
     /// The place of a byte range that toml complained of.
     pub fn of_range(&self, range: &Range<usize>) -> Place {
         let exact = self.keys.iter().find(|(_, spans)| spans.key == *range || spans.value == *range);

@@ -155,6 +155,60 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
             "[[site]]\nname = \"x\"\nmx = [\"a.example\"]\n[[site]]\nname = \"y\"\nmx = [\"A.example.\"]",
             "p.toml:7: site.mx = \"A.example.\": \"a.example\" stands in line 4 already",
         ),
+        ("[[site]]\nname = \"x\"", "p.toml:2: site.mx: at least one MX host is needed"),
+        (
+            "[[site]]\nname = \"google\"\nconnection_limit = 0",
+            "p.toml:4: site.connection_limit = 0: 1 to 10000 is allowed",
+        ),
+        (
+            "[[site]]\nname = \"google\"\nmax_message_rate = [\"1/1s\", \"2/1s\"]",
+            "p.toml:4: site.max_message_rate = [\"1/1s\", \"2/1s\"]: up to four rates are expected, each with another time",
+        ),
+        (
+            "[[site]]\nname = \"google\"\nsource = \"b\"",
+            "p.toml:4: site.source = \"b\": there is no source \"b\"; there are: default",
+        ),
+        (
+            "[[site]]\nname = \"google\"\nsource = \"default\"\ntotal_connection_limit = 5",
+            "p.toml:5: site.total_connection_limit = 5: it is not of one source: it stands in the entry without `source`",
+        ),
+        (
+            "[[site]]\nname = \"google\"\nsource = \"default\"\n[[site]]\nname = \"google\"\nsource = \"default\"",
+            "p.toml:6: site.name = \"google\": \"google\" of source \"default\" stands in line 3 already",
+        ),
+        (
+            "[[site]]\nname = \"google\"\ntls = \"implicit\"",
+            "p.toml:4: site.tls = \"implicit\": MX hosts speak STARTTLS",
+        ),
+        (
+            "[[recipient_domain]]\nname = \"a.example\"\nconnection_limit = 5",
+            "p.toml:4: recipient_domain.connection_limit: there is no such key here; known are name, source, max_",
+        ),
+        (
+            "[[recipient_domain]]\nname = \"a.example\"\n[[recipient_domain]]\nname = \"A.example\"",
+            "p.toml:5: recipient_domain.name = \"A.example\": \"a.example\" stands in line 3 already",
+        ),
+        (
+            "[[recipient_domain]]\nname = \"*.example\"",
+            "p.toml:3: recipient_domain.name = \"*.example\": a domain name such as \"example.com\" is expected",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nsource = \"default\"\nconnection_limit = 5",
+            "p.toml:4: route.source = \"default\": a [[route]] for the same recipients without `source`, which says the hosts",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"a.example\"]\n\
+             [[route]]\nrecipient_domain = \"*\"\nsource = \"default\"\nport = 5",
+            "p.toml:8: route.port = 5: it stands in the [[route]] without `source`",
+        ),
+        (
+            "[delivery]\nmax_message_rate = [\"5\"]",
+            "p.toml:3: delivery.max_message_rate = \"5\": a rate such as \"100/1h\"",
+        ),
+        (
+            "[delivery]\ntotal_connection_limit = 0",
+            "p.toml:3: delivery.total_connection_limit = 0: 1 to 10000 is allowed",
+        ),
         (
             "[[listener]]\nbind = \"587\"\nmode = \"smtp\"",
             "p.toml:3: listener.bind = \"587\": an address and a port such as \"0.0.0.0:587\" or \"[::]:587\" is expected",
@@ -335,7 +389,8 @@ fn the_shipped_file_s_examples_are_sound() {
     // The one default that an example replaces.
     let text = uncommented(true).replace("dkim = []\n", "");
     let config = parse(&text).unwrap();
-    assert_eq!((config.routes.len(), config.sites.len(), config.sending_domains[0].dkim.len()), (1, 1, 2));
+    assert_eq!((config.routes.len(), config.sites.len(), config.sending_domains[0].dkim.len()), (1, 2, 2));
+    assert_eq!(config.recipient_domains.len(), 1);
     assert!(config.tls.is_some() && config.postmaster.is_some());
 }
 
@@ -355,6 +410,7 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[[sending_domain]]",
         "[[route]]",
         "[[site]]",
+        "[[recipient_domain]]",
         "[delivery]",
         "[retry]",
         "[dns]",
@@ -479,4 +535,148 @@ fn control_headers_and_aliases_are_read_and_judged() {
         let said = parse(&sound(extra)).unwrap_err().to_string();
         assert!(said.contains(want), "{extra}: {said}");
     }
+}
+
+/// What `--explain` shows: a value for each key, of each source and of single ones, with its line.
+fn told(values: &layers::Values, key: layers::Key) -> String {
+    values.get(&key).map(|told| format!("{} {}", told.value, told.from)).unwrap_or_default()
+}
+
+#[test]
+fn the_most_specific_layer_wins_each_key_by_itself() {
+    use layers::Key::*;
+    let config = parse(&sound(
+        "[source.a]\naddress = \"192.0.2.1\"\n[source.b]\naddress = \"192.0.2.2\"\n\
+         [delivery]\nconnection_limit = 7\nmax_recipient_rate = [\"9/1s\"]\n\
+         [[site]]\nname = \"yahoo-japan\"\nmax_deliveries_per_connection = 3\n\
+         [[site]]\nname = \"yahoo-japan\"\nsource = \"a\"\nconnection_limit = 1\nmax_message_rate = []\n\
+         [[site]]\nname = \"workspace\"\nmx = [\"aspmx.l.google.com\"]\ntls = \"none\"\n\
+         [[site]]\nname = \"mine\"\nmx = [\"mx.example.net\"]\n\
+         [[recipient_domain]]\nname = \"d.example\"\nmax_message_rate = [\"5/1m\"]\n\
+         [[recipient_domain]]\nname = \"d.example\"\nsource = \"b\"\nmax_message_rate = [\"1/1m\"]\n\
+         [[route]]\nrecipient_domain = \"r.example\"\nnext_hop = [\"h.example\"]\nconnection_limit = 4\n\
+         [[route]]\nrecipient_domain = \"r.example\"\nsource = \"a\"\nconnection_limit = 2",
+    ))
+    .unwrap();
+    let sites = config.layered_sites();
+    let site = |name: &str| sites.iter().find(|site| site.name == name).unwrap();
+    let of = |limits: &layers::Layered, source: &str| {
+        limits.sources.iter().find(|(name, _)| name == source).unwrap().1.clone()
+    };
+    let (japan, a) = (site("yahoo-japan"), of(&site("yahoo-japan").limits, "a"));
+    let line = |text: &str| layers_line(text);
+    let rows = [
+        // Default, provider, site; and for source a, site of that source.
+        (told(&japan.limits.each, MaxRecipientRate), "[\"9/1s\"] p.toml:8".to_owned()),
+        (told(&japan.limits.each, ConnectionLimit), format!("2 {}", line("yahoo-japan connection_limit"))),
+        (told(&japan.limits.each, MaxDeliveriesPerConnection), "3 p.toml:11".to_owned()),
+        (told(&japan.limits.each, MaxConnectionRate), "none built-in".to_owned()),
+        (told(&a, ConnectionLimit), "1 p.toml:15".to_owned()),
+        (told(&a, MaxMessageRate), "none p.toml:16".to_owned()),
+        (told(&a, MaxDeliveriesPerConnection), "3 p.toml:11".to_owned()),
+        // A site within a provider's hosts starts from that provider; another one from the default.
+        (told(&site("workspace").limits.each, ConnectionLimit), format!("5 {}", line("google connection_limit"))),
+        (told(&site("workspace").limits.each, Tls), "none p.toml:20".to_owned()),
+        (told(&site("mine").limits.each, ConnectionLimit), "7 p.toml:7".to_owned()),
+        (told(&config.default_limits().each, Tls), "opportunistic built-in".to_owned()),
+        // A domain's windows stand beside its site's: nothing lies below them.
+        (told(&config.domain_limits()[0].1.each, MaxMessageRate), "[\"5/1m\"] p.toml:26".to_owned()),
+        (told(&of(&config.domain_limits()[0].1, "b"), MaxMessageRate), "[\"1/1m\"] p.toml:30".to_owned()),
+        (told(&config.domain_limits()[0].1.each, ConnectionLimit), String::new()),
+        (told(&config.route_limits(0).each, ConnectionLimit), "4 p.toml:34".to_owned()),
+        (told(&of(&config.route_limits(0), "a"), ConnectionLimit), "2 p.toml:38".to_owned()),
+        (told(&config.route_limits(0).each, MaxRecipientRate), "[\"9/1s\"] p.toml:8".to_owned()),
+    ];
+    for (said, want) in rows {
+        assert_eq!(said, want);
+    }
+    assert_eq!(site("workspace").provider, "google");
+    assert_eq!((site("mine").provider.as_str(), japan.mx[0].as_str()), ("mine", "mail.yahoo.co.jp"));
+    // Providers first: of equally long names the user's is meant.
+    let last: Vec<&str> = sites[sites.len() - 3..].iter().map(|site| site.name.as_str()).collect();
+    assert_eq!(last, ["yahoo-japan", "workspace", "mine"]);
+    assert!(sites.iter().any(|site| site.name == "google" && site.provider == "google"));
+}
+
+/// Where a provider's key stands in the shipped file.
+fn layers_line(provider_and_key: &str) -> String {
+    let (provider, key) = provider_and_key.split_once(' ').unwrap();
+    let mut lines = PROVIDERS.lines().enumerate().skip_while(|(_, line)| *line != format!("name = \"{provider}\""));
+    let found = lines.find(|(_, line)| line.starts_with(key)).unwrap();
+    format!("providers.toml:{}", found.0 + 1)
+}
+
+#[test]
+fn every_shipped_provider_says_where_its_values_come_from() {
+    let config = parse(&sound("")).unwrap();
+    assert!(config.providers.len() >= 30, "{}", config.providers.len());
+    for line in PROVIDERS.lines() {
+        let is_value = ["connection_limit", "max_", "total_", "tls"].iter().any(|key| line.starts_with(key));
+        assert!(!is_value || line.contains("# ["), "no source: {line}");
+        assert!(line.chars().count() <= 120, "{line}");
+    }
+    let of = |host: &str| {
+        let host: Domain = host.parse().unwrap();
+        let fits =
+            |site: &Site| site.mx.iter().flatten().filter(|mx| host.is_within(mx)).map(|mx| mx.as_str().len()).max();
+        config
+            .providers
+            .iter()
+            .max_by_key(|site| fits(site))
+            .filter(|site| fits(site).is_some())
+            .map(|site| &*site.name)
+    };
+    for (host, want) in [
+        ("aspmx.l.google.com", Some("google")),
+        ("aspmx2.googlemail.com", Some("google")),
+        ("mta5.am0.yahoodns.net", Some("yahoo")),
+        ("mx1.mail.yahoo.co.jp", Some("yahoo-japan")),
+        ("outlook-com.olc.protection.outlook.com", Some("outlook")),
+        ("contoso-com.mail.protection.outlook.com", Some("microsoft365")),
+        ("contoso-com.p-v1.mx.microsoft", Some("microsoft365")),
+        ("mx01.mail.icloud.com", Some("apple")),
+        ("mx-ha02.web.de", Some("gmx")),
+        ("mxbiz1.qq.com", Some("qq")),
+        ("163mx01.mxmail.netease.com", Some("163")),
+        ("eu-smtp-inbound-1.mimecast.com", Some("mimecast")),
+        ("mxs.mail.ru", Some("mail.ru")),
+        ("mx.example.net", None),
+        ("notgoogle.com", None),
+    ] {
+        assert_eq!(of(host), want, "{host}");
+    }
+}
+
+#[test]
+fn a_file_of_providers_takes_the_place_of_the_built_in_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, providers) = (dir.path().join("p.toml"), dir.path().join("own.toml"));
+    let load = |text: &str, own: &str| {
+        std::fs::write(&config, text).unwrap();
+        std::fs::write(&providers, own).unwrap();
+        Config::load(&config).map_err(|problems| problems.to_string())
+    };
+    let text = sound("providers = \"own.toml\"\n[[site]]\nname = \"mine\"\nconnection_limit = 3");
+    let own = "[[provider]]\nname = \"mine\"\nmx = [\"mx.example\"]\nmax_deliveries_per_connection = 9\n\
+               [[provider]]\nname = \"mine\"\nsource = \"default\"\nconnection_limit = 1\nmax_deliveries_per_connection = 8";
+    let sites = load(&text, own).unwrap().layered_sites();
+    assert_eq!((sites.len(), sites[0].mx[0].as_str()), (1, "mx.example"));
+    let each = &sites[0].limits.each;
+    assert_eq!(told(each, layers::Key::MaxDeliveriesPerConnection), format!("9 {}:4", providers.display()));
+    let of_source = &sites[0].limits.sources[0].1;
+    assert_eq!(told(of_source, layers::Key::MaxDeliveriesPerConnection), format!("8 {}:9", providers.display()));
+    // A site without a source is above a provider with one.
+    assert_eq!(told(of_source, layers::Key::ConnectionLimit), format!("3 {}:5", config.display()));
+    for (own, want) in [
+        ("[[provider]]\nname = \"x\"", "own.toml:1: provider.mx: at least one MX host is needed"),
+        ("[[provider]]\nname = \"x\"\nmx = [\"a b\"]", "own.toml:3: provider.mx = \"a b\": a domain name such as"),
+        ("[[site]]\nname = \"x\"", "own.toml:1: site: there is no such key here; known are provider"),
+        ("x", "own.toml:1: this is not TOML"),
+    ] {
+        let said = load(&sound("providers = \"own.toml\""), own).map(|_| ()).unwrap_err();
+        assert!(said.contains(want), "{said}\n  wants {want}");
+    }
+    std::fs::remove_file(&providers).unwrap();
+    let said = Config::load(&config).map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("own.toml: there is no such file"), "{said}");
 }

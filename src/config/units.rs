@@ -120,6 +120,11 @@ pub fn parsed_list<'de, D: Deserializer<'de>, T: Written>(deserializer: D) -> Re
     deserializer.deserialize_seq(List(PhantomData))
 }
 
+/// As [`parsed_list`], for a key that may be absent.
+pub fn some_parsed_list<'de, D: Deserializer<'de>, T: Written>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    parsed_list(deserializer).map(Some)
+}
+
 /// A value that the config writes as a text.
 pub trait Written: Sized {
     /// What is right: "an IP address such as \"203.0.113.10\" is expected".
@@ -179,14 +184,24 @@ impl Written for Rate {
     }
 }
 
-/// `deserialize_with` for the windows of one unit: one to four rates, each of another length.
+/// `deserialize_with` for the windows of one unit: four rates at most, each of another length.
 pub fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rates, D::Error> {
     let all: Vec<Rate> = parsed_list(deserializer)?;
     let twice = all.iter().enumerate().any(|(place, rate)| all[..place].iter().any(|other| other.per == rate.per));
     match Rates::new(&all) {
-        Some(rates) if !all.is_empty() && !twice => Ok(rates),
-        Some(_) | None => Err(D::Error::custom("one to four rates are expected, each with another time")),
+        Some(rates) if !twice => Ok(rates),
+        Some(_) | None => Err(D::Error::custom("up to four rates are expected, each with another time")),
     }
+}
+
+/// As [`rates`], for a key that may be absent.
+pub fn some_rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Rates>, D::Error> {
+    rates(deserializer).map(Some)
+}
+
+/// A rate as the config writes it: `100/1h`.
+pub fn show_rate(rate: Rate) -> String {
+    format!("{}/{}", rate.count, show_duration(rate.per))
 }
 
 struct Text<T> {

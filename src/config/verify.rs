@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::inbound::{Listener, Mode};
+use super::layers::{Key, Value};
 use super::place::Places;
 use super::units::show_duration;
-use super::{Config, Problem, Retry, TlsPolicy, Warmup};
+use super::{Config, Problem, Retry, Route, Site, TlsPolicy, Warmup};
 use crate::mail::{Domain, StreamKind};
 use crate::size::ByteSize;
 
@@ -24,8 +25,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that is wrong, in the file's order.
-pub(super) fn problems(config: &Config, file: &Path, places: &Places) -> Vec<Problem> {
-    let mut judge = Judge { file, places, problems: Vec::new() };
+pub(super) fn problems(config: &Config, file: &Path) -> Vec<Problem> {
+    let mut judge = Judge { file, places: config.lines.places(), problems: Vec::new() };
     if !config.data_dir.is_absolute() {
         judge.refuse("data_dir", "an absolute path such as \"/var/lib/postrider\" is expected");
     }
@@ -37,9 +38,19 @@ pub(super) fn problems(config: &Config, file: &Path, places: &Places) -> Vec<Pro
     warmups(config, &mut judge);
     sending_domains(config, &mut judge);
     routes(config, &mut judge);
-    sites(config, &mut judge);
+    site_entries(config, "site", &config.sites, &mut judge);
+    recipient_domains(config, &mut judge);
     limits(config, &mut judge);
     delivery(config, &mut judge);
+    let mut problems = judge.problems;
+    problems.sort_by_key(|problem| problem.line);
+    problems
+}
+
+/// What is wrong with the providers of their own file.
+pub(super) fn provider_problems(config: &Config, file: &Path) -> Vec<Problem> {
+    let mut judge = Judge { file, places: config.provider_lines.places(), problems: Vec::new() };
+    site_entries(config, "provider", &config.providers, &mut judge);
     let mut problems = judge.problems;
     problems.sort_by_key(|problem| problem.line);
     problems
@@ -356,65 +367,133 @@ fn sending_domains(config: &Config, judge: &mut Judge<'_>) {
 fn routes(config: &Config, judge: &mut Judge<'_>) {
     for (index, route) in config.routes.iter().enumerate() {
         let path = |key: &str| format!("route[{index}].{key}");
-        if route.next_hop.is_empty() {
-            judge.refuse(path("next_hop"), "at least one host is needed");
-        }
-        if let Some(limit) = route.connection_limit {
-            judge.range(path("connection_limit"), limit, 1..=10_000);
-        }
-        if let Some(limit) = route.total_connection_limit {
-            judge.range(path("total_connection_limit"), limit, 1..=10_000);
-        }
-        if let Some(port) = route.port {
-            judge.range(path("port"), port, 1..=u16::MAX);
-        }
-        match (&route.username, &route.password_file) {
-            (Some(_), None) => judge.refuse(path("username"), "`password_file` is needed with it"),
-            (None, Some(_)) => judge.refuse(path("password_file"), "`username` is needed with it"),
-            (Some(_), Some(_)) | (None, None) => {}
-        }
-        let in_clear = matches!(route.tls, Some(TlsPolicy::None | TlsPolicy::Opportunistic));
-        let local = |host: &str| host.parse().is_ok_and(|address: IpAddr| address.is_loopback()) || host == "localhost";
-        if route.username.is_some() && in_clear && !route.next_hop.iter().all(|hop| local(&hop.host)) {
-            judge.refuse(
-                path("tls"),
-                "a password needs \"require\", \"verify\" or \"implicit\"; without the line, \"verify\"",
-            );
+        said(config, &format!("route[{index}]"), &route.says(), route.source.as_deref(), judge);
+        match &route.source {
+            None => whole_route(route, path, judge),
+            Some(_) => {
+                let of_whole = [
+                    ("next_hop", !route.next_hop.is_empty()),
+                    ("port", route.port.is_some()),
+                    ("username", route.username.is_some()),
+                    ("password_file", route.password_file.is_some()),
+                ];
+                for (key, _) in of_whole.iter().filter(|(_, stands)| *stands) {
+                    judge.refuse(path(key), "it stands in the [[route]] without `source`");
+                }
+                let base = config
+                    .routes
+                    .iter()
+                    .find(|other| other.source.is_none() && other.recipient_domain == route.recipient_domain);
+                if base.is_none() {
+                    let right = "a [[route]] for the same recipients without `source`, which says the hosts, is needed";
+                    judge.refuse(path("source"), right);
+                }
+            }
         }
     }
     let routes = config.routes.iter().enumerate();
-    let patterns =
-        routes.map(|(index, route)| (format!("route[{index}].recipient_domain"), route.recipient_domain.to_string()));
+    let patterns = routes.map(|(index, route)| {
+        let path = format!("route[{index}].recipient_domain");
+        (path, with_source(&route.recipient_domain, route.source.as_deref()))
+    });
     judge.unique(patterns);
 }
 
-fn sites(config: &Config, judge: &mut Judge<'_>) {
-    for (index, site) in config.sites.iter().enumerate() {
-        let path = |key: &str| format!("site[{index}].{key}");
-        judge.name(path("name"), &site.name);
-        if site.mx.is_empty() {
-            judge.refuse(path("mx"), "at least one MX host is needed");
+fn whole_route(route: &Route, path: impl Fn(&str) -> String, judge: &mut Judge<'_>) {
+    if route.next_hop.is_empty() {
+        judge.refuse(path("next_hop"), "at least one host is needed");
+    }
+    if let Some(port) = route.port {
+        judge.range(path("port"), port, 1..=u16::MAX);
+    }
+    match (&route.username, &route.password_file) {
+        (Some(_), None) => judge.refuse(path("username"), "`password_file` is needed with it"),
+        (None, Some(_)) => judge.refuse(path("password_file"), "`username` is needed with it"),
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    let in_clear = matches!(route.tls, Some(TlsPolicy::None | TlsPolicy::Opportunistic));
+    let local = |host: &str| host.parse().is_ok_and(|address: IpAddr| address.is_loopback()) || host == "localhost";
+    if route.username.is_some() && in_clear && !route.next_hop.iter().all(|hop| local(&hop.host)) {
+        judge.refuse(
+            path("tls"),
+            "a password needs \"require\", \"verify\" or \"implicit\"; without the line, \"verify\"",
+        );
+    }
+}
+
+/// `"google"`, or `"google" of source "a"`, once it stands between quotes.
+fn with_source(name: impl Display, source: Option<&str>) -> String {
+    match source {
+        None => name.to_string(),
+        Some(source) => format!("{name}\" of source \"{source}"),
+    }
+}
+
+/// The values of one entry that says limits.
+fn said(config: &Config, table: &str, says: &[(Key, Option<Value>)], source: Option<&str>, judge: &mut Judge<'_>) {
+    if let Some(source) = source {
+        judge.known(format!("{table}.source"), "source", source, config.sources.keys());
+    }
+    for (key, value) in says {
+        let Some(value) = value else { continue };
+        let path = format!("{table}.{}", key.name());
+        if source.is_some() && !key.is_of_source() {
+            judge.refuse(&path, "it is not of one source: it stands in the entry without `source`");
         }
-        if let Some(limit) = site.connection_limit {
-            judge.range(path("connection_limit"), limit, 1..=10_000);
-        }
-        if let Some(limit) = site.max_deliveries_per_connection {
-            judge.range(path("max_deliveries_per_connection"), limit, 1..=100_000);
-        }
-        if let Some(limit) = site.total_connection_limit {
-            judge.range(path("total_connection_limit"), limit, 1..=10_000);
-        }
-        if site.tls == Some(TlsPolicy::Implicit) {
-            judge.refuse(path("tls"), "MX hosts speak STARTTLS; \"implicit\" is for a [[route]] to port 465");
+        match (key, value) {
+            (Key::MaxDeliveriesPerConnection, Value::Count(count)) => judge.range(&path, *count, 1..=100_000),
+            (_, Value::Count(count)) => judge.range(&path, *count, 1..=10_000),
+            // Judged where they are read.
+            (_, Value::Rates(_) | Value::Tls(_)) => {}
         }
     }
-    let sites = || config.sites.iter().enumerate();
-    judge.unique(sites().map(|(index, site)| (format!("site[{index}].name"), site.name.clone())));
+}
+
+fn mx_tls(path: String, tls: Option<TlsPolicy>, judge: &mut Judge<'_>) {
+    if tls == Some(TlsPolicy::Implicit) {
+        judge.refuse(path, "MX hosts speak STARTTLS; \"implicit\" is for a [[route]] to port 465");
+    }
+}
+
+/// Entries of `[[site]]`, or of `[[provider]]` in a file of its own.
+fn site_entries(config: &Config, table: &str, entries: &[Site], judge: &mut Judge<'_>) {
+    let has_hosts = |site: &Site| {
+        let elsewhere =
+            entries.iter().chain(&config.providers).any(|other| other.name == site.name && other.mx.is_some());
+        // The file of providers was not read.
+        let unknown = config.providers_file.is_some() && config.providers.is_empty();
+        elsewhere || unknown
+    };
+    for (index, site) in entries.iter().enumerate() {
+        let path = |key: &str| format!("{table}[{index}].{key}");
+        judge.name(path("name"), &site.name);
+        if site.mx.as_ref().is_some_and(Vec::is_empty) || !has_hosts(site) {
+            judge.refuse(path("mx"), "at least one MX host is needed");
+        }
+        said(config, &format!("{table}[{index}]"), &site.says(), site.source.as_deref(), judge);
+        mx_tls(path("tls"), site.tls, judge);
+    }
+    let sites = || entries.iter().enumerate();
+    judge.unique(
+        sites()
+            .map(|(index, site)| (format!("{table}[{index}].name"), with_source(&site.name, site.source.as_deref()))),
+    );
     let hosts = sites().flat_map(|(index, site)| {
-        let hosts = site.mx.iter().enumerate();
-        hosts.map(move |(at, host)| (format!("site[{index}].mx[{at}]"), host.to_string()))
+        let hosts = site.mx.iter().flatten().enumerate();
+        hosts.map(move |(at, host)| (format!("{table}[{index}].mx[{at}]"), host.to_string()))
     });
     judge.unique(hosts);
+}
+
+fn recipient_domains(config: &Config, judge: &mut Judge<'_>) {
+    let rules = || config.recipient_domains.iter().enumerate();
+    for (index, rule) in rules() {
+        said(config, &format!("recipient_domain[{index}]"), &rule.says(), rule.source.as_deref(), judge);
+        mx_tls(format!("recipient_domain[{index}].tls"), rule.tls, judge);
+    }
+    judge.unique(rules().map(|(index, rule)| {
+        (format!("recipient_domain[{index}].name"), with_source(&rule.name, rule.source.as_deref()))
+    }));
 }
 
 fn limits(config: &Config, judge: &mut Judge<'_>) {
@@ -444,6 +523,9 @@ fn delivery(config: &Config, judge: &mut Judge<'_>) {
     judge.range("delivery.port", delivery.port, 1..=u16::MAX);
     judge.range("delivery.connection_limit", delivery.connection_limit, 1..=10_000);
     judge.range("delivery.max_deliveries_per_connection", delivery.max_deliveries_per_connection, 1..=100_000);
+    if let Some(limit) = delivery.total_connection_limit {
+        judge.range("delivery.total_connection_limit", limit, 1..=10_000);
+    }
     judge.range("delivery.connections", delivery.connections, 1..=100_000);
     judge.range("delivery.connect_timeout", delivery.connect_timeout, SECOND..=5 * MINUTE);
     judge.range("delivery.greeting_timeout", delivery.greeting_timeout, 10 * SECOND..=HOUR);

@@ -59,6 +59,19 @@ pub enum TlsPolicy {
     None,
 }
 
+impl TlsPolicy {
+    /// As the config writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TlsPolicy::Opportunistic => "opportunistic",
+            TlsPolicy::Require => "require",
+            TlsPolicy::Verify => "verify",
+            TlsPolicy::Implicit => "implicit",
+            TlsPolicy::None => "none",
+        }
+    }
+}
+
 /// A source address and its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Source {

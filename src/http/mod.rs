@@ -7,6 +7,7 @@ mod metrics;
 mod queue;
 pub mod shapes;
 mod spool;
+mod traffic;
 
 use std::future::Future;
 use std::io;
@@ -71,6 +72,24 @@ pub type SiteDomains = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Option<
 /// The names of all pools.
 pub type Pools = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<String>> + Send>> + Send + Sync>;
 
+/// What is asked about sites and sources, and what is ordered of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Sites: an array of [`shapes::Site`].
+    Sites(shapes::SitesSelect),
+    /// All sources: an array of [`shapes::Source`].
+    Sources,
+    /// Where each value of a site comes from: [`shapes::Explained`].
+    Explain(String),
+    /// No mail to a site, over a source, or both. Answered by a sentence.
+    Suspend(shapes::SuspendRequest),
+    /// The end of that. Answered by a sentence.
+    Resume(shapes::ResumeRequest),
+}
+
+/// Answers what is asked of traffic; the error is a sentence for people.
+pub type Traffic = Arc<dyn Fn(Ask) -> Pin<Box<dyn Future<Output = Result<Value, String>> + Send>> + Send + Sync>;
+
 /// What the API can ask.
 #[derive(Clone)]
 pub struct Api {
@@ -90,6 +109,8 @@ pub struct Api {
     pub site_domains: SiteDomains,
     /// Which pools there are.
     pub pools: Pools,
+    /// Sites and sources.
+    pub traffic: Traffic,
 }
 
 /// Offers the API until `stop`; answers what was asked by then.
@@ -131,6 +152,11 @@ fn router(api: Api) -> Router {
         .route("/v1/queue/{id}", get(queue::show))
         .route("/v1/queue/orders/{order}", post(queue::order))
         .route("/v1/why/{id}", get(why))
+        .route("/v1/sites", get(traffic::sites))
+        .route("/v1/sites/explain", get(traffic::explain))
+        .route("/v1/sources", get(traffic::sources))
+        .route("/v1/traffic/suspend", post(traffic::suspend))
+        .route("/v1/traffic/resume", post(traffic::resume))
         .route("/v1/spool", get(spool::stats))
         .route("/v1/spool/backup", post(spool::backup))
         .route("/metrics", get(metrics::show))

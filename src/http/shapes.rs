@@ -338,6 +338,220 @@ pub struct Why {
     pub constraints: Vec<Constraint>,
 }
 
+/// Envelopes by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ByKind {
+    /// Transactional ones.
+    pub transactional: u64,
+    /// Marketing.
+    pub marketing: u64,
+}
+
+/// Which sites.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SitesSelect {
+    /// Those too where nothing waits, nothing is connected and nothing is wrong.
+    pub all: bool,
+    /// Whose name, provider or a host contains this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+}
+
+/// Which site is explained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainSelect {
+    /// A rule's name, a host, a recipient domain, or `other`.
+    pub site: String,
+}
+
+/// A site: hosts that share limits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Site {
+    /// The rule's name, or its first hosts.
+    pub site: String,
+    /// The provider; `other` without one.
+    pub provider: String,
+    /// Hosts of one of its domains.
+    pub hosts: Vec<String>,
+    /// Envelopes for it, whatever they wait for.
+    pub queued: ByKind,
+    /// Of these, those that are due.
+    pub waiting: ByKind,
+    /// Connections of all sources.
+    pub connections: u32,
+    /// Each source that has something to do here.
+    pub sources: Vec<SiteSource>,
+    /// Nothing waits, nothing is connected, nothing is wrong.
+    pub idle: bool,
+}
+
+/// A source at a site.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SiteSource {
+    /// Its name.
+    pub source: String,
+    /// Envelopes that it may carry; those that others may carry too are counted for each.
+    pub queued: ByKind,
+    /// Connections from dial to the peer's EOF.
+    pub connections: u32,
+    /// As many as feedback allows now.
+    pub allowed: u32,
+    /// As many as the config allows.
+    pub limit: u32,
+    /// The fullest of its windows and those of all sources together.
+    pub rate: Option<RateUse>,
+    /// What became of the last attempts.
+    pub recent: Recent,
+    /// `ready`, `throttled` or `suspended`.
+    pub state: String,
+    /// When that ends, if it is known.
+    pub until: Option<String>,
+    /// By whom, since when, until when.
+    pub suspended: Option<Suspended>,
+    /// The peer's last refusal.
+    pub cause: Option<String>,
+}
+
+/// How much of a window is used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateUse {
+    /// Of which source; absent: of all together.
+    pub source: Option<String>,
+    /// What is counted.
+    pub unit: String,
+    /// Used now.
+    pub used: u64,
+    /// Of so many.
+    pub count: u64,
+    /// In such a time.
+    pub per_seconds: u64,
+}
+
+/// What became of the last attempts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recent {
+    /// How far back this looks.
+    pub minutes: u64,
+    /// Attempts.
+    pub attempts: u64,
+    /// Of these, deferred.
+    pub deferred: u64,
+}
+
+/// A suspension.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Suspended {
+    /// By whom.
+    pub by: String,
+    /// Since when; absent: its record cannot be read.
+    pub since: Option<String>,
+    /// Until when; absent: until it is resumed.
+    pub until: Option<String>,
+}
+
+/// A source.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Source {
+    /// Its name.
+    pub source: String,
+    /// What is bound.
+    pub address: String,
+    /// What EHLO says.
+    pub ehlo: String,
+    /// The pools that it is in.
+    pub pools: Vec<String>,
+    /// Envelopes that it may carry.
+    pub queued: ByKind,
+    /// Connections.
+    pub connections: u32,
+    /// `ready` or `suspended`.
+    pub state: String,
+    /// By whom, since when, until when.
+    pub suspended: Option<Suspended>,
+}
+
+/// A site's limits and where they come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Explained {
+    /// Its name.
+    pub site: String,
+    /// Its provider.
+    pub provider: String,
+    /// The rule's hosts, or those of the domain.
+    pub hosts: Vec<String>,
+    /// Each value.
+    pub values: Vec<ExplainedValue>,
+    /// The recipient domain that was asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// What holds for that domain beside it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub domain_values: Vec<ExplainedValue>,
+}
+
+/// A value and where it comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExplainedValue {
+    /// Of which source; absent: of each.
+    pub source: Option<String>,
+    /// The key in the config.
+    pub key: String,
+    /// What it says.
+    pub value: String,
+    /// `file:line`, or `built-in`.
+    pub from: String,
+}
+
+/// What is to stop: a site, a source, or a source at a site. One of the two at least.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SuspendRequest {
+    /// A rule's name or a host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// A source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// For so many seconds; absent: until it is resumed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+    /// Who says so.
+    pub by: String,
+}
+
+/// What goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResumeRequest {
+    /// A rule's name or a host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// A source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Who says so.
+    pub by: String,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Said {
+    /// One sentence for people.
+    pub said: String,
+}
+
 /// The text of an envelope sender, as people read it.
 pub fn sender_text(sender: &str) -> String {
     match sender {

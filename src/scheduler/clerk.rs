@@ -1,6 +1,7 @@
 //! The scheduler's one task.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,9 @@ use tracing::{error, info, warn};
 
 use super::accounts::Accounts;
 use super::names::{Configured, Numbers};
+use super::recent::{Ended, Recent};
 use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
+use super::suspend::{Said, Suspensions};
 use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Settings};
 use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source};
@@ -39,10 +42,19 @@ pub(super) struct Aim {
     pub site: u32,
 }
 
-/// A site's last words to each source.
+/// What is known of a site beside what the engine knows, by source.
 #[derive(Default)]
 pub(super) struct SiteMemory {
+    /// Its last words.
     pub last: HashMap<u16, Outcome>,
+    /// What became of the last attempts.
+    pub recent: HashMap<u16, Box<Recent>>,
+    /// What the engine was told is suspended here.
+    pub stopped: Box<[Option<SourceHandle>]>,
+    /// Its limits as the config has them.
+    pub limits: Option<Arc<NamedLimits>>,
+    /// Where its hosts are, if that makes others share it.
+    pub addresses: Option<Box<[(IpAddr, u16)]>>,
 }
 
 struct Link {
@@ -88,6 +100,9 @@ pub(super) struct Clerk<W> {
     asked: HashMap<Id, Asked>,
     wake: Timestamp,
     pub accounts: Accounts,
+    pub suspensions: Suspensions,
+    /// Sites that no rule governs, by where their best hosts are.
+    site_at: HashMap<Box<[(IpAddr, u16)]>, u32>,
     /// Limits by their place in memory, with sources as numbers. For the settings of now.
     numbered: HashMap<usize, (Arc<NamedLimits>, Arc<SiteLimits>)>,
     /// When the two clocks were compared first, and by how much they differ since. See [`Fact::Skewed`].
@@ -102,6 +117,7 @@ impl<W: World> Clerk<W> {
         let (events, heard) = mpsc::channel(EVENTS_MAX);
         let clocks = (world.now(), world.steady());
         let accounts = Accounts::new(world.budgets());
+        let suspensions = Suspensions::read(world.suspensions());
         let mut clerk = Clerk {
             settings: Arc::new(Settings::default()),
             world,
@@ -125,6 +141,8 @@ impl<W: World> Clerk<W> {
             asked: HashMap::new(),
             wake: Timestamp::NEVER,
             accounts,
+            suspensions,
+            site_at: HashMap::new(),
             numbered: HashMap::new(),
             clocks,
             skew_ms: 0,
@@ -143,7 +161,8 @@ impl<W: World> Clerk<W> {
         let (mut changes, mut events) = (Vec::new(), Vec::with_capacity(BATCH));
         self.execute();
         loop {
-            let pause = if self.loading { Duration::ZERO } else { self.wake.since(self.world.now()).min(SLEEP_MAX) };
+            let wake = self.wake.min(self.suspensions.next_end());
+            let pause = if self.loading { Duration::ZERO } else { wake.since(self.world.now()).min(SLEEP_MAX) };
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Stop(within, answer)) => {
@@ -166,6 +185,7 @@ impl<W: World> Clerk<W> {
                     self.tell(Fact::Tick);
                 }
             }
+            self.end_suspensions();
             self.loading = self.loading && self.load(&mut waiting);
             self.inbox.swap(&mut changes);
             for change in changes.drain(..) {
@@ -244,12 +264,25 @@ impl<W: World> Clerk<W> {
                 Fact::Refused(connection, signal)
             }
             Event::MailWritten(id) => Fact::MailWritten(connection, id),
-            Event::Settled { id, due, signal, .. } => Fact::Settled { connection, id, due, signal },
+            Event::Settled { id, due, signal, .. } => {
+                self.count(number, if due.is_some() { Ended::Deferred } else { Ended::Final });
+                Fact::Settled { connection, id, due, signal }
+            }
             Event::Skipped(id) => Fact::Skipped(connection, id),
             Event::Returned(id) => Fact::Returned(connection, id),
             Event::Eof => return self.eof(number),
         };
         self.tell(fact);
+    }
+
+    /// Counts what became of an attempt, for listings.
+    fn count(&mut self, number: u32, ended: Ended) {
+        let now = self.world.now();
+        let Some(link) = self.links.get(&number) else { return };
+        let Some(site) = self.targets.value(link.target).map(|aim| aim.site) else { return };
+        if let Some(memory) = self.sites.value_mut(site) {
+            memory.recent.entry(link.source.0).or_default().count(now, ended);
+        }
     }
 
     /// Keeps a site's words for `why`.
@@ -316,12 +349,16 @@ impl<W: World> Clerk<W> {
         if let Some(failure) = self.domains.value_mut(domain) {
             *failure = None;
         }
-        let site = self.sites.number(&way.site_key, SiteMemory::default);
+        let site = self.site_of(&way);
         let target = self.targets.number(&way.target_key, || Aim { target: way.target.clone(), site });
         if let Some(aim) = self.targets.value_mut(target) {
             // Newer addresses.
             *aim = Aim { target: way.target, site };
         }
+        if let Some(memory) = self.sites.value_mut(site) {
+            memory.limits = Some(Arc::clone(&way.limits));
+        }
+        self.enforce_at(site);
         let limits = self.numbered(&way.limits);
         let own = way.own.as_ref().map(|own| self.numbered(own));
         let kept = self.kept_of(site, domain);
@@ -337,6 +374,37 @@ impl<W: World> Clerk<W> {
         // The domain may have gone meanwhile, and nobody needs these then.
         self.forget(Handle::Target(TargetHandle(target)));
         self.forget(Handle::Site(SiteHandle(site)));
+    }
+
+    /// The site whose limits a way shares: by its rule, by the names of its hosts, else that of other names for exactly
+    /// the same addresses. Names go first, since addresses rotate. The addresses must be all the same: a domain that
+    /// lists another's host beside its own could else make us believe that the other refuses us.
+    fn site_of(&mut self, way: &Way) -> u32 {
+        let shared = match (self.sites.find(&way.site_key), &way.addresses) {
+            (None, Some(addresses)) if !self.suspensions.is_about(&way.site_key) => {
+                self.site_at.get(addresses).copied()
+            }
+            (Some(_), _) | (None, _) => None,
+        };
+        if let Some(site) = shared.filter(|site| self.sites.key(*site).is_some()) {
+            return site;
+        }
+        let site = self.sites.number(&way.site_key, SiteMemory::default);
+        let Some(memory) = self.sites.value_mut(site).filter(|memory| memory.addresses != way.addresses) else {
+            return site;
+        };
+        let old = std::mem::replace(&mut memory.addresses, way.addresses.clone());
+        self.leave_addresses(site, old);
+        if let Some(addresses) = &way.addresses {
+            self.site_at.entry(addresses.clone()).or_insert(site);
+        }
+        site
+    }
+
+    fn leave_addresses(&mut self, site: u32, addresses: Option<Box<[(IpAddr, u16)]>>) {
+        if let Some(addresses) = addresses.filter(|addresses| self.site_at.get(addresses) == Some(&site)) {
+            self.site_at.remove(&addresses);
+        }
     }
 
     fn unresolved(&mut self, domain: u32, failure: Failure) {
@@ -362,6 +430,9 @@ impl<W: World> Clerk<W> {
             Handle::Target(target) => self.targets.free(target.0),
             Handle::Site(site) => {
                 self.close_accounts(Holder::Site(site));
+                self.let_go(site.0);
+                let addresses = self.sites.value_mut(site.0).and_then(|memory| memory.addresses.take());
+                self.leave_addresses(site.0, addresses);
                 self.sites.free(site.0);
             }
         }
@@ -451,6 +522,23 @@ impl<W: World> Clerk<W> {
         self.asked.insert(id, Asked::Budget(account));
     }
 
+    /// Writes down what an operator decided, and then tells them.
+    pub(super) fn write_down(&mut self, records: Vec<(Bytes, Option<Bytes>)>, answer: Said, done: String) {
+        let world = Arc::clone(&self.world);
+        let task = async move {
+            let mut durable = true;
+            for (name, record) in records {
+                durable &= world.keep_suspension(name, record).await;
+            }
+            let unwritten = || format!("{done}, but only until a restart: it could not be written down");
+            // Whoever asked may be gone.
+            let _ = answer.send(if durable { Ok(done) } else { Err(unwritten()) });
+            Answer::Budget(None, durable)
+        };
+        let id = self.answers.spawn(task).id();
+        self.asked.insert(id, Asked::Budget(None));
+    }
+
     /// Limits with the sources' numbers, shared by all whom one rule governs.
     fn numbered(&mut self, limits: &Arc<NamedLimits>) -> Arc<SiteLimits> {
         let place = Arc::as_ptr(limits) as usize;
@@ -502,7 +590,7 @@ impl<W: World> Clerk<W> {
         // Whoever asked may be gone, and an answer to nobody is no error.
         match command {
             Command::Why(id, answer) => drop(answer.send(self.why(id))),
-            Command::Sites(answer) => drop(answer.send(self.list_sites())),
+            Command::Sites(which, filter, answer) => drop(answer.send(self.list_sites(which, &filter))),
             Command::Gauges(answer) => drop(answer.send(self.gauges())),
             Command::Stranded(ids, answer) => drop(answer.send(self.stranded(ids))),
             Command::SiteDomains(site, answer) => drop(answer.send(self.site_domains(&site))),
@@ -511,8 +599,10 @@ impl<W: World> Clerk<W> {
                 drop(answer.send(pools.collect()));
             }
             Command::Reload(settings) => self.reload(*settings),
-            Command::Suspend(source, answer) => drop(answer.send(self.operate(&source, Operator::SuspendSource))),
-            Command::Resume(source, answer) => drop(answer.send(self.operate(&source, Operator::ResumeSource))),
+            Command::Sources(answer) => drop(answer.send(self.list_sources())),
+            Command::Explain(site, answer) => self.explain_site(&site, answer),
+            Command::Suspend(scope, within, by, answer) => self.suspend(scope, within, &by, answer),
+            Command::Resume(scope, by, answer) => self.resume(&scope, &by, answer),
             Command::Probe => self.tell(Fact::Operator(Operator::Probe)),
             Command::Stop(..) => {}
         }
@@ -528,10 +618,14 @@ impl<W: World> Clerk<W> {
         Some(domains.iter().filter_map(|domain| self.domains.key(domain.0)).cloned().collect())
     }
 
-    fn operate(&mut self, source: &str, operator: fn(SourceHandle) -> Operator) -> bool {
-        let Some(number) = self.sources.find(source) else { return false };
-        self.tell(Fact::Operator(operator(SourceHandle(number))));
-        true
+    /// The settings of now.
+    pub(super) fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// A source that the config has now.
+    pub(super) fn address_of(&self, name: &str) -> Option<&Source> {
+        self.source_of.get(usize::from(self.sources.find(name)?))?.as_ref()
     }
 
     fn reload(&mut self, settings: Settings) {
@@ -565,6 +659,8 @@ impl<W: World> Clerk<W> {
         };
         self.numbered.clear();
         self.settings = Arc::new(settings);
+        // Before the engine feeds what new sources there are.
+        self.enforce_all();
         self.tell(Fact::Reload(rules));
     }
 

@@ -6,17 +6,22 @@ use serde_json::{Value, json};
 
 use super::clerk::Clerk;
 use super::resolve::SiteKey;
+use super::suspend::{Scope, Suspension};
 use super::world::World;
 use crate::mail::{Outcome, QueueId};
 use crate::metrics::{Gauge, Metric};
 use crate::time::Timestamp;
-use crate::traffic::{Account, Bound, Constraint, DomainHandle, SiteHandle, SiteView, SourceHandle, Unit};
+use crate::traffic::{Account, Bound, Constraint, DomainHandle, SiteHandle, SourceHandle, Unit};
 
 impl<W: World> Clerk<W> {
     /// `[{kind, text, cause, until}]`, the binding constraint first.
     pub(super) fn why(&self, id: QueueId) -> Value {
         let now = self.world.now();
-        self.engine.why(now, id).into_iter().map(|constraint| self.explain(constraint, now)).collect()
+        let mut all: Vec<Value> =
+            self.engine.why(now, id).into_iter().map(|constraint| self.explain(constraint, now)).collect();
+        // A site that is suspended binds each source, and is told once.
+        all.dedup();
+        all.into()
     }
 
     fn explain(&self, constraint: Constraint, now: Timestamp) -> Value {
@@ -40,7 +45,15 @@ impl<W: World> Clerk<W> {
                 said("no_source", &format!("the pool {} has no source", self.pools.name(pool.0)), None, None)
             }
             Constraint::Suspended(source) => {
-                said("suspended", &format!("the source {} is suspended", self.sources.name(source.0)), None, None)
+                let name = self.sources.name(source.0);
+                self.suspended(Scope::Source(name.into()), self.suspensions.of_source(name), now)
+            }
+            Constraint::SuspendedAt(source, site) => {
+                let found = self.sites.key(site.0).map(|key| self.suspensions.at(key, self.sources.name(source.0)));
+                match found.flatten() {
+                    Some((scope, suspension)) => self.suspended(scope.clone(), Some(suspension), now),
+                    None => self.suspended(Scope::Site(self.site(site).into()), None, now),
+                }
             }
             Constraint::Throttled(source, site, until) => {
                 let cause = self.last_words(source, site);
@@ -143,78 +156,35 @@ impl<W: World> Clerk<W> {
         ids
     }
 
+    fn suspended(&self, scope: Scope, suspension: Option<&Suspension>, now: Timestamp) -> Value {
+        let Some(Suspension { since, until, by }) = suspension else {
+            return said("suspended", &format!("{scope} is suspended"), None, None);
+        };
+        let mut text = format!("{scope} is suspended");
+        if *until != Timestamp::NEVER {
+            text += &format!(" until {}", when(*until, now));
+        }
+        let since = match *since {
+            Timestamp::ZERO => String::new(),
+            since => format!(" at {}", since.rfc3339()),
+        };
+        said("suspended", &text, Some(format!("by {by}{since}")), Some(*until).filter(|at| *at != Timestamp::NEVER))
+    }
+
     fn domain(&self, domain: DomainHandle) -> String {
         self.domains.key(domain.0).map(ToString::to_string).unwrap_or_default()
     }
 
-    fn site(&self, site: SiteHandle) -> String {
+    pub(super) fn site(&self, site: SiteHandle) -> String {
         self.sites.key(site.0).map(SiteKey::name).unwrap_or_default()
     }
 
-    fn last_words(&self, source: SourceHandle, site: SiteHandle) -> Option<String> {
+    pub(super) fn last_words(&self, source: SourceHandle, site: SiteHandle) -> Option<String> {
         self.sites.value(site.0)?.last.get(&source.0).map(words)
-    }
-
-    /// All sites, the one with the most waiting first.
-    pub(super) fn list_sites(&self) -> Value {
-        let mut views = self.engine.sites();
-        let waiting = |view: &SiteView| view.waiting.iter().map(|n| u64::from(*n)).sum::<u64>();
-        views.sort_by_key(|view| std::cmp::Reverse(waiting(view)));
-        views.iter().map(|view| self.list_site(view)).collect()
-    }
-
-    fn list_site(&self, view: &SiteView) -> Value {
-        let aim = view.target.and_then(|target| self.targets.value(target.0));
-        let hosts: Vec<&str> = aim.map(|aim| aim.target.hosts.iter().map(|h| &*h.name).collect()).unwrap_or_default();
-        let sources: Vec<Value> = view
-            .paths
-            .iter()
-            .map(|path| {
-                json!({
-                    "source": self.sources.name(path.source.0),
-                    "connections": path.open,
-                    "allowed": path.allowed,
-                    "limit": path.limit,
-                    "state": match (path.throttled, path.slowed) {
-                        (Some(_), _) => "throttled",
-                        (None, Some(_)) => "slowed",
-                        (None, None) => "ready",
-                    },
-                    "until": path.throttled.map(Timestamp::rfc3339),
-                    "slowed": path.slowed.map(|(used, rate)| json!({
-                        "used": used, "count": rate.count, "per_seconds": rate.per.as_secs(),
-                    })),
-                    "deliveries": path.deliveries,
-                    "cause": self.last_words(path.source, view.site),
-                })
-            })
-            .collect();
-        let rates: Vec<Value> = view
-            .uses
-            .iter()
-            .map(|used| {
-                json!({
-                    "source": used.source.map(|source| self.sources.name(source.0)),
-                    "unit": unit(used.unit),
-                    "used": used.used,
-                    "count": used.rate.count,
-                    "per_seconds": used.rate.per.as_secs(),
-                })
-            })
-            .collect();
-        json!({
-            "site": self.site(view.site),
-            "hosts": hosts,
-            "waiting": { "transactional": view.waiting[0], "marketing": view.waiting[1] },
-            "connections": view.open,
-            "proven": view.proven,
-            "sources": sources,
-            "rates": rates,
-        })
     }
 }
 
-fn unit(unit: Unit) -> &'static str {
+pub(super) fn unit(unit: Unit) -> &'static str {
     match unit {
         Unit::Messages => "messages",
         Unit::Recipients => "recipients",

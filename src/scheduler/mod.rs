@@ -11,9 +11,12 @@
 mod accounts;
 mod clerk;
 mod explain;
+mod listing;
 mod names;
+mod recent;
 mod resolve;
 mod settings;
+mod suspend;
 mod world;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +31,10 @@ use crate::metrics::{Gauge, Metric, Page};
 use crate::queue::{Change, Waiting};
 
 use clerk::Clerk;
-pub use settings::{DomainRule, NamedLimits, Pool, Recipients, Route, Settings, SiteRule};
+pub use listing::Which;
+pub use settings::{DomainRule, NamedLimits, Origin, Pool, Recipients, Route, Settings, SiteRule};
+use suspend::Said;
+pub use suspend::Scope;
 pub use world::{End, Found, Live, Task, World};
 
 /// Questions and orders that wait for the scheduler; more senders wait themselves.
@@ -68,14 +74,16 @@ impl Inbox {
 /// What others ask of the scheduler.
 enum Command {
     Why(QueueId, oneshot::Sender<Value>),
-    Sites(oneshot::Sender<Value>),
+    Sites(Which, Arc<str>, oneshot::Sender<Value>),
     Gauges(oneshot::Sender<Vec<Gauge>>),
     Stranded(Vec<QueueId>, oneshot::Sender<Vec<QueueId>>),
     SiteDomains(String, oneshot::Sender<Option<Vec<Domain>>>),
     Pools(oneshot::Sender<Vec<String>>),
     Reload(Box<Settings>),
-    Suspend(Arc<str>, oneshot::Sender<bool>),
-    Resume(Arc<str>, oneshot::Sender<bool>),
+    Sources(oneshot::Sender<Value>),
+    Explain(Arc<str>, Said<Value>),
+    Suspend(Scope, Option<Duration>, Arc<str>, Said),
+    Resume(Scope, Arc<str>, Said),
     Probe,
     Stop(Duration, oneshot::Sender<usize>),
 }
@@ -100,9 +108,11 @@ impl Handle {
         self.ask(|answer| Command::Why(id, answer)).await.unwrap_or_else(|| Value::Array(Vec::new()))
     }
 
-    /// All sites that are known, the one with the most waiting first.
-    pub async fn sites(&self) -> Value {
-        self.ask(Command::Sites).await.unwrap_or_else(|| Value::Array(Vec::new()))
+    /// Sites whose name, provider or a host contains a text, the one in most trouble first; ten thousand at most.
+    pub async fn sites(&self, which: Which, filter: &str) -> Value {
+        self.ask(|answer| Command::Sites(which, filter.into(), answer))
+            .await
+            .unwrap_or_else(|| Value::Array(Vec::new()))
     }
 
     /// Puts what the clerk counts, and what it and the engine tell of now, on a page of metrics.
@@ -136,9 +146,27 @@ impl Handle {
         let _ = self.commands.send(Command::Reload(Box::new(settings))).await;
     }
 
-    /// Stops using a source, until resumed. False: there is none of that name.
-    pub async fn suspend(&self, source: &str) -> bool {
-        self.ask(|answer| Command::Suspend(source.into(), answer)).await.unwrap_or(false)
+    /// Each source: address, state, pools, connections, queue.
+    pub async fn sources(&self) -> Value {
+        self.ask(Command::Sources).await.unwrap_or_else(|| Value::Array(Vec::new()))
+    }
+
+    /// Every limit of a site with the place that it comes from. By a rule's name, a host, or a recipient domain, whose
+    /// hosts are then looked up.
+    ///
+    /// # Errors
+    /// A sentence: there is no such site.
+    pub async fn explain(&self, site: &str) -> Result<Value, String> {
+        self.ask(|answer| Command::Explain(site.into(), answer)).await.unwrap_or_else(stopped)
+    }
+
+    /// Sends nothing more to a site or over a source, for this time or until resumed, over restarts too. Says what is so
+    /// now.
+    ///
+    /// # Errors
+    /// A sentence: there is no such site or source, or it could not be written down.
+    pub async fn suspend(&self, scope: Scope, within: Option<Duration>, by: &str) -> Result<String, String> {
+        self.ask(|answer| Command::Suspend(scope, within, by.into(), answer)).await.unwrap_or_else(stopped)
     }
 
     /// Tries sites that refused at once, instead of after their pause: an operator ordered mail to be tried now.
@@ -147,9 +175,12 @@ impl Handle {
         let _ = self.commands.send(Command::Probe).await;
     }
 
-    /// Undoes [`Handle::suspend`].
-    pub async fn resume(&self, source: &str) -> bool {
-        self.ask(|answer| Command::Resume(source.into(), answer)).await.unwrap_or(false)
+    /// Undoes [`Handle::suspend`]; of a site, for single sources there too.
+    ///
+    /// # Errors
+    /// A sentence: it is not suspended, or that could not be written down.
+    pub async fn resume(&self, scope: Scope, by: &str) -> Result<String, String> {
+        self.ask(|answer| Command::Resume(scope, by.into(), answer)).await.unwrap_or_else(stopped)
     }
 
     /// Sends nothing more, waits until all connections have ended, `within` at most, and then drops the rest. Returns
@@ -163,6 +194,10 @@ impl Handle {
         self.commands.send(command(answer)).await.ok()?;
         answered.await.ok()
     }
+}
+
+fn stopped<T>() -> Result<T, String> {
+    Err("the daemon is stopping".to_owned())
 }
 
 /// A scheduler that does not run yet.

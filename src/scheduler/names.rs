@@ -56,6 +56,16 @@ impl<K: Clone + Eq + Hash, V> Numbers<K, V> {
         self.entries.get(number as usize)?.as_ref().map(|(key, _)| key)
     }
 
+    /// The number of a key that has one.
+    pub fn find(&self, key: &K) -> Option<u32> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Every key that has a number now.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter().map(|(_, key)| key)
+    }
+
     pub fn value(&self, number: u32) -> Option<&V> {
         self.entries.get(number as usize)?.as_ref().map(|(_, value)| value)
     }

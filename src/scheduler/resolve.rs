@@ -1,5 +1,7 @@
 //! Where a domain's mail goes: by a route, else by its MX; and what that means as target and site.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +54,22 @@ impl SiteKey {
         }
     }
 
+    /// Whether an operator may mean it by this: the rule's name, or any of its hosts.
+    pub fn is_called(&self, called: &str) -> bool {
+        match self {
+            SiteKey::Rule(name) => **name == *called,
+            SiteKey::Hosts(hosts) => hosts.iter().any(|(name, _)| **name == *called),
+        }
+    }
+
+    /// Its hosts, if it goes by them.
+    pub fn hosts(&self) -> Vec<&str> {
+        match self {
+            SiteKey::Rule(_) => Vec::new(),
+            SiteKey::Hosts(hosts) => hosts.iter().map(|(name, _)| &**name).collect(),
+        }
+    }
+
     /// As listings name it.
     pub fn name(&self) -> String {
         match self {
@@ -67,6 +85,9 @@ pub(super) struct Way {
     pub target: Target,
     pub target_key: TargetKey,
     pub site_key: SiteKey,
+    /// Where its best hosts are, in order: who is at the same place shares limits, whatever the names. Only if no rule
+    /// says whose hosts these are.
+    pub addresses: Option<Box<[(IpAddr, u16)]>>,
     pub limits: Arc<NamedLimits>,
     /// Those that the domain has for itself.
     pub own: Option<Arc<NamedLimits>>,
@@ -74,11 +95,12 @@ pub(super) struct Way {
 
 /// Looks a domain's way up.
 pub(super) async fn resolve(world: &impl World, settings: &Settings, domain: &Domain) -> Result<Way, Failure> {
+    let rule = settings.own_rule(domain);
     let way = match settings.route(domain) {
         Some(route) => by_route(world, route).await?,
-        None => by_mx(settings, world.mail_hosts(domain.clone()).await?),
+        None => by_mx(settings, rule.and_then(|rule| rule.tls), world.mail_hosts(domain.clone()).await?),
     };
-    Ok(Way { own: settings.own_limits(domain).cloned(), ..way })
+    Ok(Way { own: rule.map(|rule| Arc::clone(&rule.limits)).filter(|limits| limits.are_some()), ..way })
 }
 
 /// The hosts of a route that can be found; the failure of the last, if none can.
@@ -102,14 +124,29 @@ async fn by_route(world: &impl World, route: &Route) -> Result<Way, Failure> {
     }
 }
 
-fn by_mx(settings: &Settings, hosts: Arc<[Host]>) -> Way {
+fn by_mx(settings: &Settings, own_tls: Option<TlsPolicy>, hosts: Arc<[Host]>) -> Way {
     let best = hosts.iter().map(|host| host.preference).min();
     let best: Vec<Domain> =
         hosts.iter().filter(|host| Some(host.preference) == best).filter_map(|host| host.name.parse().ok()).collect();
     let rule = settings.site(&best);
-    let tls = rule.map_or(settings.tls, |rule| rule.tls);
+    let tls = own_tls.unwrap_or(rule.map_or(settings.tls, |rule| rule.tls));
+    let addresses = rule.is_none().then(|| places(&hosts)).filter(|places| !places.is_empty());
     let target = Target { hosts, tls, login: None, allow_private: settings.allow_private_peers };
-    way(target, rule.map(|rule| Arc::clone(&rule.name)), Arc::clone(rule.map_or(&settings.limits, |rule| &rule.limits)))
+    let way = way(
+        target,
+        rule.map(|rule| Arc::clone(&rule.name)),
+        Arc::clone(rule.map_or(&settings.limits, |rule| &rule.limits)),
+    );
+    Way { addresses, ..way }
+}
+
+/// Addresses and ports of the hosts of the lowest preference.
+fn places(hosts: &[Host]) -> Box<[(IpAddr, u16)]> {
+    let best = hosts.iter().map(|host| host.preference).min();
+    let best = hosts.iter().filter(|host| Some(host.preference) == best);
+    let all: BTreeSet<(IpAddr, u16)> =
+        best.flat_map(|host| host.addresses.iter().map(|address| (*address, host.port))).collect();
+    all.into_iter().collect()
 }
 
 fn way(target: Target, rule: Option<Arc<str>>, limits: Arc<NamedLimits>) -> Way {
@@ -123,7 +160,7 @@ fn way(target: Target, rule: Option<Arc<str>>, limits: Arc<NamedLimits>) -> Way 
     });
     let (tls, login, allow_private) = (target.tls, target.login.clone(), target.allow_private);
     let target_key = TargetKey { hosts: ranked(hosts), tls, login, allow_private };
-    Way { target, target_key, site_key, limits, own: None }
+    Way { target, target_key, site_key, limits, own: None, addresses: None }
 }
 
 /// Preferences as ranks: 10 and 20 mean what 5 and 7 mean.

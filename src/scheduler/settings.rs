@@ -119,12 +119,36 @@ pub struct NamedLimits {
     pub sources: Vec<(Arc<str>, Limits)>,
     /// Of all sources together.
     pub total: Limits,
+    /// Where each value stands in the config, for people.
+    pub origins: Vec<Origin>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Of which source; `None`: of each, or of all together.
+    pub source: Option<Arc<str>>,
+    /// The key that says it.
+    pub key: &'static str,
+    /// What it says.
+    pub value: Arc<str>,
+    /// `file:line`, or that it is built in.
+    pub from: Arc<str>,
 }
 
 impl NamedLimits {
     /// The same for each source, and none for all together.
     pub fn of_each(each: Limits) -> NamedLimits {
-        NamedLimits { each, sources: Vec::new(), total: Limits::NONE }
+        NamedLimits { each, sources: Vec::new(), total: Limits::NONE, origins: Vec::new() }
+    }
+
+    /// Whether anything is limited by time.
+    pub(super) fn are_some(&self) -> bool {
+        let limits = self.sources.iter().map(|(_, limits)| limits).chain([&self.each, &self.total]);
+        let empty = |limits: &Limits| {
+            limits.messages.is_empty() && limits.recipients.is_empty() && limits.new_connections.is_empty()
+        };
+        !limits.into_iter().all(empty)
     }
 
     /// As the engine reads them.
@@ -147,6 +171,8 @@ pub struct DomainRule {
     pub domain: Domain,
     /// Limits.
     pub limits: Arc<NamedLimits>,
+    /// TLS. `None`: as its site has it.
+    pub tls: Option<TlsPolicy>,
 }
 
 /// Limits of a provider, or of any MX.
@@ -154,6 +180,8 @@ pub struct DomainRule {
 pub struct SiteRule {
     /// Its name in listings.
     pub name: Arc<str>,
+    /// Whose machines these are: what reputation is counted by.
+    pub provider: Arc<str>,
     /// Hosts, each with those below it.
     pub mx: Vec<Domain>,
     /// Limits.
@@ -177,12 +205,17 @@ impl Settings {
         best.map(|(route, _)| route)
     }
 
-    /// The limits that a recipient domain has for itself.
-    pub(super) fn own_limits(&self, domain: &Domain) -> Option<&Arc<NamedLimits>> {
-        self.domains.iter().find(|rule| rule.domain == *domain).map(|rule| &rule.limits)
+    /// What is said of a recipient domain alone.
+    pub(super) fn own_rule(&self, domain: &Domain) -> Option<&DomainRule> {
+        self.domains.iter().find(|rule| rule.domain == *domain)
     }
 
-    /// The site rule that all these hosts fall under, by the longest name.
+    /// The name of the rule that a host falls under.
+    pub(super) fn rule_of_host(&self, host: &str) -> Option<&Arc<str>> {
+        self.site(&[host.parse().ok()?]).map(|rule| &rule.name)
+    }
+
+    /// The site rule that all these hosts fall under, by the longest name; of equal ones the last.
     pub(super) fn site(&self, hosts: &[Domain]) -> Option<&SiteRule> {
         let length = |rule: &SiteRule, host: &Domain| {
             rule.mx.iter().filter(|mx| host.is_within(mx)).map(|mx| mx.as_str().len()).max()
@@ -236,6 +269,7 @@ mod tests {
     fn a_site_rule_holds_only_if_all_hosts_fall_under_it() {
         let rule = |name: &str, mx: &[&str]| SiteRule {
             name: name.into(),
+            provider: name.into(),
             mx: mx.iter().map(|name| domain(name)).collect(),
             limits: Arc::default(),
             tls: TlsPolicy::default(),

@@ -53,6 +53,10 @@ pub trait World: Send + Sync + 'static {
     }
     /// What earlier runs wrote down of budgets, by name. Asked once, before anything is sent.
     fn budgets(&self) -> Vec<(Bytes, Bytes)>;
+    /// What operators suspended in earlier runs, by name. Asked once, before anything is sent.
+    fn suspensions(&self) -> Vec<(Bytes, Bytes)>;
+    /// Writes a suspension down, or removes it. True: it is durable.
+    fn keep_suspension(&self, name: Bytes, record: Option<Bytes>) -> Task<bool>;
     /// Writes a budget down, or removes it. True: it is durable.
     fn keep_budget(&self, name: Bytes, record: Option<Bytes>) -> Task<bool>;
 }
@@ -86,6 +90,15 @@ impl World for Live {
     fn keep_budget(&self, name: Bytes, record: Option<Bytes>) -> Task<bool> {
         let ledger = self.ledger.clone();
         Box::pin(async move { ledger.keep(name, record).await })
+    }
+
+    fn suspensions(&self) -> Vec<(Bytes, Bytes)> {
+        self.ledger.suspensions()
+    }
+
+    fn keep_suspension(&self, name: Bytes, record: Option<Bytes>) -> Task<bool> {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { ledger.keep_suspension(name, record).await })
     }
 
     fn mail_hosts(&self, domain: Domain) -> Task<Found<Arc<[Host]>>> {

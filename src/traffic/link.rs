@@ -354,11 +354,11 @@ impl Engine {
         }
     }
 
-    /// Closes the idle connections of suspended sources; busy ones close at their next boundary.
+    /// Closes the idle connections that an operator stopped; busy ones close at their next boundary.
     pub(super) fn close_unusable(&mut self, out: &mut Vec<Order>) {
         let idle: Vec<u32> = self.idle.iter().map(|(_, number)| *number).collect();
         for number in idle {
-            if self.links.get(&number).is_some_and(|link| self.suspended.contains(&link.source)) {
+            if self.links.get(&number).is_some_and(|link| self.is_stopped(link.source, link.site)) {
                 self.close(number, out);
             }
         }

@@ -42,6 +42,7 @@ mod row;
 mod serve;
 mod site;
 mod slab;
+mod stop;
 pub mod warmup;
 mod why;
 mod words;
@@ -59,6 +60,7 @@ use lane::{Flow, FlowKey, Lane};
 use link::Link;
 use site::{Site, Target};
 use slab::{Mixed, Rows, Slab};
+use stop::Stopped;
 
 pub use row::GRACE;
 pub use site::RESERVE_FOR;
@@ -101,7 +103,7 @@ pub struct Engine {
     failing: VecDeque<u32>,
     /// Orders to end an envelope that were not answered yet.
     ending: u32,
-    suspended: BTreeSet<SourceHandle>,
+    stopped: Stopped,
     /// The last `WakeAt`.
     announced: Timestamp,
     /// By how much `now` is ahead of the time that really passed since the start. Unit: milliseconds.
@@ -148,7 +150,7 @@ impl Engine {
             dying: VecDeque::new(),
             failing: VecDeque::new(),
             ending: 0,
-            suspended: BTreeSet::new(),
+            stopped: Stopped::default(),
             announced: Timestamp::NEVER,
             skew_ms: 0,
             started: Timestamp::ZERO,
@@ -271,8 +273,9 @@ impl Engine {
 
     fn operate(&mut self, operator: Operator, out: &mut Vec<Order>) {
         match operator {
-            Operator::SuspendSource(source) => drop(self.suspended.insert(source)),
-            Operator::ResumeSource(source) => drop(self.suspended.remove(&source)),
+            Operator::SuspendSource(source) => self.stopped.stop(source),
+            Operator::ResumeSource(source) => self.stopped.resume(source),
+            Operator::SuspendAt(site, sources) => self.stopped.set(site, sources),
             Operator::Probe => {
                 let sites: Vec<u32> = self.sites.iter().map(|(site, _)| site).collect();
                 sites.into_iter().for_each(|site| self.sites[site].end_pauses());

@@ -153,10 +153,11 @@ impl Engine {
     }
 
     pub(super) fn may_dial(&self, source: SourceHandle, site: u32, kind: StreamKind) -> bool {
+        let stopped = self.is_stopped(source, site);
         let site = &self.sites[site];
         let path = site.path(source);
         let reserved = kind == StreamKind::Marketing && site.is_reserved(source, self.now);
-        !self.suspended.contains(&source)
+        !stopped
             && path.throttled(self.now).is_none()
             && path.open < site.allowed(source)
             && !site.is_full()
@@ -238,7 +239,7 @@ impl Engine {
         let Some(link) = self.links.get(&number).copied().filter(|link| link.doing != Doing::Closing) else { return };
         let path = self.sites[link.site].path(link.source);
         let most = link.most.min(path.most().unwrap_or(u32::MAX));
-        let stopped = self.suspended.contains(&link.source) || path.is_blocked(self.now);
+        let stopped = self.is_stopped(link.source, link.site) || path.is_blocked(self.now);
         let worn = link.done >= most || stopped;
         if worn || self.must_make_room(&link) {
             return self.close(number, out);
@@ -286,7 +287,7 @@ impl Engine {
     /// Gives the best waiting envelope to a connection. False: there is none that it may carry now.
     pub(super) fn grant(&mut self, number: u32, out: &mut Vec<Order>) -> bool {
         let Some(link) = self.links.get(&number).copied() else { return false };
-        if self.suspended.contains(&link.source) || self.sites[link.site].path(link.source).is_blocked(self.now) {
+        if self.is_stopped(link.source, link.site) || self.sites[link.site].path(link.source).is_blocked(self.now) {
             return false;
         }
         loop {

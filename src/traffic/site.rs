@@ -1,11 +1,12 @@
 //! The engine's part for targets and sites: what is shared, what is known of each source there, and when it is forgotten.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::domain::Hosts;
 use super::gate::Meters;
-use super::lane::{FlowKey, Lane, Via};
+use super::lane::{FlowKey, Lane, Via, place_of};
 use super::limits::SiteLimits;
 use super::path::Path;
 use super::react::Strike;
@@ -173,10 +174,22 @@ pub struct SiteView {
     pub open: u32,
     /// Envelopes that are due and wait: transactional, marketing.
     pub waiting: [u32; 2],
+    /// All envelopes of the domains whose hosts these are, whatever they wait for: transactional, marketing.
+    pub queued: [u32; 2],
+    /// Of these, those that each source may carry. What several may carry is counted for each.
+    pub carried: Vec<(SourceHandle, [u32; 2])>,
     /// Whether it took a message since it is known.
     pub proven: bool,
-    /// Sources whose state differs from the default.
+    /// Sources whose state differs from the default, or that have something to carry.
     pub paths: Vec<PathView>,
+}
+
+/// What is queued for a site: transactional, marketing.
+#[derive(Default)]
+struct Queued {
+    all: [u32; 2],
+    /// By the sources that may carry it.
+    by_source: BTreeMap<SourceHandle, [u32; 2]>,
 }
 
 impl Engine {
@@ -191,6 +204,7 @@ impl Engine {
                 sums.zip(self.lanes[*lane].waiting).for_each(|(sum, waiting)| *sum += waiting);
             }
         }
+        let mut queued = self.queued_by_site(slots);
         let view = |(slot, site): (u32, &Site)| SiteView {
             site: SiteHandle(slot),
             target: target_of[slot as usize],
@@ -198,10 +212,35 @@ impl Engine {
             uses: site.meters.uses().flat_map(|(source, unit, meter)| uses_of(source, unit, meter)).collect(),
             open: site.open,
             waiting: waiting[slot as usize],
+            queued: queued[slot as usize].all,
             proven: site.proven,
-            paths: site.paths.iter().map(|(source, path)| self.path_view(site, *source, path)).collect(),
+            paths: {
+                let carried = queued[slot as usize].by_source.keys().copied();
+                let known: BTreeSet<SourceHandle> =
+                    site.paths.iter().map(|(source, _)| *source).chain(carried).collect();
+                known.into_iter().map(|source| self.path_view(site, source, &site.path(source))).collect()
+            },
+            carried: std::mem::take(&mut queued[slot as usize].by_source).into_iter().collect(),
         };
         self.sites.iter().map(view).collect()
+    }
+
+    /// What is queued for each site.
+    fn queued_by_site(&self, slots: usize) -> Vec<Queued> {
+        let mut sites: Vec<Queued> = std::iter::repeat_with(Queued::default).take(slots).collect();
+        for (_, flow) in self.flows.iter() {
+            let Some(Hosts::Known(target)) = self.domains.get(flow.key.domain.0).map(|domain| domain.hosts) else {
+                continue;
+            };
+            let (queued, place) = (&mut sites[self.targets[target].site as usize], place_of(flow.key.kind));
+            queued.all[place] += flow.rows;
+            // A source stands in its pool as often as its weight says.
+            let sources: BTreeSet<SourceHandle> = self.sources(self.via(&flow.key)).iter().copied().collect();
+            for source in sources {
+                queued.by_source.entry(source).or_insert([0; 2])[place] += flow.rows;
+            }
+        }
+        sites
     }
 
     fn path_view(&self, site: &Site, source: SourceHandle, path: &Path) -> PathView {
@@ -319,7 +358,7 @@ impl Engine {
     pub(super) fn via(&self, key: &FlowKey) -> Via {
         match key.source {
             Some(source)
-                if self.sources(Via::Pool(key.pool)).contains(&source) && !self.suspended.contains(&source) =>
+                if self.sources(Via::Pool(key.pool)).contains(&source) && !self.is_stopped_for(source, key) =>
             {
                 Via::Source(source)
             }

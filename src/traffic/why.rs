@@ -88,6 +88,11 @@ impl Engine {
         let lane = self.targets[target].lanes.iter().find(|lane| self.lanes[**lane].via == via).copied();
         let mut all: Vec<Constraint> =
             self.sources(via).iter().filter_map(|source| self.why_source(now, *source, site, key.kind)).collect();
+        // What an operator stopped waits for the operator, whatever else would open.
+        if !all.is_empty() && self.sources(via).iter().all(|source| self.is_stopped(*source, site)) {
+            all.dedup();
+            return all;
+        }
         // A full window binds whether or not there is a connection. All sources' windows must be shut for that.
         let haste = match (key.kind, lane) {
             (StreamKind::Transactional, Some(lane)) => Haste::Ahead(self.lanes[lane].waiting[place_of(key.kind)]),
@@ -133,8 +138,11 @@ impl Engine {
         let known = &self.sites[site];
         let path = known.path(source);
         let (handle, allowed) = (SiteHandle(site), known.allowed(source));
-        if self.suspended.contains(&source) {
+        if self.stopped.everywhere(source) {
             return Some(Constraint::Suspended(source));
+        }
+        if self.stopped.at(source, site) {
+            return Some(Constraint::SuspendedAt(source, handle));
         }
         if let Some(until) = path.throttled(now) {
             return Some(Constraint::Throttled(source, handle, until));
@@ -177,6 +185,7 @@ fn is_queueing(constraint: &Constraint) -> bool {
         | Constraint::Unresolved(..)
         | Constraint::NoSource(_)
         | Constraint::Suspended(_)
+        | Constraint::SuspendedAt(..)
         | Constraint::Window { .. }
         | Constraint::Slowed(..)
         | Constraint::Settling(_)

@@ -109,13 +109,16 @@ pub enum Unresolved {
     Never(Timestamp),
 }
 
-/// What an operator wants of sources.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What an operator wants of sources and sites.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operator {
     /// No new connections and no further messages over this source.
     SuspendSource(SourceHandle),
     /// Undoes it.
     ResumeSource(SourceHandle),
+    /// No new connections and no further messages to this site over these sources; `None` is all of them. Replaces what
+    /// was said of the site before, so that nothing resumes it. May be said before the engine knows the site.
+    SuspendAt(SiteHandle, Box<[Option<SourceHandle>]>),
     /// Ends the pauses of all sites that refused: mail was ordered to be tried now. The next refusal pauses as before.
     Probe,
 }
@@ -309,6 +312,8 @@ pub enum Constraint {
     NoSource(PoolHandle),
     /// This source is suspended.
     Suspended(SourceHandle),
+    /// This source, or every one, is suspended at this site.
+    SuspendedAt(SourceHandle, SiteHandle),
     /// The site refused this source; it is tried again then.
     Throttled(SourceHandle, SiteHandle, Timestamp),
     /// All connections that this source may have at the site are in use.

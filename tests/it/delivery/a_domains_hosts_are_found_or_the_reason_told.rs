@@ -1,88 +1,27 @@
 //! DNS against a name server in this process, on loopback.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use hickory_server::Server;
-use hickory_server::net::runtime::TokioRuntimeProvider;
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TXT};
-use hickory_server::proto::rr::{LowerName, Name, RData, Record};
-use hickory_server::store::in_memory::InMemoryZoneHandler;
-use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
 use postrider::dns::{Dns, Families, Finality, LookupError, Settings};
 use postrider::mail::Domain;
 use postrider::time::Timestamp;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::UdpSocket;
+
+use crate::harness::Zone;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
-struct Zone {
-    handler: Arc<InMemoryZoneHandler<TokioRuntimeProvider>>,
-    address: SocketAddr,
-    _server: Server<Catalog>,
-}
-
-fn name(text: &str) -> Name {
-    Name::from_ascii(text).unwrap()
-}
-
-impl Zone {
-    /// Serves `test.` and `in-addr.arpa.`, by lines of name, type and value.
-    async fn serve(lines: &str) -> Zone {
-        let origin = name("test.");
-        let zone =
-            InMemoryZoneHandler::<TokioRuntimeProvider>::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
-        let soa = SOA::new(name("ns.test."), name("ops.test."), 1, 3600, 600, 86_400, 60);
-        zone.upsert(Record::from_rdata(origin.clone(), 60, RData::SOA(soa)), 0).await;
-        let handler = Arc::new(zone);
-        let mut catalog = Catalog::new();
-        catalog.upsert(LowerName::new(&origin), vec![handler.clone()]);
-        let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            // The same port for both; taken by somebody else now and then.
-            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
-                break (udp, tcp);
-            }
-        };
-        let address = udp.local_addr().unwrap();
-        let mut server = Server::new(catalog);
-        server.register_socket(udp);
-        server.register_listener(tcp, Duration::from_secs(5), 4096);
-        let zone = Zone { handler, address, _server: server };
-        zone.add(lines).await;
-        zone
-    }
-
-    async fn add(&self, lines: &str) {
-        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let mut words = line.split_whitespace();
-            let (owner, kind) = (words.next().unwrap(), words.next().unwrap());
-            let rest: Vec<&str> = words.collect();
-            let data = match kind {
-                "MX" => RData::MX(MX::new(rest[0].parse().unwrap(), name(rest[1]))),
-                "A" => RData::A(A(rest[0].parse().unwrap())),
-                "AAAA" => RData::AAAA(AAAA(rest[0].parse().unwrap())),
-                "CNAME" => RData::CNAME(CNAME(name(rest[0]))),
-                "TXT" => RData::TXT(TXT::new(rest.iter().map(|text| (*text).to_owned()).collect())),
-                "PTR" => RData::PTR(PTR(name(rest[0]))),
-                _ => unreachable!("{kind}"),
-            };
-            assert!(self.handler.upsert(Record::from_rdata(name(owner), 60, data), 1).await, "{line}");
-        }
-    }
-
-    fn resolver(&self, change: impl FnOnce(&mut Settings)) -> Dns {
-        let mut settings = Settings {
-            nameservers: Some(vec![self.address]),
-            known_name: domain("known.test"),
-            timeout: Duration::from_secs(2),
-            retries: 0,
-            ..Settings::default()
-        };
-        change(&mut settings);
-        Dns::new(settings).unwrap()
-    }
+fn resolver(zone: &Zone, change: impl FnOnce(&mut Settings)) -> Dns {
+    let mut settings = Settings {
+        nameservers: Some(vec![zone.address]),
+        known_name: domain("known.test"),
+        timeout: Duration::from_secs(2),
+        retries: 0,
+        ..Settings::default()
+    };
+    change(&mut settings);
+    Dns::new(settings).unwrap()
 }
 
 fn domain(text: &str) -> Domain {
@@ -149,7 +88,7 @@ const ZONE: &str = "
 #[tokio::test]
 async fn every_kind_of_domain_has_its_answer() {
     let zone = Zone::serve(ZONE).await;
-    let dns = zone.resolver(|settings| {
+    let dns = resolver(&zone, |settings| {
         settings.own_names = vec![domain("us.test")];
         settings.own_addresses = vec!["192.0.2.77".parse().unwrap()];
     });
@@ -187,7 +126,7 @@ async fn the_families_of_the_sources_are_asked_for() {
     let zone = Zone::serve(ZONE).await;
     let rows = [(Families::V4, "192.0.2.2"), (Families::V6, "2001:db8::2"), (Families::Both, "192.0.2.2+2001:db8::2")];
     for (families, want) in rows {
-        let dns = zone.resolver(|settings| settings.families = families);
+        let dns = resolver(&zone, |settings| settings.families = families);
         let hosts = told(&dns, "halfdead.test", NOW).await;
         assert_eq!(hosts, format!("20 mx2.test={want}"));
     }
@@ -199,7 +138,7 @@ async fn equal_preferences_come_in_every_order() {
     zone.add("equal.test. MX 10 mx1.test.\nequal.test. MX 10 mx2.test.").await;
     let mut first = std::collections::BTreeSet::new();
     for _ in 0..64 {
-        let hosts = zone.resolver(|_| {}).mail_hosts(&domain("equal.test"), NOW).await.unwrap();
+        let hosts = resolver(&zone, |_| {}).mail_hosts(&domain("equal.test"), NOW).await.unwrap();
         first.insert(hosts[0].name.to_string());
     }
     assert_eq!(first.len(), 2);
@@ -210,7 +149,7 @@ async fn absence_is_believed_while_a_known_name_resolves_or_when_heard_again() {
     let zone = Zone::serve(ZONE).await;
     let after = |secs| NOW.after(Duration::from_secs(secs));
     // The known name is refused: the resolver is not to be trusted alone.
-    let dns = zone.resolver(|settings| {
+    let dns = resolver(&zone, |settings| {
         settings.known_name = domain("known.example");
         // The resolver's own memory runs on the real clock; this test's does not.
         settings.ttl_min = Duration::ZERO;
@@ -258,7 +197,7 @@ async fn a_huge_answer_is_bounded() {
         lines.push_str(&format!("many.test. A 198.51.{}.{}\n", 100 + n / 250, n % 250));
     }
     zone.add(&lines).await;
-    let dns = zone.resolver(|_| {});
+    let dns = resolver(&zone, |_| {});
     let hosts = dns.mail_hosts(&domain("huge.test"), NOW).await.unwrap();
     assert_eq!(hosts.len(), 16);
     let hosts = dns.mail_hosts(&domain("many.test"), NOW).await.unwrap();
@@ -268,7 +207,7 @@ async fn a_huge_answer_is_bounded() {
 #[tokio::test]
 async fn single_records_can_be_asked_for() {
     let zone = Zone::serve(ZONE).await;
-    let dns = zone.resolver(|_| {});
+    let dns = resolver(&zone, |_| {});
     assert_eq!(dns.texts(&domain("texts.test")).await, Ok(vec!["v=spf1-all".to_owned()]));
     assert_eq!(dns.texts(&domain("mx1.test")).await, Err(LookupError::NoRecord));
     assert_eq!(dns.texts(&domain("nowhere.test")).await, Err(LookupError::NoName));

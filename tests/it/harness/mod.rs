@@ -21,7 +21,7 @@ pub use ledger::Ledger;
 pub use message::{Sample, field, own_part};
 pub use peer::{Behaviour, Peer, Receipt};
 pub use small_disk::SmallDisk;
-pub use zone::Zone;
+pub use zone::{Nameserver, Zone};
 
 use std::time::{Duration, Instant};
 

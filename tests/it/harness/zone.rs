@@ -1,89 +1,92 @@
-//! A name server for one zone in which every domain has the same MX: enough of RFC 1035 for that, and nothing else.
+//! DNS on loopback: a name server for `test.` in this process.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-const A: u16 = 1;
-const MX: u16 = 15;
+use hickory_server::Server;
+use hickory_server::net::runtime::TokioRuntimeProvider;
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TXT};
+use hickory_server::proto::rr::{LowerName, Name, RData, Record};
+use hickory_server::store::in_memory::InMemoryZoneHandler;
+use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
+use tokio::net::{TcpListener, UdpSocket};
 
-/// Serves `*.bulk.test`: its MX is `mx.bulk.test`, at this address. Every other name resolves to an address of nobody.
-/// Ends when dropped.
+/// A name server for `test.`, as long as it is kept.
 pub struct Zone {
-    address: SocketAddr,
-    stopping: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    handler: Arc<InMemoryZoneHandler<TokioRuntimeProvider>>,
+    /// Where it answers.
+    pub address: SocketAddr,
+    _server: Server<Catalog>,
+}
+
+fn name(text: &str) -> Name {
+    Name::from_ascii(text).unwrap()
 }
 
 impl Zone {
-    /// With the MX at this address.
-    pub fn with_mx_at(mx: Ipv4Addr) -> Zone {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port for DNS");
-        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
-        let address = socket.local_addr().expect("its address");
-        let stopping = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&stopping);
-        let thread = std::thread::spawn(move || {
-            let mut query = [0; 1500];
-            while !stop.load(Ordering::SeqCst) {
-                if let Ok((length, from)) = socket.recv_from(&mut query)
-                    && let Some(answer) = answer(&query[..length], mx)
-                {
-                    let _ = socket.send_to(&answer, from);
-                }
+    /// Serves `test.` and `in-addr.arpa.`, by lines of name, type and value.
+    pub async fn serve(lines: &str) -> Zone {
+        let origin = name("test.");
+        let zone =
+            InMemoryZoneHandler::<TokioRuntimeProvider>::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
+        let soa = SOA::new(name("ns.test."), name("ops.test."), 1, 3600, 600, 86_400, 60);
+        zone.upsert(Record::from_rdata(origin.clone(), 60, RData::SOA(soa)), 0).await;
+        let handler = Arc::new(zone);
+        let mut catalog = Catalog::new();
+        catalog.upsert(LowerName::new(&origin), vec![handler.clone()]);
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            // The same port for both; taken by somebody else now and then.
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
             }
-        });
-        Zone { address, stopping, thread: Some(thread) }
+        };
+        let address = udp.local_addr().unwrap();
+        let mut server = Server::new(catalog);
+        server.register_socket(udp);
+        server.register_listener(tcp, Duration::from_secs(5), 4096);
+        let zone = Zone { handler, address, _server: server };
+        zone.add(lines).await;
+        zone
     }
 
-    /// Where it listens.
+    /// Adds lines of name, type and value.
+    pub async fn add(&self, lines: &str) {
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let mut words = line.split_whitespace();
+            let (owner, kind) = (words.next().unwrap(), words.next().unwrap());
+            let rest: Vec<&str> = words.collect();
+            let data = match kind {
+                "MX" => RData::MX(MX::new(rest[0].parse().unwrap(), name(rest[1]))),
+                "A" => RData::A(A(rest[0].parse().unwrap())),
+                "AAAA" => RData::AAAA(AAAA(rest[0].parse().unwrap())),
+                "CNAME" => RData::CNAME(CNAME(name(rest[0]))),
+                "TXT" => RData::TXT(TXT::new(rest.iter().map(|text| (*text).to_owned()).collect())),
+                "PTR" => RData::PTR(PTR(name(rest[0]))),
+                _ => unreachable!("{kind}"),
+            };
+            assert!(self.handler.upsert(Record::from_rdata(name(owner), 60, data), 1).await, "{line}");
+        }
+    }
+}
+
+/// A zone for tests that are not async: served by a thread of its own.
+pub struct Nameserver {
+    zone: Zone,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Nameserver {
+    /// Serves these lines.
+    pub fn serve(lines: &str) -> Nameserver {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let zone = runtime.block_on(Zone::serve(lines));
+        Nameserver { zone, _runtime: runtime }
+    }
+
+    /// Where it answers.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.zone.address
     }
-}
-
-impl Drop for Zone {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The answer to one question: header, question as it came, and at most one record.
-fn answer(query: &[u8], mx: Ipv4Addr) -> Option<Vec<u8>> {
-    let mut end = 12;
-    let mut labels = Vec::new();
-    while *query.get(end)? != 0 {
-        let length = usize::from(query[end]);
-        labels.push(String::from_utf8_lossy(query.get(end + 1..end + 1 + length)?).to_ascii_lowercase());
-        end += 1 + length;
-    }
-    let question = query.get(12..end + 5)?;
-    let kind = u16::from_be_bytes([query[end + 1], query[end + 2]]);
-    let name = labels.join(".");
-    let data = match (kind, name.as_str()) {
-        (A, "mx.bulk.test") => Some(mx.octets().to_vec()),
-        (A, name) if !name.ends_with("bulk.test") => Some(vec![192, 0, 2, 1]),
-        (MX, name) if name.ends_with(".bulk.test") && name != "mx.bulk.test" => {
-            Some([&[0, 10][..], b"\x02mx\x04bulk\x04test\x00"].concat())
-        }
-        _ => None,
-    };
-    let mut out = Vec::from(query.get(..2)?);
-    // A response, authoritative; one question, no record of authority, none beside.
-    out.extend_from_slice(&[0x84, 0x00, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
-    out.extend_from_slice(question);
-    if let Some(data) = data {
-        // The name is the question's; class IN; a TTL of ten minutes.
-        out.extend_from_slice(&[0xc0, 12]);
-        out.extend_from_slice(&kind.to_be_bytes());
-        out.extend_from_slice(&[0, 1, 0, 0, 2, 88]);
-        out.extend_from_slice(&(data.len() as u16).to_be_bytes());
-        out.extend_from_slice(&data);
-    }
-    Some(out)
 }

@@ -50,6 +50,7 @@ impl Served {
             scrape: scrape(&queue),
             site_domains: site_domains(),
             pools: pools(),
+            traffic: traffic(),
         };
         let settings = http::Settings::in_dir(dir.path());
         let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
@@ -121,6 +122,16 @@ fn site_domains() -> http::SiteDomains {
 
 fn pools() -> http::Pools {
     Arc::new(|| Box::pin(async { vec!["bulk".to_owned(), "default".to_owned()] }))
+}
+
+/// Says what it was asked; no to what is about `nobody`.
+fn traffic() -> http::Traffic {
+    Arc::new(|ask| {
+        Box::pin(async move {
+            let asked = format!("{ask:?}");
+            if asked.contains("nobody") { Err("there is no site \"nobody\" now".to_owned()) } else { Ok(asked.into()) }
+        })
+    })
 }
 
 fn bounce(queue: &Queue) -> http::Bounce {
@@ -362,9 +373,40 @@ fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
             scrape: scrape(&served.queue),
             site_domains: site_domains(),
             pools: pools(),
+            traffic: traffic(),
         };
         let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
         assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        served.stop().await;
+    });
+}
+
+#[test]
+fn traffic_is_asked_and_ordered_over_the_socket() {
+    run(async {
+        let served = Served::start().await;
+        for (method, path, body, status, want) in [
+            ("GET", "/v1/sites", "", 200, "Sites(SitesSelect { all: false, filter: None })"),
+            (
+                "GET",
+                "/v1/sites?all=true&filter=a%20b",
+                "",
+                200,
+                "Sites(SitesSelect { all: true, filter: Some(\\\"a b\\\") })",
+            ),
+            ("GET", "/v1/sites?al=true", "", 400, "unknown field"),
+            ("GET", "/v1/sites/explain?site=google", "", 200, "Explain(\\\"google\\\")"),
+            ("GET", "/v1/sites/explain", "", 400, "missing field"),
+            ("GET", "/v1/sources", "", 200, "Sources"),
+            ("POST", "/v1/traffic/suspend", r#"{"site":"google","seconds":60,"by":"ann"}"#, 200, "seconds: Some(60)"),
+            ("POST", "/v1/traffic/suspend", r#"{"site":"nobody"}"#, 400, "there is no site"),
+            ("POST", "/v1/traffic/suspend", r#"{"site":"google","for":"1h"}"#, 422, "unknown field"),
+            ("POST", "/v1/traffic/resume", r#"{"source":"a","by":"ann"}"#, 200, "source: Some("),
+            ("POST", "/v1/traffic/resume", "", 400, "EOF"),
+        ] {
+            let (got, text) = served.text(method, path, body).await;
+            assert!(got == status && text.contains(want), "{method} {path} {body}: {got} {text}");
+        }
         served.stop().await;
     });
 }

@@ -1,11 +1,10 @@
 //! 500 recipient domains with one MX that takes five connections and 200 messages a second, over ten kills. They share the
 //! limits of that MX, however many they are, and the peer counts.
 
-use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Behaviour, Client, Daemon, Ledger, Peer, Sample, Setup, Zone, count};
+use crate::harness::{Behaviour, Client, Daemon, Ledger, Nameserver, Peer, Sample, Setup, count};
 
 const DOMAINS: u64 = 500;
 const CONNECTIONS: usize = 5;
@@ -14,8 +13,14 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 const CAPPED: Behaviour = Behaviour::Capped { connections: CONNECTIONS, per_second: PER_SECOND };
 
+/// The zone: each domain with the same MX.
+fn lines() -> String {
+    let domains: String = (0..DOMAINS).map(|n| format!("d{n}.bulk.test. MX 10 mx.bulk.test.\n")).collect();
+    format!("mx.bulk.test. A 127.0.0.2\n{domains}")
+}
+
 /// The daemon, by MX, with these limits of the site.
-fn daemon(peer: &Peer, zone: &Zone, site: &str) -> Daemon {
+fn daemon(peer: &Peer, zone: &Nameserver, site: &str) -> Daemon {
     let way_out = format!(
         "{site}[delivery]\nport = {}\nallow_private_peers = true\n[dns]\nnameservers = [\"{}\"]\n",
         peer.address().port(),
@@ -47,7 +52,7 @@ fn wait_for_all(ledger: &Ledger, peer: &Peer, daemon: &Daemon) {
 fn configured_limits_are_never_passed_over_ten_kills() {
     let kills = count("POSTRIDER_MX_KILLS", 4);
     let peer = Peer::start(CAPPED);
-    let zone = Zone::with_mx_at(Ipv4Addr::new(127, 0, 0, 2));
+    let zone = Nameserver::serve(&lines());
     let site = format!(
         "[[site]]\nname = \"bulk\"\nmx = [\"mx.bulk.test\"]\nconnection_limit = {CONNECTIONS}\n\
          max_message_rate = [\"{PER_SECOND}/1s\"]\n"

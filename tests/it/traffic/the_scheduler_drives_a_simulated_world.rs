@@ -13,7 +13,9 @@ use postrider::dns::{Failure, Finality};
 use postrider::mail::{Cause, Domain, EnhancedStatus, Outcome, QueueId, Reply, Stage, StreamKind};
 use postrider::queue::{Change, Waiting};
 use postrider::scheduler::NamedLimits;
-use postrider::scheduler::{End, Found, Handle, Pool, Recipients, Route, Scheduler, Settings, Task, World};
+use postrider::scheduler::{
+    End, Found, Handle, Origin, Pool, Recipients, Route, Scheduler, Scope, Settings, SiteRule, Task, Which, World,
+};
 use postrider::time::Timestamp;
 use postrider::traffic::Limits;
 use serde_json::Value;
@@ -30,6 +32,8 @@ struct Seen {
     attempts: HashMap<QueueId, u32>,
     ends: Vec<(QueueId, End)>,
     panics: u32,
+    suspensions: HashMap<Bytes, Bytes>,
+    disk_is_full: bool,
 }
 
 struct Town {
@@ -44,6 +48,20 @@ impl World for Town {
 
     fn keep_budget(&self, _: Bytes, _: Option<Bytes>) -> Task<bool> {
         Box::pin(async { true })
+    }
+
+    fn suspensions(&self) -> Vec<(Bytes, Bytes)> {
+        self.peers.0.lock().unwrap().suspensions.clone().into_iter().collect()
+    }
+
+    fn keep_suspension(&self, name: Bytes, record: Option<Bytes>) -> Task<bool> {
+        let mut seen = self.peers.0.lock().unwrap();
+        match record {
+            Some(record) => drop(seen.suspensions.insert(name, record)),
+            None => drop(seen.suspensions.remove(&name)),
+        }
+        let durable = !seen.disk_is_full;
+        Box::pin(async move { durable })
     }
 
     fn now(&self) -> Timestamp {
@@ -81,8 +99,14 @@ impl World for Town {
     }
 }
 
+/// Every host is at an address of its own, but those whose names end in `samehost.example`, which share one.
 fn host(name: &str, port: u16) -> Host {
-    Host { name: name.into(), preference: 10, addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], port }
+    let last = name.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let address = match name.ends_with("samehost.example") {
+        true => Ipv4Addr::LOCALHOST,
+        false => Ipv4Addr::from_bits(0x7f00_0000 | (last & 0x00ff_ffff)),
+    };
+    Host { name: name.into(), preference: 10, addresses: vec![IpAddr::V4(address)], port }
 }
 
 async fn converse(
@@ -130,10 +154,15 @@ async fn converse(
 
 fn start(settings: Settings, waiting: Vec<Waiting>) -> (Handle, Peers) {
     let peers = Peers::default();
+    (start_again(settings, waiting, &peers), peers)
+}
+
+/// Another run in the same world.
+fn start_again(settings: Settings, waiting: Vec<Waiting>, peers: &Peers) -> Handle {
     let scheduler = Scheduler::new(settings, Town { peers: peers.clone(), clock: Clock::default() });
     let handle = scheduler.handle();
     tokio::spawn(scheduler.run(waiting.into_iter()));
-    (handle, peers)
+    handle
 }
 
 fn waiting(number: u64, domain: &str) -> Waiting {
@@ -227,7 +256,7 @@ async fn why_names_the_peer_its_words_and_the_end_of_the_wait() {
     assert!(text.ends_with("refuses.example said 421 4.7.0 too many of you"), "{text}");
     assert_eq!(why[0]["cause"], "refuses.example said 421 4.7.0 too many of you");
     assert!(why[0]["until"].is_string());
-    let sites = handle.sites().await;
+    let sites = handle.sites(Which::Busy, "").await;
     assert_eq!(sites[0]["site"], "refuses.example");
     assert_eq!(sites[0]["waiting"]["transactional"], 1);
     assert_eq!(sites[0]["sources"][0]["state"], "throttled");
@@ -300,12 +329,17 @@ async fn a_reload_brings_new_sources_and_leaves_old_ones() {
     handle.reload(with("b", 2)).await;
     handle.sink()(Change::Waiting(waiting(2, "kind2.example")));
     peers.attempted(2).await;
-    assert!(handle.suspend("b").await);
-    assert!(!handle.suspend("nobody").await);
+    let source = |name: &str| Scope::Source(name.into());
+    assert_eq!(
+        handle.suspend(source("b"), None, "ann").await,
+        Ok("the source b is suspended until it is resumed".into())
+    );
+    let said = handle.suspend(source("nobody"), None, "ann").await;
+    assert_eq!(said, Err("there is no source \"nobody\"; there are: b".into()));
     let late = waiting(3, "kind3.example");
     handle.sink()(Change::Waiting(late.clone()));
     until(async || (handle.why(late.id).await[0]["kind"] == "suspended").then_some(())).await;
-    assert!(handle.resume("b").await);
+    assert_eq!(handle.resume(source("b"), "ann").await, Ok("the source b goes on".into()));
     peers.attempted(3).await;
     let names: Vec<String> = peers.0.lock().unwrap().plans.iter().map(|plan| plan.source.name.to_string()).collect();
     assert_eq!(names, ["a", "b", "b"]);
@@ -318,4 +352,154 @@ async fn mail_does_not_wait_for_the_end_of_a_connection_that_takes_no_more() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     handle.sink()(Change::Waiting(waiting(2, "lingers.example")));
     peers.attempted(2).await;
+}
+
+/// A provider with two domains behind it, and a host that no rule governs.
+fn provider() -> Settings {
+    let origin = Origin { source: None, key: "connection_limit", value: "2".into(), from: "postrider.toml:7".into() };
+    let mut limits = NamedLimits::of_each(Limits { connections: 2, ..Limits::NONE });
+    limits.origins.push(origin);
+    let rule = SiteRule {
+        name: "big".into(),
+        provider: "big".into(),
+        mx: vec!["kind.example".parse().unwrap(), "refuses.example".parse().unwrap()],
+        limits: Arc::new(limits),
+        tls: TlsPolicy::default(),
+    };
+    Settings { sites: vec![rule], ..Settings::default() }
+}
+
+fn site(name: &str) -> Scope {
+    Scope::Site(name.into())
+}
+
+#[tokio::test]
+async fn a_suspended_site_waits_over_a_restart_until_it_is_resumed() {
+    let (handle, peers) = start(provider(), vec![waiting(1, "kind.other.example")]);
+    peers.attempted(1).await;
+    for (scope, want) in [
+        (site("nobody.example"), "there is no site \"nobody.example\" now; "),
+        (site("a.kind.example"), "a.kind.example belongs to the site big: suspend that"),
+        (Scope::At("big".into(), "b".into()), "there is no source \"b\"; there are: default"),
+    ] {
+        let said = handle.suspend(scope, None, "ann").await.unwrap_err();
+        assert!(said.starts_with(want), "{said}");
+    }
+    assert_eq!(handle.resume(site("big"), "ann").await, Err("big is not suspended".into()));
+    // By a rule's name, of which nothing is known yet, and by a host's.
+    assert!(handle.suspend(site("big"), None, "ann").await.is_ok());
+    assert!(handle.suspend(site("kind.other.example"), None, "bob").await.is_ok());
+    handle.stop(Duration::from_secs(10)).await;
+
+    let two = vec![waiting(2, "kind.example"), waiting(3, "kind.other.example"), waiting(4, "kind.free.example")];
+    let ids: Vec<QueueId> = two.iter().map(|waiting| waiting.id).collect();
+    let handle = start_again(provider(), two, &peers);
+    peers.attempted(2).await;
+    assert!(peers.0.lock().unwrap().attempts.contains_key(&ids[2]), "others go on");
+    let why = until(async || Some(handle.why(ids[0]).await).filter(|why| why[0]["kind"] == "suspended")).await;
+    assert_eq!(why[0]["text"], "big is suspended");
+    assert!(why[0]["cause"].as_str().unwrap().starts_with("by ann at 20"), "{why}");
+    assert_eq!(why.as_array().unwrap().len(), 1, "{why}");
+    let sites = handle.sites(Which::All, "").await;
+    let row = &sites[0]["sources"][0];
+    assert_eq!((&row["state"], &sites[2]["site"]), (&"suspended".into(), &"kind.free.example".into()), "{sites:#}");
+    assert_eq!(peers.0.lock().unwrap().attempts.len(), 2);
+
+    assert_eq!(handle.resume(site("big"), "ann").await, Ok("big goes on".into()));
+    peers.attempted(3).await;
+    assert_eq!(handle.resume(site("kind.other.example"), "ann").await, Ok("kind.other.example goes on".into()));
+    peers.attempted(4).await;
+    assert!(peers.0.lock().unwrap().suspensions.is_empty(), "nothing is left to come back");
+}
+
+#[tokio::test]
+async fn a_suspension_for_a_time_ends_by_itself_and_a_damaged_one_does_not() {
+    let (handle, peers) = start(provider(), Vec::new());
+    assert!(handle.suspend(site("big"), Some(Duration::from_millis(300)), "ann").await.is_ok());
+    let envelope = waiting(1, "kind.example");
+    handle.sink()(Change::Waiting(envelope.clone()));
+    let why = until(async || Some(handle.why(envelope.id).await).filter(|why| why[0]["kind"] == "suspended")).await;
+    assert!(why[0]["text"].as_str().unwrap().starts_with("big is suspended until "), "{why}");
+    peers.attempted(1).await;
+    until(async || peers.0.lock().unwrap().suspensions.is_empty().then_some(())).await;
+    handle.stop(Duration::from_secs(10)).await;
+
+    peers.0.lock().unwrap().suspensions.insert(Bytes::from_static(b"\nbig"), Bytes::new());
+    let envelope = waiting(2, "kind.example");
+    let handle = start_again(provider(), vec![envelope.clone()], &peers);
+    let why = until(async || Some(handle.why(envelope.id).await).filter(|why| why[0]["kind"] == "suspended")).await;
+    assert_eq!(why[0]["cause"], "by a record that cannot be read");
+    // What cannot be written down is told, and holds until the restart.
+    peers.0.lock().unwrap().disk_is_full = true;
+    let said = handle.suspend(Scope::Source("default".into()), None, "ann").await.unwrap_err();
+    assert!(said.ends_with("but only until a restart: it could not be written down"), "{said}");
+    assert_eq!(handle.sources().await[0]["suspended"]["by"], "ann");
+}
+
+#[tokio::test]
+async fn domains_behind_one_provider_share_its_site_and_its_row() {
+    let mail = (0..30).map(|n| waiting(n, &format!("n{}.kind.example", n % 3))).collect();
+    let (handle, peers) = start(provider(), mail);
+    peers.attempted(30).await;
+    let rows = until(async || {
+        let sites = handle.sites(Which::All, "").await;
+        (sites[0]["sources"][0]["recent"]["attempts"] == 30).then_some(sites)
+    })
+    .await;
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows:#}");
+    assert_eq!((&rows[0]["site"], &rows[0]["provider"]), (&"big".into(), &"big".into()));
+    assert_eq!(rows[0]["sources"][0]["limit"], 2);
+    assert_eq!(rows[0]["sources"][0]["recent"]["deferred"], 0);
+    for (filter, want) in [("big", 1), ("kind", 1), ("google", 0)] {
+        // A site shows the hosts of one of its domains.
+        let found = handle.sites(Which::All, filter).await.as_array().unwrap().len();
+        assert_eq!(found, want, "{filter}");
+    }
+    let sources = handle.sources().await;
+    assert_eq!((&sources[0]["source"], &sources[0]["state"]), (&"default".into(), &"ready".into()));
+}
+
+#[tokio::test]
+async fn many_names_at_one_address_share_one_site() {
+    let limits = Limits { connections: 2, ..Limits::NONE };
+    let settings = Settings { limits: Arc::new(NamedLimits::of_each(limits)), ..Settings::default() };
+    let names = (0..50).map(|n| waiting(n, &format!("tarpit{n}.samehost.example")));
+    let others = (50..53).map(|n| waiting(n, &format!("kind{n}.example")));
+    let (handle, peers) = start(settings, names.chain(others).collect());
+    // Two are being sent to the one address, and the others are with theirs.
+    peers.attempted(5).await;
+    let sites = until(async || {
+        let sites = handle.sites(Which::All, "").await;
+        let queued = sites[0]["queued"]["transactional"].as_u64();
+        (sites.as_array().unwrap().len() == 4 && queued == Some(50)).then_some(sites)
+    })
+    .await;
+    assert_eq!(sites[0]["sources"][0]["connections"], 2, "{sites:#}");
+    let at_one = |plan: &&Plan| plan.hosts[0].name.ends_with("samehost.example");
+    assert_eq!(peers.0.lock().unwrap().plans.iter().filter(at_one).count(), 2);
+    // Whichever was looked up first gave the site its name.
+    let said = handle.suspend(site("tarpit7.samehost.example"), None, "ann").await;
+    let names_the_owner = |said: String| said.contains("belongs to the site tarpit");
+    assert!(said.as_ref().is_ok() || said.clone().is_err_and(names_the_owner), "{said:?}");
+}
+
+#[tokio::test]
+async fn each_value_of_a_site_is_told_with_its_line() {
+    let (handle, peers) = start(provider(), vec![waiting(1, "kind.other.example")]);
+    peers.attempted(1).await;
+    let of = |said: Result<Value, String>| {
+        let said = said.unwrap();
+        (said["site"].as_str().unwrap().to_owned(), said["values"][0]["from"].as_str().unwrap_or("none").to_owned())
+    };
+    for (asked, site, from) in [
+        ("big", "big", "postrider.toml:7"),
+        // A recipient domain, looked up.
+        ("mail.kind.example", "big", "postrider.toml:7"),
+        ("kind.other.example", "kind.other.example", "none"),
+        ("other", "other", "none"),
+    ] {
+        assert_eq!(of(handle.explain(asked).await), (site.to_owned(), from.to_owned()), "{asked}");
+    }
+    assert_eq!(handle.explain("a b").await, Err("\"a b\" is neither a site nor a domain".into()));
+    assert!(handle.explain("null.example").await.unwrap_err().contains("takes no mail"));
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider::mail::{QueueId, StreamKind};
-use postrider::traffic::{CredentialHandle, Fact, Limits, Operator, PoolHandle, Put, Rules, SourceHandle};
+use postrider::traffic::{CredentialHandle, Fact, Limits, Operator, PoolHandle, Put, Rules, SiteHandle, SourceHandle};
 use proptest::prelude::*;
 
 use super::world::{Place, START, Temper, World, secs};
@@ -63,7 +63,16 @@ fn play(seed: u64) -> World {
             }
             (3, _) => {
                 let source = SourceHandle(random.u16(0..3));
-                world.apply(Fact::Operator(Operator::SuspendSource(source)));
+                let site = SiteHandle(random.u32(0..world.places.len() as u32));
+                let sources: Box<[Option<SourceHandle>]> = match random.u8(0..3) {
+                    0 => Box::new([None]),
+                    1 => Box::new([Some(source)]),
+                    _ => Box::default(),
+                };
+                world.apply(Fact::Operator(match random.bool() {
+                    true => Operator::SuspendSource(source),
+                    false => Operator::SuspendAt(site, sources),
+                }));
             }
             (4, _) => {
                 let rules = world.rules.clone();
@@ -97,6 +106,9 @@ fn play(seed: u64) -> World {
     }
     for source in 0..3 {
         world.apply(Fact::Operator(Operator::ResumeSource(SourceHandle(source))));
+    }
+    for site in 0..world.places.len() as u32 {
+        world.apply(Fact::Operator(Operator::SuspendAt(SiteHandle(site), Box::default())));
     }
     let mut held: Vec<_> = world.waiting.values().filter(|known| known.put.held).map(|known| known.put).collect();
     held.sort_by_key(|put| put.id);

@@ -10,7 +10,7 @@ use postrider::mail::{QueueId, StreamKind};
 use postrider::time::Timestamp;
 use postrider::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, GRACE, Handle, Holder, Kept,
-    Limits, Order, PoolHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
+    Limits, Operator, Order, PoolHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
     Unresolved,
 };
 
@@ -98,6 +98,8 @@ pub struct World {
     pub trace: u64,
     /// Stops checking of limits that a reload may have lowered under open connections.
     pub limits_may_be_passed: bool,
+    /// What an operator stopped, by site.
+    stopped: HashMap<u32, Box<[Option<SourceHandle>]>>,
     /// What the engine had written down, as a crash would leave it.
     pub records: BTreeMap<Account, Vec<u8>>,
     /// What the peers may have counted: site, source, from when, until when.
@@ -140,6 +142,7 @@ impl World {
             most_open: 0,
             trace: 0,
             limits_may_be_passed: false,
+            stopped: HashMap::new(),
             records: BTreeMap::new(),
             spans: Vec::new(),
             open_spans: HashMap::new(),
@@ -290,6 +293,9 @@ impl World {
                 self.landed(*connection, *id);
                 self.again(*id, self.now);
             }
+            Fact::Operator(Operator::SuspendAt(site, sources)) => {
+                self.stopped.insert(site.0, sources.clone());
+            }
             Fact::Eof(connection) => {
                 let known = self.connections.remove(&connection.0)?;
                 if let Some(id) = known.carrying {
@@ -411,6 +417,7 @@ impl World {
             kind: None,
         };
         assert!(self.connections.insert(connection.0, fresh).is_none(), "a number was used twice");
+        assert!(!self.is_stopped(place.site, source), "dialed what is stopped");
         let same = |other: &&Connection| other.source == source && other.site == place.site;
         let open = self.connections.values().filter(same).count();
         assert!(
@@ -459,7 +466,9 @@ impl World {
         assert_eq!(link.target, place.site, "sent to hosts of others");
         assert!(self.rules.pools[usize::from(put.pool.0)].contains(&link.source), "sent over a source of others");
         (link.carrying, link.kind) = (Some(id), Some(put.kind));
-        let span = Span { site: place.site, source: link.source, from: self.now, until: Timestamp::NEVER, recipients };
+        let source = link.source;
+        assert!(!self.is_stopped(place.site, source), "sent to what is stopped");
+        let span = Span { site: place.site, source, from: self.now, until: Timestamp::NEVER, recipients };
         self.spans.push(span);
         self.open_spans.insert(id, self.spans.len() - 1);
         let time = match place.temper {
@@ -513,6 +522,10 @@ impl World {
         full
     }
 
+    fn is_stopped(&self, site: u32, source: SourceHandle) -> bool {
+        self.stopped.get(&site).is_some_and(|stopped| stopped.iter().any(|of| of.is_none_or(|of| of == source)))
+    }
+
     /// Connections open now at a site, of all sources.
     pub fn open_at(&self, site: u32) -> usize {
         self.connections.values().filter(|connection| connection.site == site).count()
@@ -529,6 +542,7 @@ impl World {
             self.spans[place].until = self.now;
         }
         self.connections.clear();
+        self.stopped.clear();
         self.events.clear();
         self.wake = Timestamp::NEVER;
         self.rules.first_dial = self.now.after(first_dial);
