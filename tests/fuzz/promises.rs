@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use postrider::config::Config;
+use postrider::history;
 use postrider::message::{self, HeaderLimits, Kind};
 use postrider::smtp::dialog::Capabilities;
 use postrider::smtp::encode::Encoder;
@@ -17,10 +18,11 @@ use postrider::spool;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("bdat", bdat),
     ("config", config),
     ("egress_encode", egress_encode),
+    ("history_block", history_block),
     ("message", message),
     ("reply_reader", reply_reader),
     ("session", session),
@@ -40,6 +42,11 @@ pub fn session(octets: &[u8]) {
 /// Chunks of BDAT: cut or whole, they make the same message.
 pub fn bdat(octets: &[u8]) {
     exercise::chunks(octets);
+}
+
+/// Blocks and index runs of the history: what is read is read the same after it was written again.
+pub fn history_block(octets: &[u8]) {
+    history::exercise::octets(octets);
 }
 
 /// A peer's replies: cut or whole, the same ones come out, and none is longer than what may be kept.
