@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::events::Events;
 use crate::mail::{Address, Attempt, Notify, Prepared, Progress, QueueId, Return, ReversePath};
@@ -99,6 +99,11 @@ impl Door {
     /// A door into this queue.
     pub fn new(queue: Queue, events: Events, settings: Settings) -> Door {
         Door { queue, events, settings: Arc::new(ArcSwap::from_pointee(settings)) }
+    }
+
+    /// Where what happens is told.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// For [`Queue::set_reporter`]: what is told of the settles that the queue makes itself (an operator's order, a lease
@@ -235,7 +240,7 @@ impl Door {
         }
         let dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
         let report = dsn.envelopes.first()?.id;
-        info!(queue_id = %told.envelope.id, %report, recipients = told.events.len(), "the sender is told");
+        self.events.reported(told.envelope.id, report, told.events.len());
         Some(dsn)
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::inbound::{Credential, Limits, Listener, Mode, Tls};
 use super::outbound::{Delivery, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream};
 use super::pattern::{self, Member, NotYet};
-use super::{Config, DATA_DIR, DEFAULT, Log, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
+use super::{Config, DATA_DIR, DEFAULT, History, Log, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
 use crate::mail::{Address, Domain, StreamKind};
 
 /// The file's top level.
@@ -43,6 +43,8 @@ pub(super) struct File {
     retry: Retry,
     #[serde(default)]
     dns: Dns,
+    #[serde(default)]
+    history: History,
     #[serde(default)]
     log: Log,
 }
@@ -120,6 +122,7 @@ impl File {
             delivery: self.delivery,
             retry: self.retry,
             dns: self.dns,
+            history: self.history,
             log: self.log,
             hostname,
         })

@@ -16,6 +16,7 @@ pub mod units;
 mod verify;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -77,8 +78,29 @@ pub struct Config {
     pub retry: Retry,
     /// Resolvers.
     pub dns: Dns,
+    /// What happened, and how long that is known.
+    pub history: History,
     /// Logging.
     pub log: Log,
+}
+
+/// How long it is known what happened.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// What `trace` knows. 1d to 3650d, default 30d; whole days.
+    #[serde(deserialize_with = "units::duration")]
+    pub keep: Duration,
+    /// Event lines, which `audit` reads. 0s to 3650d, default 7d; 0s: none are written.
+    #[serde(deserialize_with = "units::duration")]
+    pub keep_events: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        History { keep: days(30), keep_events: days(7) }
+    }
 }
 
 /// What is logged, and how.

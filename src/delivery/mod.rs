@@ -21,12 +21,14 @@ pub use crate::dns::Host;
 pub use connect::Caller;
 pub use settings::Settings;
 
+use past::Past;
 use serve::{Line, closing, serve};
 
 mod attempt;
 mod clear_text;
 mod connect;
 mod letter;
+mod past;
 mod private;
 mod serve;
 mod session;
@@ -83,6 +85,8 @@ pub struct Plan {
     pub allow_private: bool,
     /// The recipient domain for which it is first made (for logs).
     pub domain: Domain,
+    /// The site whose limits it counts against (for the history).
+    pub site: Arc<str>,
 }
 
 /// What the scheduler tells a connection.
@@ -161,12 +165,14 @@ pub async fn run(
 ) {
     let line = Line::new(plan.id, events);
     let mut early = VecDeque::new();
+    let mut past = Past::dialed(&plan, tools.door.events().history().clone());
     let connected = tokio::select! {
         connected = tools.caller.connect(&plan) => Some(connected),
         () = closing(&mut orders, &mut early) => None,
     };
     match connected {
         Some(Ok(mut session)) => {
+            past.connected(&session.peer);
             line.tell(Event::Connected {
                 host: session.peer.host.clone(),
                 address: session.peer.address,
@@ -175,12 +181,18 @@ pub async fn run(
             .await;
             let farewell = serve(&plan, &mut session, &mut early, &mut orders, &line, &tools).await;
             turn_away(&mut orders, &mut early, &line).await;
+            past.deliveries = session.transactions;
             session.close(farewell, tools.caller.settings().close_timeout).await;
         }
-        Some(Err(outcome)) => line.tell(Event::Refused { outcome }).await,
+        Some(Err(outcome)) => {
+            past.refused = outcome.cause.to_string();
+            line.tell(Event::Refused { outcome }).await;
+        }
         None => {}
     }
     turn_away(&mut orders, &mut early, &line).await;
+    // Before the scheduler hears of it: what it dials then stands behind this end.
+    drop(past);
     line.tell(Event::Eof).await;
 }
 

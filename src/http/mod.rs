@@ -3,6 +3,7 @@
 //! Whoever can open the socket is an operator: the file's mode is the only password. Every listing is paged and every
 //! body bounded. It decides nothing: it asks the queue, and asks the engine (through a closure) why mail waits.
 
+mod past;
 mod queue;
 pub mod shapes;
 mod spool;
@@ -113,6 +114,7 @@ fn router(api: Api) -> Router {
         .route("/v1/queue/{id}", get(queue::show))
         .route("/v1/queue/orders/{order}", post(queue::order))
         .route("/v1/why/{id}", get(why))
+        .route("/v1/history", get(past::trace))
         .route("/v1/spool", get(spool::stats))
         .route("/v1/spool/backup", post(spool::backup))
         .route("/metrics", get(spool::metrics))

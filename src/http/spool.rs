@@ -69,11 +69,19 @@ pub(super) async fn backup(
 pub(super) async fn metrics(State(api): State<Api>) -> impl IntoResponse {
     let counted = api.events.snapshot();
     let spool = api.queue.spool().stats();
+    let history = api.events.history().snapshot();
     let mut text = String::with_capacity(4096);
     let counters = [
         ("messages_accepted_total", "Messages made durable.", counted.messages_accepted),
         ("recipients_accepted_total", "Their recipients.", counted.recipients_accepted),
         ("removed_total", "Envelopes that reached their final state.", counted.removed),
+        ("history_rows_total", "Rows of the history that were written.", history.history_rows),
+        (
+            "history_lost_total",
+            "Rows of the history that were dropped. Any: the disk is full or slow.",
+            history.history_lost,
+        ),
+        ("history_damaged_total", "Damaged stretches of the history found at the start.", history.history_damaged),
         ("spool_records_total", "Records written.", spool.records),
         ("spool_syncs_total", "Calls of fdatasync.", spool.syncs),
         ("spool_moved_total", "Envelopes copied forward by the cleaner.", spool.moved),

@@ -101,6 +101,7 @@ fn plan(tls: TlsPolicy, addresses: &[SocketAddr]) -> Plan {
         login: None,
         allow_private: true,
         domain: "example.net".parse().unwrap(),
+        site: "mx".into(),
     }
 }
 

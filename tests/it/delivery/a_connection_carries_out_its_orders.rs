@@ -94,6 +94,7 @@ impl House {
             login: None,
             allow_private: true,
             domain: "example.net".parse().unwrap(),
+            site: "mx".into(),
         };
         let (orders, inbox) = mpsc::channel(4);
         let (outbox, events) = mpsc::channel(16);
