@@ -2,6 +2,7 @@
 //!
 //! Called by `main` alone. Each command has a file; those that ask a running daemon speak to its control socket.
 
+pub mod audit;
 mod check;
 pub mod client;
 pub mod credential;
@@ -12,6 +13,7 @@ pub mod queue;
 pub mod records;
 mod sandbox;
 pub mod spool;
+pub mod trace;
 pub mod why;
 
 use std::io::{self, IsTerminal, Write};
@@ -75,6 +77,10 @@ enum Command {
     Queue(queue::Command),
     /// Say why an envelope waits, who or what caused it, and when that ends.
     Why(why::Arguments),
+    /// Say what happened to mail: every attempt, reply and decision, also long after it left.
+    Trace(trace::Arguments),
+    /// Count every limit's windows anew from event lines, and say whether all were kept.
+    Audit(audit::Arguments),
     /// Make, list and revoke what clients log in with.
     #[command(subcommand)]
     Credential(credential::Command),
@@ -115,6 +121,11 @@ impl Context {
         }))
     }
 
+    /// Of the config, the data directory alone.
+    fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.read()?.map_err(|_| anyhow::anyhow!("the config has errors"))?.data_dir)
+    }
+
     /// What `credential` needs of the config.
     fn place(&self) -> anyhow::Result<credential::Place> {
         let config = self.read()?.map_err(|_| anyhow::anyhow!("the config has errors"))?;
@@ -151,6 +162,10 @@ pub fn main() -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
+        Command::Trace(arguments) => context.ask(|daemon, out| trace::run(daemon, &arguments, context.json, out)),
+        Command::Audit(arguments) => {
+            audit::run(&arguments, || context.data_dir(), context.json, &mut io::stdout().lock())
+        }
         Command::Credential(command) => {
             credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
         }

@@ -11,3 +11,4 @@ mod kill_nine_loses_nothing;
 mod no_end_of_data_smuggles_a_second_message;
 mod sighup_with_a_bad_file_keeps_the_old_one;
 mod sigterm_drains_within_ten_seconds;
+mod trace_and_audit_tell_what_the_peer_saw;
