@@ -19,6 +19,8 @@ const APPROACH_DIVISOR: u64 = 10;
 #[derive(Debug)]
 pub struct Clock {
     started: Instant,
+    /// What it showed then.
+    began: Timestamp,
     state: Mutex<State>,
 }
 
@@ -41,12 +43,17 @@ impl Clock {
     /// A clock that shows `now` and runs from there.
     pub fn starting_at(now: Timestamp) -> Clock {
         let state = State { offset_ms: now.as_millis(), compared: Duration::ZERO, last: now };
-        Clock { started: Instant::now(), state: Mutex::new(state) }
+        Clock { started: Instant::now(), began: now, state: Mutex::new(state) }
     }
 
     /// The time by which mail is scheduled, expired and stamped. Never goes back within a process.
     pub fn now(&self) -> Timestamp {
         self.advance(self.started.elapsed(), system_time())
+    }
+
+    /// The time that really passed, on from the start: nobody sets it, and limits are counted by it.
+    pub fn steady(&self) -> Timestamp {
+        self.began.after(self.started.elapsed())
     }
 
     /// Moves the clock to no earlier than `floor`: the newest time in the spool, should the system's clock have fallen

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tracing::{Level, enabled, info};
 
+use crate::history::{self, Fact, History};
 use crate::mail::{Attempt, Envelope, Outcome, Progress, QueueId, RecipientState, StreamKind, Verdict};
 use crate::metrics::count::{
     ATTEMPT_BOUNDS, Counter, DELIVERY_BOUNDS, Family, Held, Histogram, MAIL_BOUNDS, Open, Tally, Top,
@@ -26,6 +27,7 @@ const TARGET: &str = "postrider::mail";
 #[derive(Clone, Debug, Default)]
 pub struct Events {
     counters: Arc<Counters>,
+    history: History,
 }
 
 /// What became of a recipient in one attempt, or by a decision without one: the word in the mail log.
@@ -228,15 +230,28 @@ pub struct Snapshot {
 }
 
 impl Events {
-    /// Whether lines are written at all: callers that must keep something for the line need not.
+    /// The same counters, with a history that keeps what happens.
+    pub fn with_history(self, history: History) -> Events {
+        Events { history, ..self }
+    }
+
+    /// Where more is kept than mail: connections, and what audits need.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Whether anything is written at all: callers that must keep something for it need not.
     pub fn are_written(&self) -> bool {
-        enabled!(target: TARGET, Level::INFO)
+        self.history.is_kept() || enabled!(target: TARGET, Level::INFO)
     }
 
     /// A message for so many recipients is durable, with these envelopes; `client` is where it came from.
     pub fn accepted(&self, recipients: usize, envelopes: &[Envelope], client: Option<SocketAddr>) {
         self.counters.messages_accepted.fetch_add(1, Ordering::Relaxed);
         self.counters.recipients_accepted.fetch_add(recipients as u64, Ordering::Relaxed);
+        if self.history.is_kept() {
+            envelopes.iter().for_each(|envelope| self.keep_accepted(envelope, client));
+        }
         if !enabled!(target: TARGET, Level::INFO) {
             return;
         }
@@ -388,16 +403,74 @@ impl Events {
     /// Every recipient that `after` changed against `before`: what `outcome` says of each.
     pub fn outcomes(&self, envelope: &Envelope, before: &Progress, after: &Progress, now: Timestamp) {
         let uncertain = after.uncertain > before.uncertain;
+        let mut attempted = false;
         for (place, (was, is)) in before.recipients.iter().zip(&after.recipients).enumerate() {
             if was.state.is_final() || was == is {
                 continue;
             }
             let fate = Fate::of_state(is.state, uncertain);
             self.outcome(envelope, place, after.attempts, fate, is.last.as_ref(), now);
+            self.keep_outcome(envelope, place, after, fate);
+            attempted = true;
         }
+        self.keep_decision(envelope.id, before, after, attempted);
         if after.is_final() && !before.is_final() {
             self.removed(envelope.id);
         }
+    }
+
+    /// The sender is told of so many recipients' fate, by an envelope of its own.
+    pub fn reported(&self, id: QueueId, report: QueueId, recipients: usize) {
+        info!(queue_id = %id, %report, recipients, "the sender is told");
+        let recipients = recipients as u64;
+        self.history.tell(Fact::Reported(history::Reported { queue_id: id, report, recipients }));
+    }
+
+    fn keep_accepted(&self, envelope: &Envelope, client: Option<SocketAddr>) {
+        for recipient in &envelope.recipients {
+            self.history.tell(Fact::Accepted(history::Accepted {
+                queue_id: envelope.id,
+                submission: envelope.submission,
+                recipient: recipient.address.to_string(),
+                from: envelope.reverse_path.to_string(),
+                message_id: envelope.message_id.trim_start_matches('<').trim_end_matches('>').to_owned(),
+                credential: envelope.credential.to_string(),
+                stream: envelope.stream.to_string(),
+                client: client.map(|client| client.to_string()).unwrap_or_default(),
+                size_bytes: envelope.body.size_bytes,
+            }));
+        }
+    }
+
+    fn keep_outcome(&self, envelope: &Envelope, place: usize, after: &Progress, fate: Fate) {
+        let (Some(recipient), Some(is)) = (envelope.recipients.get(place), after.recipients.get(place)) else { return };
+        if !self.history.is_kept() {
+            return;
+        }
+        let last = is.last.as_ref();
+        self.history.tell(Fact::Outcome(history::Outcome {
+            queue_id: envelope.id,
+            recipient: recipient.address.to_string(),
+            fate: fate.name().to_owned(),
+            attempt: u64::from(after.attempts),
+            due_ms: if is.state.is_final() { 0 } else { after.due.as_millis() },
+            stage: last.map(|last| last.stage.name().to_owned()).unwrap_or_default(),
+            status: last.map(|last| last.cause.status().to_string()).unwrap_or_default(),
+            reply: last.map(|last| last.cause.to_string()).unwrap_or_default(),
+            host: last.map(|last| last.host.to_string()).unwrap_or_default(),
+            address: last.and_then(|last| last.address).map(|address| address.to_string()).unwrap_or_default(),
+        }));
+    }
+
+    fn keep_decision(&self, id: QueueId, before: &Progress, after: &Progress, attempted: bool) {
+        let decision = match (before.held, after.held) {
+            (false, true) => "held",
+            (true, false) => "released",
+            (true, true) | (false, false) if attempted || after.due == before.due || after.is_final() => return,
+            (true, true) | (false, false) => "retry",
+        };
+        let due_ms = if after.held { 0 } else { after.due.as_millis() };
+        self.history.tell(Fact::Decided(history::Decided { queue_id: id, decision: decision.to_owned(), due_ms }));
     }
 
     /// An envelope has its final state, and leaves the queue.

@@ -19,6 +19,7 @@ pub mod certificate;
 pub mod clock;
 pub mod credential;
 pub mod dns;
+pub mod history;
 pub mod signer;
 pub mod spool;
 pub mod store;

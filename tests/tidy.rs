@@ -47,6 +47,7 @@ const ROOMS: &[Room] = &[
             "tracing",
         ],
     ),
+    room("history", 3, &["crc32fast", "getrandom", "serde", "serde_json", "tracing"]),
     room("dns", 3, &["fastrand", "hickory_resolver", "tokio", "tracing"]),
     room(
         "signer",

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::alarm::{Alarms, Notice};
 use crate::events::{Events, RefusedAt};
@@ -113,14 +113,14 @@ impl Door {
         Door { alarms, ..self }
     }
 
-    /// What happened to mail.
-    pub fn events(&self) -> &Events {
-        &self.events
-    }
-
     /// What an operator must look at.
     pub fn alarms(&self) -> &Alarms {
         &self.alarms
+    }
+
+    /// Where what happens is told.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// For [`Queue::set_reporter`]: what is told of the settles that the queue makes itself (an operator's order, a lease
@@ -302,7 +302,7 @@ impl Door {
         }
         let dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
         let report = dsn.envelopes.first()?.id;
-        info!(queue_id = %told.envelope.id, %report, recipients = told.events.len(), "the sender is told");
+        self.events.reported(told.envelope.id, report, told.events.len());
         Some(dsn)
     }
 }

@@ -17,7 +17,7 @@ use crate::scheduler::{NamedLimits, Origin, Recipients};
 use crate::signer::SigningDomain;
 use crate::smtp::session;
 use crate::traffic::{Limits, Rates};
-use crate::{credential, delivery, dns, scheduler, signer, submission, tls};
+use crate::{credential, delivery, dns, history, scheduler, signer, submission, tls};
 
 /// Where the mail and state logs are.
 pub fn spool_dir(config: &Config) -> PathBuf {
@@ -32,6 +32,17 @@ pub fn index_dir(config: &Config) -> PathBuf {
 /// Where API keys, and what the command line switched off, are kept.
 pub fn credential_file(config: &Config) -> PathBuf {
     config.data_dir.join(credential::FILE_NAME)
+}
+
+/// Where the history is.
+pub fn history_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("history")
+}
+
+/// What happened, and how long that is kept.
+pub fn history(config: &Config) -> history::Settings {
+    let told = &config.history;
+    history::Settings { directory: history_dir(config), keep: told.keep, keep_events: told.keep_events }
 }
 
 /// The door: names, streams and rights.

@@ -25,6 +25,7 @@ use crate::credential::{self, Credentials};
 use crate::delivery::{Caller, Tools};
 use crate::dns::Dns;
 use crate::events::Events;
+use crate::history::{self, History};
 use crate::http;
 use crate::ledger::Ledger;
 use crate::queue::{self, Ground, Queue};
@@ -129,6 +130,7 @@ impl Daemon {
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
         let (queue, clean) = open_queue(&config, clock.clone(), &events).await?;
+        let events = events.with_history(open_history(&config, &clock, clean));
         let opened =
             Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone(), clean };
         let started = Daemon::assemble(config, opened);
@@ -287,6 +289,7 @@ impl Daemon {
             warn!(%error, "the resolver stays as it was");
         }
         self.door.reload(compose::door(&config));
+        self.door.events().history().reload(compose::history(&config));
         match compose::scheduler(&config) {
             Ok(settings) => self.scheduler.reload(settings).await,
             Err(error) => warn!("routes and sources stay as they were: {error:#}"),
@@ -312,7 +315,11 @@ impl Daemon {
         let _ = self.api_stop.send(true);
         let _ = tokio::time::timeout(Duration::from_millis(500), self.api).await;
         let queue = self.queue;
-        let closed = tokio::task::spawn_blocking(move || queue.close());
+        let history = self.door.events().history().clone();
+        let closed = tokio::task::spawn_blocking(move || {
+            queue.close();
+            history.close();
+        });
         let left = STOP_WITHIN.saturating_sub(began.elapsed()).max(Duration::from_millis(500));
         let closed = tokio::time::timeout(left, closed).await.is_ok();
         info!(clients_gone, peers_dropped, closed, seconds = began.elapsed().as_secs_f64(), "stopped");
@@ -405,6 +412,16 @@ async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyh
     }
     events.quarantined(report.quarantined);
     Ok((queue, report.clean))
+}
+
+/// Opens the history. Mail is worth more than its past: without a history the daemon runs all the same.
+fn open_history(config: &Config, clock: &Arc<Clock>, clean: bool) -> History {
+    let (now, steady) = (Arc::clone(clock), Arc::clone(clock));
+    let clocks: (history::Clock, history::Clock) = (Arc::new(move || now.now()), Arc::new(move || steady.steady()));
+    History::open(compose::history(config), clocks, clean).unwrap_or_else(|error| {
+        tracing::error!("the history cannot be kept: {error}: `trace` and `audit` will not know of this run");
+        History::default()
+    })
 }
 
 /// A failed sync means that what was promised may not be on the disk: nothing more may be promised (fsync on Linux

@@ -2,6 +2,7 @@
 //!
 //! Called by `main` alone. Each command has a file; those that ask a running daemon speak to its control socket.
 
+pub mod audit;
 mod check;
 pub mod client;
 pub mod credential;
@@ -13,6 +14,7 @@ pub mod queue;
 pub mod records;
 mod sandbox;
 pub mod spool;
+pub mod trace;
 pub mod traffic;
 pub mod why;
 
@@ -82,6 +84,10 @@ enum Command {
     /// Show sites and sources at a glance; stop and resume them.
     #[command(subcommand)]
     Traffic(traffic::Command),
+    /// Say what happened to mail: every attempt, reply and decision, also long after it left.
+    Trace(trace::Arguments),
+    /// Count every limit's windows anew from event lines, and say whether all were kept.
+    Audit(audit::Arguments),
     /// Make, list and revoke what clients log in with.
     #[command(subcommand)]
     Credential(credential::Command),
@@ -122,6 +128,11 @@ impl Context {
         }))
     }
 
+    /// Of the config, the data directory alone.
+    fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.read()?.map_err(|_| anyhow::anyhow!("the config has errors"))?.data_dir)
+    }
+
     /// What `credential` needs of the config.
     fn place(&self) -> anyhow::Result<credential::Place> {
         let config = self.read()?.map_err(|_| anyhow::anyhow!("the config has errors"))?;
@@ -160,6 +171,10 @@ pub fn main() -> ExitCode {
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
         Command::Metrics(arguments) => context.ask(|daemon, out| metrics::run(daemon, &arguments, out)),
         Command::Traffic(command) => context.ask(|daemon, out| traffic::run(daemon, &command, context.json, out)),
+        Command::Trace(arguments) => context.ask(|daemon, out| trace::run(daemon, &arguments, context.json, out)),
+        Command::Audit(arguments) => {
+            audit::run(&arguments, || context.data_dir(), context.json, &mut io::stdout().lock())
+        }
         Command::Credential(command) => {
             credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
         }

@@ -53,6 +53,19 @@ pub fn parse_age(text: &str) -> Result<Duration, String> {
     secs.map(Duration::from_secs).ok_or_else(|| "a number and s, m, h, d or w is expected, like 30m".to_owned())
 }
 
+/// Reads a moment: `2d` ago, or an RFC 3339 time, or a day (its begin, UTC).
+///
+/// # Errors
+/// One sentence that says what would be right.
+pub fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    let day = if text.len() == 10 { parse(&format!("{text}T00:00:00Z")) } else { None };
+    if let Some(at) = parse(text).or(day) {
+        return Ok(at);
+    }
+    let age = parse_age(text).map_err(|_| "a time like 2026-11-25T13:00:00Z, a day, or an age like 2d is expected")?;
+    Ok(clock::system_time().before(age))
+}
+
 fn parse(text: &str) -> Option<Timestamp> {
     let instant: jiff::Timestamp = text.parse().ok()?;
     u64::try_from(instant.as_millisecond()).ok().map(Timestamp::from_millis)

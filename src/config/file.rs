@@ -11,7 +11,7 @@ use super::layers::Lines;
 use super::outbound::{Delivery, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream};
 use super::pattern::Member;
 use super::warmup::{self, Warmup};
-use super::{Config, DATA_DIR, DEFAULT, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
+use super::{Config, DATA_DIR, DEFAULT, History, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
 use crate::mail::{Address, Domain, StreamKind};
 use crate::message::Family;
 use crate::time::Zone;
@@ -54,6 +54,8 @@ pub(super) struct File {
     retry: Retry,
     #[serde(default)]
     dns: Dns,
+    #[serde(default)]
+    history: History,
     #[serde(default)]
     log: Log,
     #[serde(default)]
@@ -157,6 +159,7 @@ impl File {
             delivery: self.delivery,
             retry: self.retry,
             dns: self.dns,
+            history: self.history,
             log: self.log,
             metrics: self.metrics,
             hostname,

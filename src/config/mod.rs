@@ -20,6 +20,7 @@ mod warmup;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -104,6 +105,8 @@ pub struct Config {
     pub retry: Retry,
     /// Resolvers.
     pub dns: Dns,
+    /// What happened, and how long that is known.
+    pub history: History,
     /// Logging.
     pub log: Log,
     /// Where Prometheus may ask.
@@ -117,6 +120,25 @@ pub struct Metrics {
     /// `/metrics` over HTTP, for everybody who can connect. Default: nowhere.
     #[serde(deserialize_with = "units::some_parsed")]
     pub bind: Option<SocketAddr>,
+}
+
+/// How long it is known what happened.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// What `trace` knows. 1d to 3650d, default 30d; whole days.
+    #[serde(deserialize_with = "units::duration")]
+    pub keep: Duration,
+    /// Event lines, which `audit` reads. 0s to 3650d, default 7d; 0s: none are written.
+    #[serde(deserialize_with = "units::duration")]
+    pub keep_events: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        History { keep: days(30), keep_events: days(7) }
+    }
 }
 
 /// What is logged, and how.

@@ -414,6 +414,7 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[delivery]",
         "[retry]",
         "[dns]",
+        "[history]",
         "[log]",
         "[metrics]",
     ];

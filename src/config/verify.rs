@@ -539,6 +539,8 @@ fn delivery(config: &Config, judge: &mut Judge<'_>) {
         judge.refuse("delivery.tls", "MX hosts speak STARTTLS; \"implicit\" is for a [[route]] to port 465");
     }
     retry(&config.retry, ["retry.first", "retry.longest"], judge);
+    judge.range("history.keep", config.history.keep, DAY..=3650 * DAY);
+    judge.range("history.keep_events", config.history.keep_events, Duration::ZERO..=3650 * DAY);
     judge.range("dns.timeout", config.dns.timeout, SECOND / 2..=MINUTE);
 }
 

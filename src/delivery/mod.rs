@@ -25,12 +25,14 @@ pub use crate::dns::Host;
 pub use connect::Caller;
 pub use settings::Settings;
 
+use past::Past;
 use serve::{Line, closing, serve};
 
 mod attempt;
 mod clear_text;
 mod connect;
 mod letter;
+mod past;
 mod private;
 mod serve;
 mod session;
@@ -98,7 +100,7 @@ pub struct Plan {
     pub login: Option<(Arc<str>, Arc<str>)>,
     /// Loopback and private peers may be connected to.
     pub allow_private: bool,
-    /// The site whose limits govern it, as metrics name it.
+    /// The site whose limits govern it, as history and metrics name it.
     pub site: Arc<str>,
     /// The recipient domain for which it is first made (for logs).
     pub domain: Domain,
@@ -191,6 +193,7 @@ pub async fn run(
     let events = tools.door.events();
     let _open = events.connecting(&plan.source.name);
     let mut early = VecDeque::new();
+    let mut past = Past::dialed(&plan, tools.door.events().history().clone());
     let connected = tokio::select! {
         connected = tools.caller.connect(&plan) => Some(connected),
         () = closing(&mut orders, &mut early) => None,
@@ -198,6 +201,7 @@ pub async fn run(
     match connected {
         Some(Ok(mut session)) => {
             events.connected(&plan.source.name, session.peer.encrypted);
+            past.connected(&session.peer);
             line.tell(Event::Connected {
                 host: session.peer.host.clone(),
                 address: session.peer.address,
@@ -206,9 +210,11 @@ pub async fn run(
             .await;
             let farewell = serve(&plan, &mut session, &mut early, &mut orders, &line, &tools).await;
             turn_away(&mut orders, &mut early, &line).await;
+            past.deliveries = session.transactions;
             session.close(farewell, tools.caller.settings().close_timeout).await;
         }
         Some(Err(outcome)) => {
+            past.refused = outcome.cause.to_string();
             events.not_connected(&plan.site, &plan.source.name, &outcome);
             connect::alarm_if_ours(&tools, &plan, &outcome);
             line.tell(refused(outcome, &tools.rules.load())).await;
@@ -216,6 +222,8 @@ pub async fn run(
         None => {}
     }
     turn_away(&mut orders, &mut early, &line).await;
+    // Before the scheduler hears of it: what it dials then stands behind this end.
+    drop(past);
     line.tell(Event::Eof).await;
 }
 

@@ -16,6 +16,7 @@ use crate::spool::ReadError;
 
 use super::attempt::{Circumstances, Found, due_after, needs, round};
 use super::letter;
+use super::past::Sent;
 use super::session::{Farewell, Session};
 use super::{ConnectionId, Event, Order, Plan, Tools};
 
@@ -163,9 +164,13 @@ where
     let needs = needs(&envelope, &content);
     let letter = Letter { envelope: &envelope, places: &round.places, needs };
     let first = session.transactions == 0;
+    let history = tools.door.events().history();
+    let mail_ms = history.steady_ms();
+    let mut is_written = false;
     let is_first = lease.progress().attempts == 0;
     let (kind, begun) = (envelope.kind, envelope.accepted_at.max(lease.progress().due));
     let mail_written = async {
+        is_written = true;
         if is_first {
             tools.door.events().first_mail(kind, tools.caller.clock().now().since(begun));
         }
@@ -175,7 +180,14 @@ where
     let began = Instant::now();
     let exchange = session.transact(&letter, &content, settings, mail_written, finish(unwritten), dot).await;
     tools.door.events().transacted(began.elapsed());
-    match circumstances(plan, session, &lease, tools).exchanged(&round, exchange, first) {
+    let done_ms = history.steady_ms();
+    let found = circumstances(plan, session, &lease, tools).exchanged(&round, exchange, first);
+    if is_written {
+        let domain = envelope.recipients.first().map(|first| first.address.domain().to_string()).unwrap_or_default();
+        let sent = Sent { plan, peer: &session.peer, id, domain, mail_ms, recipients: round.places.len() };
+        sent.tell(history, done_ms, found.as_ref());
+    }
+    match found {
         Some(found) => Done::Attempted(lease, found),
         None => Done::Told(Event::Returned(id), Some(Farewell::Gone)),
     }

@@ -4,6 +4,7 @@
 //! body bounded. It decides nothing: it asks the queue, and asks the engine (through a closure) why mail waits.
 
 mod metrics;
+mod past;
 mod queue;
 pub mod shapes;
 mod spool;
@@ -157,6 +158,7 @@ fn router(api: Api) -> Router {
         .route("/v1/sources", get(traffic::sources))
         .route("/v1/traffic/suspend", post(traffic::suspend))
         .route("/v1/traffic/resume", post(traffic::resume))
+        .route("/v1/history", get(past::trace))
         .route("/v1/spool", get(spool::stats))
         .route("/v1/spool/backup", post(spool::backup))
         .route("/metrics", get(metrics::show))

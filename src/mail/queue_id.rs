@@ -19,7 +19,7 @@ const COUNTER_BITS: u32 = 21;
 ///   63 | 62 .............. 21 | 20 ........ 0 |
 ///    0 | ms since 1970        | counter       |
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct QueueId(u64);
 
 impl QueueId {

@@ -19,12 +19,13 @@ use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Settings};
 use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source};
 use crate::dns::{Failure, Finality};
+use crate::history::{self, History};
 use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
 use crate::queue::{Change, Waiting};
 use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
-    PoolHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle, Unresolved,
+    PoolHandle, Put, Rates, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle, Unresolved,
 };
 
 /// Events of all connections that wait here; a connection that has more waits itself.
@@ -55,6 +56,8 @@ pub(super) struct SiteMemory {
     pub limits: Option<Arc<NamedLimits>>,
     /// Where its hosts are, if that makes others share it.
     pub addresses: Option<Box<[(IpAddr, u16)]>>,
+    /// Sources of which the history was told these.
+    told: Vec<Arc<str>>,
 }
 
 struct Link {
@@ -355,8 +358,9 @@ impl<W: World> Clerk<W> {
             // Newer addresses.
             *aim = Aim { target: way.target, site };
         }
-        if let Some(memory) = self.sites.value_mut(site) {
-            memory.limits = Some(Arc::clone(&way.limits));
+        self.tell_limits(site, &way.limits);
+        if let Some(own) = &way.own {
+            self.tell_own_limits(domain, own);
         }
         self.enforce_at(site);
         let limits = self.numbered(&way.limits);
@@ -404,6 +408,38 @@ impl<W: World> Clerk<W> {
     fn leave_addresses(&mut self, site: u32, addresses: Option<Box<[(IpAddr, u16)]>>) {
         if let Some(addresses) = addresses.filter(|addresses| self.site_at.get(addresses) == Some(&site)) {
             self.site_at.remove(&addresses);
+        }
+    }
+
+    /// Limits of a site are in force: the history hears of them again for each source that was used there.
+    fn tell_limits(&mut self, site: u32, limits: &Arc<NamedLimits>) {
+        let history = self.world.history();
+        let Some(name) = self.sites.key(site).filter(|_| history.is_kept()).map(SiteKey::full_name) else { return };
+        let Some(memory) = self.sites.value_mut(site) else { return };
+        let known = memory.limits.replace(Arc::clone(limits));
+        if known.is_some_and(|known| known != *limits) {
+            for source in &memory.told {
+                tell_limits(&history, (&name, ""), source, limits);
+            }
+        }
+    }
+
+    /// Before a source's first connection to a site.
+    fn tell_limits_of(&mut self, site: u32, source: &Arc<str>) {
+        let history = self.world.history();
+        let Some(name) = self.sites.key(site).filter(|_| history.is_kept()).map(SiteKey::full_name) else { return };
+        let Some(memory) = self.sites.value_mut(site) else { return };
+        let Some(limits) = memory.limits.as_ref().filter(|_| !memory.told.contains(source)) else { return };
+        tell_limits(&history, (&name, ""), source, limits);
+        memory.told.push(Arc::clone(source));
+    }
+
+    /// Limits of a recipient domain's own.
+    fn tell_own_limits(&self, domain: u32, limits: &NamedLimits) {
+        let history = self.world.history();
+        let Some(name) = self.domains.key(domain).filter(|_| history.is_kept()) else { return };
+        for source in &self.settings.sources {
+            tell_limits(&history, ("", name.as_str()), &source.name, limits);
         }
     }
 
@@ -474,24 +510,25 @@ impl<W: World> Clerk<W> {
     fn dial(&mut self, connection: ConnectionHandle, source: SourceHandle, target: TargetHandle, domain: DomainHandle) {
         let found = (
             self.source_of.get(usize::from(source.0)).cloned().flatten(),
-            self.targets.value(target.0).map(|aim| (aim.target.clone(), aim.site)),
+            self.targets.value(target.0).map(|aim| Aim { target: aim.target.clone(), site: aim.site }),
             self.domains.key(domain.0).cloned(),
         );
-        let (Some(address), Some((aim, site)), Some(domain)) = found else {
+        let (Some(address), Some(aim), Some(domain)) = found else {
             // A source that left the config between the order and now.
             warn!(connection = connection.0, "a connection could not be made: its source or target is gone");
             self.tell(Fact::Eof(connection));
             return;
         };
-        let site = self.sites.key(site).map(SiteKey::name).unwrap_or_default();
+        self.tell_limits_of(aim.site, &address.name);
+        let site = self.sites.key(aim.site).map_or_else(|| "".into(), SiteKey::full_name);
         let plan = Plan {
             id: ConnectionId(u64::from(connection.0)),
             source: address,
-            hosts: shuffled(&aim.hosts),
-            tls: aim.tls,
-            login: aim.login,
-            allow_private: aim.allow_private,
-            site: site.into(),
+            hosts: shuffled(&aim.target.hosts),
+            tls: aim.target.tls,
+            login: aim.target.login,
+            allow_private: aim.target.allow_private,
+            site,
             domain,
         };
         let (orders, ordered) = mpsc::channel(LINK_ORDERS_MAX);
@@ -690,6 +727,24 @@ impl<W: World> Clerk<W> {
         warn!(connections = dropped, "connections were dropped at the stop");
         self.connections.shutdown().await;
         dropped
+    }
+}
+
+/// The limits of a source, and those of all together.
+fn tell_limits(history: &History, (site, domain): (&str, &str), source: &str, limits: &NamedLimits) {
+    let own = limits.sources.iter().find(|(name, _)| &**name == source).map_or(&limits.each, |(_, own)| own);
+    for (source, limits) in [(source, own), ("", &limits.total)] {
+        let text = |rates: &Rates| history::windows_text(rates.iter().map(|rate| (rate.count, rate.per)));
+        history.tell(history::Fact::Limits(history::Limits {
+            source: source.to_owned(),
+            site: site.to_owned(),
+            domain: domain.to_owned(),
+            // A recipient domain's connections are its site's.
+            connections: if limits.connections == u16::MAX || site.is_empty() { 0 } else { limits.connections.into() },
+            new_connections: if site.is_empty() { String::new() } else { text(&limits.new_connections) },
+            messages: text(&limits.messages),
+            recipients: text(&limits.recipients),
+        }));
     }
 }
 

@@ -70,6 +70,18 @@ impl SiteKey {
         }
     }
 
+    /// As the history names it: no two sites share it.
+    pub fn full_name(&self) -> Arc<str> {
+        let host = |(name, port): &(Arc<str>, u16)| match port {
+            25 => name.to_string(),
+            port => format!("{name}:{port}"),
+        };
+        match self {
+            SiteKey::Rule(name) => Arc::clone(name),
+            SiteKey::Hosts(hosts) => hosts.iter().map(host).collect::<Vec<_>>().join(", ").into(),
+        }
+    }
+
     /// As listings name it.
     pub fn name(&self) -> String {
         match self {

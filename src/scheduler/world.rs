@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::delivery::{ConnectionId, Event, Host, Order, Plan, Tools};
 use crate::dns::{Dns, Failure};
+use crate::history::History;
 use crate::ledger::Ledger;
 use crate::mail::{Attempt, Domain, Outcome, Progress, QueueId, RecipientState, Verdict};
 use crate::time::Timestamp;
@@ -51,6 +52,10 @@ pub trait World: Send + Sync + 'static {
     fn steady(&self) -> Duration {
         self.now().since(Timestamp::ZERO)
     }
+    /// Where the limits in force are told.
+    fn history(&self) -> History {
+        History::default()
+    }
     /// What earlier runs wrote down of budgets, by name. Asked once, before anything is sent.
     fn budgets(&self) -> Vec<(Bytes, Bytes)>;
     /// What operators suspended in earlier runs, by name. Asked once, before anything is sent.
@@ -81,6 +86,10 @@ impl World for Live {
 
     fn steady(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    fn history(&self) -> History {
+        self.tools.door.events().history().clone()
     }
 
     fn budgets(&self) -> Vec<(Bytes, Bytes)> {

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use postrider::config::Config;
+use postrider::history;
 use postrider::mail::{Marks, QueueId};
 use postrider::message::{self, Families, Family, HeaderLimits, Kind, Missing, Trace};
 use postrider::smtp::dialog::Capabilities;
@@ -19,11 +20,12 @@ use postrider::time::Timestamp;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("bdat", bdat),
     ("config", config),
     ("control", control),
     ("egress_encode", egress_encode),
+    ("history_block", history_block),
     ("message", message),
     ("reply_reader", reply_reader),
     ("session", session),
@@ -43,6 +45,11 @@ pub fn session(octets: &[u8]) {
 /// Chunks of BDAT: cut or whole, they make the same message.
 pub fn bdat(octets: &[u8]) {
     exercise::chunks(octets);
+}
+
+/// Blocks and index runs of the history: what is read is read the same after it was written again.
+pub fn history_block(octets: &[u8]) {
+    history::exercise::octets(octets);
 }
 
 /// A peer's replies: cut or whole, the same ones come out, and none is longer than what may be kept.

@@ -5,6 +5,7 @@ mod cli;
 mod delivery;
 mod fuzz_corpus;
 mod harness;
+mod history;
 mod metrics;
 mod queue;
 mod relay;

@@ -16,4 +16,5 @@ mod sighup_with_a_bad_file_keeps_the_old_one;
 mod sigterm_drains_within_ten_seconds;
 mod the_wrong_newsletter_is_stopped_by_its_tag;
 mod three_domains_behind_a_provider_share_its_limits;
+mod trace_and_audit_tell_what_the_peer_saw;
 mod what_is_suspended_stays_so_over_a_restart;

@@ -1,0 +1,560 @@
+//! What is kept: one row for each thing that happened. Its JSON is what event lines and `trace --json` show: the keys
+//! are stable, absent where there is nothing to say.
+//!
+//! Every row type says once, in `fields`, what is written of it and in which order: reading and writing are the same code.
+
+use serde::{Deserialize, Serialize};
+
+use super::key::{Key, folded};
+use crate::mail::QueueId;
+use crate::time::Timestamp;
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// When, by the clock of schedules.
+    #[serde(rename = "at_ms", with = "millis")]
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Fact {
+    /// The daemon started: no connection of an earlier run is left.
+    Started(Started),
+    /// Rows were told faster than they could be written, and dropped.
+    Lost(Lost),
+    /// A recipient of an envelope that is durable.
+    Accepted(Accepted),
+    /// What an attempt or a decision means for one recipient.
+    Outcome(Outcome),
+    /// An envelope was held, released or made due at another time.
+    Decided(Decided),
+    /// The sender was told of an envelope's fate.
+    Reported(Reported),
+    /// A transaction with a peer is over.
+    Attempt(Attempt),
+    /// A connection to a peer is being made: it counts from here.
+    Dialed(Dialed),
+    /// It is made, and ready for mail.
+    Connected(Connected),
+    /// Its end was seen: it counts no more.
+    Closed(Closed),
+    /// These limits are in force from here on.
+    Limits(Limits),
+}
+
+/// See [`Fact::Started`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Started {
+    /// Of the daemon.
+    pub version: String,
+    /// 1: the run before ended cleanly. 0: it did not, and what was under way then is in no row.
+    pub clean: u64,
+}
+
+/// See [`Fact::Lost`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lost {
+    /// How many.
+    pub rows: u64,
+}
+
+/// See [`Fact::Accepted`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Accepted {
+    /// The envelope.
+    #[serde(with = "id")]
+    pub queue_id: QueueId,
+    /// What the client was told.
+    #[serde(with = "id")]
+    pub submission: QueueId,
+    /// The recipient.
+    pub recipient: String,
+    /// The envelope sender; empty: none.
+    pub from: String,
+    /// Without angle brackets.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message_id: String,
+    /// Who handed it in; empty: nobody logged in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub credential: String,
+    /// The stream.
+    pub stream: String,
+    /// Where it came from; empty: it is our own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub client: String,
+    /// Octets of the message.
+    pub size_bytes: u64,
+}
+
+/// See [`Fact::Outcome`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outcome {
+    /// The envelope.
+    #[serde(with = "id")]
+    pub queue_id: QueueId,
+    /// The recipient.
+    pub recipient: String,
+    /// The word of the mail log: delivered, deferred, uncertain, failed, expired, suppressed, deleted.
+    pub fate: String,
+    /// Attempts that counted, with this one.
+    pub attempt: u64,
+    /// When it is due again; 0: it has its final state.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub due_ms: u64,
+    /// How far the dialogue was.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stage: String,
+    /// The enhanced status.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub status: String,
+    /// The peer's words, or ours.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reply: String,
+    /// Who said it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// Its address.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+}
+
+/// See [`Fact::Decided`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Decided {
+    /// The envelope.
+    #[serde(with = "id")]
+    pub queue_id: QueueId,
+    /// held, released, retry.
+    pub decision: String,
+    /// When it is due.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub due_ms: u64,
+}
+
+/// See [`Fact::Reported`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reported {
+    /// The envelope.
+    #[serde(with = "id")]
+    pub queue_id: QueueId,
+    /// The report's own envelope.
+    #[serde(with = "id")]
+    pub report: QueueId,
+    /// How many recipients it speaks of.
+    pub recipients: u64,
+}
+
+/// See [`Fact::Attempt`]. Its times are by a clock that nobody sets, and what limits are counted by.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attempt {
+    /// The envelope.
+    #[serde(with = "id")]
+    pub queue_id: QueueId,
+    /// The connection; unique from one start of the daemon to the next.
+    pub connection: u64,
+    /// From where.
+    pub source: String,
+    /// Whose limits it counts against.
+    pub site: String,
+    /// The recipients' domain.
+    pub domain: String,
+    /// The peer.
+    pub host: String,
+    /// Its address.
+    pub address: String,
+    /// When MAIL was about to be written.
+    pub mail_ms: u64,
+    /// When the reply that ended the transaction had come.
+    pub done_ms: u64,
+    /// Recipients that are charged: RCPTs that may have been sent.
+    pub recipients: u64,
+    /// Of these, taken over by the peer.
+    pub delivered: u64,
+    /// delivered, deferred, failed, mixed, uncertain, lost.
+    pub result: String,
+}
+
+/// See [`Fact::Dialed`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dialed {
+    /// See [`Attempt`].
+    pub connection: u64,
+    /// From where.
+    pub source: String,
+    /// Whose limits it counts against.
+    pub site: String,
+    /// The recipient domain for which it is made.
+    pub domain: String,
+    /// When, by the clock of [`Attempt`].
+    pub dialed_ms: u64,
+}
+
+/// See [`Fact::Connected`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connected {
+    /// See [`Attempt`].
+    pub connection: u64,
+    /// From where.
+    pub source: String,
+    /// Whose limits it counts against.
+    pub site: String,
+    /// The peer.
+    pub host: String,
+    /// Its address.
+    pub address: String,
+    /// When, by the clock of [`Attempt`].
+    pub connected_ms: u64,
+}
+
+/// See [`Fact::Closed`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Closed {
+    /// See [`Attempt`].
+    pub connection: u64,
+    /// From where.
+    pub source: String,
+    /// Whose limits it counted against.
+    pub site: String,
+    /// When its end was seen, by the clock of [`Attempt`].
+    pub closed_ms: u64,
+    /// Transactions that were begun on it.
+    pub deliveries: u64,
+    /// Why it never was ready for mail.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub refused: String,
+}
+
+/// See [`Fact::Limits`]. Windows are written `200/1s 5000/3600s`; empty: none.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Of this source; empty: of all together.
+    pub source: String,
+    /// At this site; empty where they are a recipient domain's own.
+    pub site: String,
+    /// Of this recipient domain, beside its site's; empty where they are a site's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+    /// At once; 0: no limit.
+    pub connections: u64,
+    /// By time.
+    pub new_connections: String,
+    /// By time.
+    pub messages: String,
+    /// By time.
+    pub recipients: String,
+}
+
+/// What a row's fields are read from, or written to.
+pub(super) trait Fields {
+    fn number(&mut self, number: &mut u64) -> Option<()>;
+    /// One that many rows share.
+    fn word(&mut self, word: &mut String) -> Option<()>;
+    /// One that is this row's own.
+    fn text(&mut self, text: &mut String) -> Option<()>;
+
+    fn id(&mut self, id: &mut QueueId) -> Option<()> {
+        let mut number = id.as_u64();
+        self.number(&mut number)?;
+        *id = QueueId::from_u64(number);
+        Some(())
+    }
+}
+
+impl Fact {
+    /// The number of its kind, which is part of the files.
+    pub(super) fn kind(&self) -> u8 {
+        match self {
+            Fact::Started(_) => 1,
+            Fact::Lost(_) => 2,
+            Fact::Accepted(_) => 3,
+            Fact::Outcome(_) => 4,
+            Fact::Decided(_) => 5,
+            Fact::Reported(_) => 6,
+            Fact::Attempt(_) => 7,
+            Fact::Dialed(_) => 8,
+            Fact::Connected(_) => 9,
+            Fact::Closed(_) => 10,
+            Fact::Limits(_) => 11,
+        }
+    }
+
+    /// An empty one of a kind; `None`: a later version wrote it.
+    pub(super) fn of_kind(kind: u8) -> Option<Fact> {
+        Some(match kind {
+            1 => Fact::Started(Started::default()),
+            2 => Fact::Lost(Lost::default()),
+            3 => Fact::Accepted(Accepted::default()),
+            4 => Fact::Outcome(Outcome::default()),
+            5 => Fact::Decided(Decided::default()),
+            6 => Fact::Reported(Reported::default()),
+            7 => Fact::Attempt(Attempt::default()),
+            8 => Fact::Dialed(Dialed::default()),
+            9 => Fact::Connected(Connected::default()),
+            10 => Fact::Closed(Closed::default()),
+            11 => Fact::Limits(Limits::default()),
+            _ => return None,
+        })
+    }
+
+    /// Reads or writes it. `None`: what was read is no row.
+    pub(super) fn fields(&mut self, to: &mut impl Fields) -> Option<()> {
+        match self {
+            Fact::Started(it) => {
+                to.word(&mut it.version)?;
+                to.number(&mut it.clean)
+            }
+            Fact::Lost(it) => to.number(&mut it.rows),
+            Fact::Accepted(it) => {
+                to.id(&mut it.queue_id)?;
+                to.id(&mut it.submission)?;
+                to.text(&mut it.recipient)?;
+                to.word(&mut it.from)?;
+                to.word(&mut it.message_id)?;
+                to.word(&mut it.credential)?;
+                to.word(&mut it.stream)?;
+                to.word(&mut it.client)?;
+                to.number(&mut it.size_bytes)
+            }
+            Fact::Outcome(it) => {
+                to.id(&mut it.queue_id)?;
+                to.text(&mut it.recipient)?;
+                to.word(&mut it.fate)?;
+                to.number(&mut it.attempt)?;
+                to.number(&mut it.due_ms)?;
+                to.word(&mut it.stage)?;
+                to.word(&mut it.status)?;
+                to.word(&mut it.reply)?;
+                to.word(&mut it.host)?;
+                to.word(&mut it.address)
+            }
+            Fact::Decided(it) => {
+                to.id(&mut it.queue_id)?;
+                to.word(&mut it.decision)?;
+                to.number(&mut it.due_ms)
+            }
+            Fact::Reported(it) => {
+                to.id(&mut it.queue_id)?;
+                to.id(&mut it.report)?;
+                to.number(&mut it.recipients)
+            }
+            Fact::Attempt(it) => {
+                to.id(&mut it.queue_id)?;
+                to.number(&mut it.connection)?;
+                for word in [&mut it.source, &mut it.site, &mut it.domain, &mut it.host, &mut it.address] {
+                    to.word(word)?;
+                }
+                for number in [&mut it.mail_ms, &mut it.done_ms, &mut it.recipients, &mut it.delivered] {
+                    to.number(number)?;
+                }
+                to.word(&mut it.result)
+            }
+            Fact::Dialed(it) => {
+                to.number(&mut it.connection)?;
+                for word in [&mut it.source, &mut it.site, &mut it.domain] {
+                    to.word(word)?;
+                }
+                to.number(&mut it.dialed_ms)
+            }
+            Fact::Connected(it) => {
+                to.number(&mut it.connection)?;
+                for word in [&mut it.source, &mut it.site, &mut it.host, &mut it.address] {
+                    to.word(word)?;
+                }
+                to.number(&mut it.connected_ms)
+            }
+            Fact::Closed(it) => {
+                to.number(&mut it.connection)?;
+                to.word(&mut it.source)?;
+                to.word(&mut it.site)?;
+                to.number(&mut it.closed_ms)?;
+                to.number(&mut it.deliveries)?;
+                to.word(&mut it.refused)
+            }
+            Fact::Limits(it) => {
+                for word in [&mut it.source, &mut it.site, &mut it.domain] {
+                    to.word(word)?;
+                }
+                to.number(&mut it.connections)?;
+                for word in [&mut it.new_connections, &mut it.messages, &mut it.recipients] {
+                    to.word(word)?;
+                }
+                Some(())
+            }
+        }
+    }
+
+    /// What it is found by.
+    pub(super) fn keys(&self, mut found: impl FnMut(Key)) {
+        match self {
+            Fact::Accepted(it) => {
+                found(Key::of_id(it.queue_id));
+                found(Key::of_id(it.submission));
+                found(Key::of_address(&it.recipient));
+                if !it.message_id.is_empty() {
+                    found(Key::of_message_id(&it.message_id));
+                }
+            }
+            Fact::Outcome(it) => {
+                found(Key::of_id(it.queue_id));
+                found(Key::of_address(&it.recipient));
+            }
+            Fact::Reported(it) => {
+                found(Key::of_id(it.queue_id));
+                found(Key::of_id(it.report));
+            }
+            Fact::Decided(Decided { queue_id, .. }) | Fact::Attempt(Attempt { queue_id, .. }) => {
+                found(Key::of_id(*queue_id));
+            }
+            Fact::Started(_)
+            | Fact::Lost(_)
+            | Fact::Dialed(_)
+            | Fact::Connected(_)
+            | Fact::Closed(_)
+            | Fact::Limits(_) => {}
+        }
+    }
+
+    /// Which envelope it is about.
+    pub fn queue_id(&self) -> Option<QueueId> {
+        match self {
+            Fact::Accepted(Accepted { queue_id, .. })
+            | Fact::Outcome(Outcome { queue_id, .. })
+            | Fact::Decided(Decided { queue_id, .. })
+            | Fact::Reported(Reported { queue_id, .. })
+            | Fact::Attempt(Attempt { queue_id, .. }) => Some(*queue_id),
+            Fact::Started(_)
+            | Fact::Lost(_)
+            | Fact::Dialed(_)
+            | Fact::Connected(_)
+            | Fact::Closed(_)
+            | Fact::Limits(_) => None,
+        }
+    }
+
+    /// Which recipient it is about, if about one.
+    pub fn recipient(&self) -> Option<&str> {
+        match self {
+            Fact::Accepted(Accepted { recipient, .. }) | Fact::Outcome(Outcome { recipient, .. }) => Some(recipient),
+            Fact::Started(_)
+            | Fact::Lost(_)
+            | Fact::Decided(_)
+            | Fact::Reported(_)
+            | Fact::Attempt(_)
+            | Fact::Dialed(_)
+            | Fact::Connected(_)
+            | Fact::Closed(_)
+            | Fact::Limits(_) => None,
+        }
+    }
+
+    /// Whether it is an event line: what `audit` counts by.
+    pub(super) fn is_event(&self) -> bool {
+        match self {
+            Fact::Started(_)
+            | Fact::Lost(_)
+            | Fact::Attempt(_)
+            | Fact::Dialed(_)
+            | Fact::Connected(_)
+            | Fact::Closed(_)
+            | Fact::Limits(_) => true,
+            Fact::Accepted(_) | Fact::Outcome(_) | Fact::Decided(_) | Fact::Reported(_) => false,
+        }
+    }
+
+    /// Whether it is what somebody asked for.
+    pub(super) fn answers(&self, asked: &Asked) -> bool {
+        let is = |id: QueueId| asked.id == Some(id);
+        let about = |recipient: &str| asked.has_at && folded(recipient) == asked.folded;
+        match self {
+            Fact::Accepted(it) => {
+                is(it.queue_id)
+                    || is(it.submission)
+                    || about(&it.recipient)
+                    || (!it.message_id.is_empty() && it.message_id == asked.text)
+            }
+            Fact::Outcome(it) => is(it.queue_id) || about(&it.recipient),
+            Fact::Reported(it) => is(it.queue_id) || is(it.report),
+            Fact::Decided(_) | Fact::Attempt(_) => self.queue_id().is_some_and(is),
+            Fact::Started(_)
+            | Fact::Lost(_)
+            | Fact::Dialed(_)
+            | Fact::Connected(_)
+            | Fact::Closed(_)
+            | Fact::Limits(_) => false,
+        }
+    }
+}
+
+/// An address, a queue id or a Message-ID: what was asked is taken for whatever it can be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Asked {
+    pub text: String,
+    pub folded: String,
+    pub id: Option<QueueId>,
+    pub has_at: bool,
+}
+
+impl Asked {
+    pub fn new(what: &str) -> Asked {
+        let text = what.trim().trim_start_matches('<').trim_end_matches('>').to_owned();
+        Asked { folded: folded(&text), id: text.parse().ok(), has_at: text.contains('@'), text }
+    }
+
+    pub fn keys(&self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.id.map(Key::of_id).into_iter().collect();
+        keys.push(Key::of_message_id(&self.text));
+        if self.has_at {
+            keys.push(Key::of_address(&self.text));
+        }
+        keys
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+mod millis {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::time::Timestamp;
+
+    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(at.as_millis())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        u64::deserialize(from).map(Timestamp::from_millis)
+    }
+}
+
+mod id {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::mail::QueueId;
+
+    pub fn serialize<S: Serializer>(id: &QueueId, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(id)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<QueueId, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
