@@ -77,6 +77,22 @@ pub fn next_due(
     }
 }
 
+/// When an envelope is due again if the peer asked us to come back in `wait`: never sooner, up to a tenth later by
+/// `jitter` (0 to 1), so that what was sent away together does not come back together. A wait past the last moment for an
+/// attempt becomes one at that moment: a last try costs nothing, and mail must not expire without it.
+pub fn asked(wait: Duration, accepted_at: Timestamp, expires_at: Timestamp, now: Timestamp, jitter: f64) -> Timestamp {
+    let due = now.after(wait.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0)));
+    let last = expires_at.before(LAST_ATTEMPT_MARGIN.min(expires_at.since(accepted_at) / SHORT_LIVED_DIVISOR));
+    if due < last {
+        due
+    } else if now.after(wait / 2) <= last {
+        last
+    } else {
+        // This attempt was as good as the last one.
+        expires_at.max(now)
+    }
+}
+
 /// When an envelope is due again after an attempt that did not count, because it only met the site's refusal.
 pub fn soon(expires_at: Timestamp, now: Timestamp, jitter: f64) -> Timestamp {
     let (least, most) = SOON;

@@ -21,7 +21,7 @@ const ROOMS: &[Room] = &[
     room("mail", 0, &["idna"]),
     room("size", 0, &[]),
     room("time", 0, &["jiff"]),
-    room("classify", 1, &[]),
+    room("classify", 1, &["regex", "toml"]),
     room("message", 1, &["base64", "mail_parser"]),
     room("report", 1, &["base64"]),
     room("retry", 1, &[]),
@@ -83,7 +83,11 @@ const ROOMS: &[Room] = &[
     room("ledger", 4, &["tracing"]),
     room("queue", 4, &["tokio", "tracing"]),
     room("accept", 5, &["arc_swap", "fastrand", "getrandom", "tracing"]),
-    room("delivery", 6, &["base64", "fastrand", "mail_send", "socket2", "tokio", "tokio_rustls", "tracing"]),
+    room(
+        "delivery",
+        6,
+        &["arc_swap", "base64", "fastrand", "mail_send", "socket2", "tokio", "tokio_rustls", "tracing"],
+    ),
     room(
         "submission",
         6,

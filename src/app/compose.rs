@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::accept::{self, Bounces, Rights, SenderDomain};
-use crate::config::{Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy, Windows};
+use crate::classify::Rules;
+use crate::config::{self, Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy, Windows};
 use crate::credential::Account;
 use crate::dns::Families;
 use crate::retry::Schedule;
@@ -169,6 +170,17 @@ pub fn delivery(config: &Config) -> delivery::Settings {
 
 fn schedule(retry: &Retry) -> Schedule {
     Schedule { minimum: retry.first, maximum: retry.longest }
+}
+
+/// What replies mean: our rules, and before them the operator's.
+///
+/// # Errors
+/// The file of rules cannot be read, or has mistakes.
+pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
+    match &config.replies {
+        Some(file) => Ok(Arc::new(config::read_rules(file)?)),
+        None => Ok(Rules::shipped()),
+    }
 }
 
 /// TLS towards peers.

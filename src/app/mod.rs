@@ -82,6 +82,7 @@ struct Daemon {
     config: Config,
     queue: Queue,
     door: Door,
+    tools: Arc<Tools>,
     signer: Signer,
     credentials: Credentials,
     server_tls: Option<ServerTls>,
@@ -146,13 +147,20 @@ impl Daemon {
             clock.clone(),
         )?;
         let caller = Caller::new(compose::delivery(&config), client, clock.clone());
-        let tools = Arc::new(Tools { queue: queue.clone(), door: door.clone(), signer: signer.clone(), caller });
+        let tools = Arc::new(Tools {
+            queue: queue.clone(),
+            door: door.clone(),
+            signer: signer.clone(),
+            caller,
+            rules: compose::rules(&config)?.into(),
+        });
         let mut settings = compose::scheduler(&config)?;
         if !clean {
             settings.first_dial = clock.now().after(AFTER_UNCLEAN_END);
         }
         let ledger = Ledger::new(queue.spool().clone());
-        let scheduler = Scheduler::new(settings, Live { dns: dns.clone(), tools, ledger, began: Instant::now() });
+        let live = Live { dns: dns.clone(), tools: tools.clone(), ledger, began: Instant::now() };
+        let scheduler = Scheduler::new(settings, live);
         let handle = scheduler.handle();
         let waiting = queue.set_sink(handle.sink());
         tokio::spawn(scheduler.run(waiting));
@@ -180,7 +188,7 @@ impl Daemon {
         };
         let api = tokio::spawn(http::serve(http::Settings::in_dir(&config.data_dir), api, until));
         server.start();
-        Ok(Daemon { config, queue, door, signer, credentials, server_tls, dns, server, scheduler, api, api_stop })
+        Ok(Daemon { config, queue, door, tools, signer, credentials, server_tls, dns, server, scheduler, api, api_stop })
     }
 
     /// Serves requests until it must stop, then stops.
@@ -231,6 +239,10 @@ impl Daemon {
         match compose::scheduler(&config) {
             Ok(settings) => self.scheduler.reload(settings).await,
             Err(error) => warn!("routes and sources stay as they were: {error:#}"),
+        }
+        match compose::rules(&config) {
+            Ok(rules) => self.tools.rules.store(rules),
+            Err(error) => warn!("what replies mean stays as it was: {error:#}"),
         }
         for unchanged in self.server.reload(&compose::submission(&config)) {
             warn!("{unchanged}");

@@ -21,6 +21,7 @@ pub(super) struct File {
     data_dir: Option<PathBuf>,
     #[serde(default, deserialize_with = "units::some_parsed")]
     postmaster: Option<Address>,
+    replies: Option<PathBuf>,
     tls: Option<Tls>,
     listener: Option<Vec<Listener>>,
     credential: Vec<Credential>,
@@ -108,6 +109,7 @@ impl File {
             listeners: self.listener.unwrap_or_else(|| default_listeners(self.tls.is_some())),
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR)),
             postmaster: self.postmaster,
+            replies: self.replies,
             tls: self.tls,
             credentials: self.credential,
             streams,

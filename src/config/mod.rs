@@ -9,6 +9,7 @@ mod inbound;
 mod outbound;
 mod pattern;
 mod place;
+mod replies;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use error::{Problem, Problems};
 pub use inbound::{Credential, Limits, Listener, Mode, Received, Tls};
 pub use outbound::{Delivery, DkimKey, Dns, Named, Pool, Retry, Route, SendingDomain, Site, Source, Stream, Windows};
 pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
+pub use replies::read_rules;
 pub use secrets::private;
 
 use crate::mail::{Address, Domain};
@@ -51,6 +53,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Who hears of trouble that no sender can be told of.
     pub postmaster: Option<Address>,
+    /// The operator's own rules about replies, which go before ours (docs/REPLIES.md).
+    pub replies: Option<PathBuf>,
     /// The certificate for STARTTLS and `submissions`.
     pub tls: Option<Tls>,
     /// One or more.
@@ -145,7 +149,8 @@ impl Config {
         let text = secrets::read_config(path, FILE_BYTES_MAX).map_err(|problem| Problems(vec![problem]))?;
         let (mut config, places) = read(&text, path)?;
         config.anchor_paths(path);
-        let problems = secrets::problems(&config, path, &places);
+        let mut problems = secrets::problems(&config, path, &places);
+        problems.extend(replies::problems(&config, path, &places));
         match problems.is_empty() {
             true => Ok(config),
             false => Err(Problems(problems)),
@@ -176,6 +181,7 @@ impl Config {
     fn anchor_paths(&mut self, path: &Path) {
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
         let anchor = |path: &mut PathBuf| *path = secrets::handed_over(base.join(&path));
+        self.replies.iter_mut().for_each(anchor);
         if let Some(tls) = &mut self.tls {
             anchor(&mut tls.certificate);
             anchor(&mut tls.private_key);

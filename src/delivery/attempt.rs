@@ -1,7 +1,10 @@
 //! From a lease to an attempt: what is sent to whom, and what the peer's answers mean for each recipient.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::accept::PeerReports;
-use crate::classify::{Feedback, Meaning, Observation, VerdictKind, classify};
+use crate::classify::{Feedback, Meaning, Observation, Reaction, Rules, Signal, VerdictKind};
 use crate::mail::{Attempt, Cause, EnhancedStatus, Envelope, Outcome, Progress, RecipientState, Reply, Stage, Verdict};
 use crate::retry;
 use crate::smtp::dialog::{Ended, Needs};
@@ -51,7 +54,8 @@ pub(super) struct Found {
     pub attempt: Attempt,
     /// With DSN the peer was given NOTIFY, and success is its to report; without, we report it as relayed (RFC 3461 §5.2).
     pub reports: PeerReports,
-    pub feedback: Feedback,
+    /// For the engine: the strongest of what the answers ask.
+    pub signal: Signal,
     /// The connection can carry another transaction.
     pub reusable: bool,
 }
@@ -64,6 +68,8 @@ pub(super) struct Circumstances<'a> {
     pub source: &'a str,
     /// The peer offered DSN.
     pub dsn: bool,
+    /// What replies mean.
+    pub rules: Arc<Rules>,
     pub schedule: retry::Schedule,
     pub now: Timestamp,
     /// 0 to 1.
@@ -103,12 +109,8 @@ impl Circumstances<'_> {
             }
             End::Lost { uncertain, .. } => {
                 tally.uncertain = uncertain;
-                tally.note(Meaning {
-                    verdict: VerdictKind::Deferred,
-                    feedback: Feedback::Broken,
-                    counts: true,
-                    stay: false,
-                });
+                tally.counts = true;
+                tally.signal.feedback = Feedback::Broken;
                 false
             }
         };
@@ -129,7 +131,8 @@ impl Circumstances<'_> {
     }
 
     fn judged(&self, stage: Stage, cause: Cause, recipients_taken: usize, tally: &mut Tally) -> Verdict {
-        let meaning = classify(&Observation { stage, cause: &cause, recipients_taken });
+        let host = Some(&*self.peer.host);
+        let meaning = self.rules.classify(&Observation { stage, cause: &cause, recipients_taken, host });
         tally.note(meaning);
         let outcome = self.outcome(stage, cause);
         match meaning.verdict {
@@ -169,15 +172,17 @@ impl Circumstances<'_> {
             true => retry::uncertain_wait(self.progress.uncertain.saturating_add(1)),
             false => None,
         };
-        let due = match (uncertain_wait, tally.others_wait, tally.counts) {
+        let Envelope { accepted_at, expires_at, .. } = *self.envelope;
+        let due = match (uncertain_wait, tally.others_wait, tally.again_in) {
             (Some(wait), _, _) => self.now.after(wait),
             // Still due, as it was: the others' turn is now.
             (None, true, _) => self.progress.due,
-            (None, false, true) => {
-                let Envelope { accepted_at, expires_at, .. } = *self.envelope;
+            // Nobody comes sooner than a peer asked.
+            (None, false, Some(wait)) => retry::asked(wait, accepted_at, expires_at, self.now, self.jitter),
+            (None, false, None) if tally.counts => {
                 retry::next_due(self.schedule, accepted_at, expires_at, self.now, self.jitter)
             }
-            (None, false, false) => retry::soon(self.envelope.expires_at, self.now, self.jitter),
+            (None, false, None) => retry::soon(expires_at, self.now, self.jitter),
         };
         let attempt = Attempt {
             verdicts,
@@ -187,39 +192,57 @@ impl Circumstances<'_> {
             source: if tally.stay { self.source.into() } else { "".into() },
         };
         let reports = if self.dsn { PeerReports::Yes } else { PeerReports::No };
-        Found { attempt, reports, feedback: tally.feedback, reusable }
+        Found { attempt, reports, signal: tally.signal, reusable }
     }
 }
 
 /// What the recipients' meanings add up to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Tally {
-    feedback: Feedback,
+    signal: Signal,
+    /// The longest wait that a peer asked for.
+    again_in: Option<Duration>,
     counts: bool,
     stay: bool,
     uncertain: bool,
     others_wait: bool,
 }
 
-impl Default for Tally {
-    fn default() -> Self {
-        Tally { feedback: Feedback::Neutral, counts: false, stay: false, uncertain: false, others_wait: false }
+impl Tally {
+    fn note(&mut self, meaning: Meaning) {
+        self.signal = stronger(self.signal, meaning.signal);
+        self.again_in = self.again_in.max(meaning.again_in);
+        self.counts |= meaning.counts;
+        self.stay |= meaning.stay;
     }
 }
 
-impl Tally {
-    fn note(&mut self, meaning: Meaning) {
-        let weight = |feedback| match feedback {
-            Feedback::Neutral => 0,
-            Feedback::Good => 1,
-            Feedback::Slower => 2,
-            Feedback::Broken => 3,
-        };
-        if weight(meaning.feedback) > weight(self.feedback) {
-            self.feedback = meaning.feedback;
-        }
-        self.counts |= meaning.counts;
-        self.stay |= meaning.stay;
+/// One signal of two answers in one transaction: the rule of the one that asks for more, the feedback of the worse.
+fn stronger(one: Signal, other: Signal) -> Signal {
+    let of_feedback = |feedback| match feedback {
+        Feedback::Neutral => 0,
+        Feedback::Good => 1,
+        Feedback::Slower => 2,
+        Feedback::Broken => 3,
+    };
+    let of_reaction = |reaction: Option<Reaction>| match reaction {
+        None => 0,
+        Some(Reaction::FewerDeliveries { .. }) => 1,
+        Some(Reaction::FewerConnections { .. }) => 2,
+        Some(Reaction::Slow { .. }) => 3,
+        Some(Reaction::StopDomain { .. }) => 4,
+        Some(Reaction::Suspend { .. }) => 5,
+    };
+    let weight = |signal: Signal| (of_reaction(signal.reaction), signal.block, signal.reputation, signal.alarm);
+    let asks = |signal: Signal| (weight(signal), signal.rule > 0);
+    let worse = if of_feedback(other.feedback) > of_feedback(one.feedback) { other } else { one };
+    let more = if asks(other) > asks(one) { other } else { one };
+    Signal {
+        feedback: worse.feedback,
+        reputation: one.reputation || other.reputation,
+        block: one.block || other.block,
+        alarm: one.alarm || other.alarm,
+        ..more
     }
 }
 

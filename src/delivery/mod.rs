@@ -6,16 +6,19 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::accept::Door;
+use crate::classify::{Meaning, Observation, Rules};
 use crate::mail::{Domain, Outcome, QueueId};
 use crate::queue::Queue;
 use crate::signer::Signer;
 use crate::time::Timestamp;
 
-pub use crate::classify::Feedback;
+pub use crate::classify::{Feedback, Signal};
 pub use crate::dns::Host;
 
 pub use connect::Caller;
@@ -115,6 +118,10 @@ pub enum Event {
     Refused {
         /// The last outcome: what `why` shows.
         outcome: Outcome,
+        /// What it asks of the engine.
+        signal: Signal,
+        /// When the peer asked us to come again.
+        again_in: Option<Duration>,
     },
     /// MAIL FROM of this envelope is on the wire: it occupies its window from here.
     MailWritten(QueueId),
@@ -126,6 +133,8 @@ pub enum Event {
         due: Option<Timestamp>,
         /// What the attempt says about the source at this site.
         feedback: Feedback,
+        /// What its answers ask of the engine; its feedback is the one above.
+        signal: Signal,
     },
     /// It could not be leased (gone, held, unreadable): nothing was sent.
     Skipped(QueueId),
@@ -146,6 +155,8 @@ pub struct Tools {
     pub signer: Signer,
     /// Timeouts, TLS towards peers, the clock.
     pub caller: Caller,
+    /// What replies mean; exchanged at a reload.
+    pub rules: ArcSwap<Rules>,
 }
 
 /// Makes a connection by its plan and carries out orders on it until it ends. Events go out under the plan's number;
@@ -177,11 +188,19 @@ pub async fn run(
             turn_away(&mut orders, &mut early, &line).await;
             session.close(farewell, tools.caller.settings().close_timeout).await;
         }
-        Some(Err(outcome)) => line.tell(Event::Refused { outcome }).await,
+        Some(Err(outcome)) => line.tell(refused(outcome, &tools.rules.load())).await,
         None => {}
     }
     turn_away(&mut orders, &mut early, &line).await;
     line.tell(Event::Eof).await;
+}
+
+/// What a refusal, or a connection that could not be made, tells.
+fn refused(outcome: Outcome, rules: &Rules) -> Event {
+    let host = Some(&*outcome.host);
+    let observation = Observation { stage: outcome.stage, cause: &outcome.cause, recipients_taken: 0, host };
+    let Meaning { signal, again_in, .. } = rules.classify(&observation);
+    Event::Refused { outcome, signal, again_in }
 }
 
 /// Gives back what was ordered and not begun.

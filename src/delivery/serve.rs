@@ -84,7 +84,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
             Done::Attempted(lease, found) => {
                 let now = tools.caller.clock().now();
                 let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
-                let event = Event::Settled { id, due, feedback: found.feedback };
+                let event = Event::Settled { id, due, feedback: found.signal.feedback, signal: found.signal };
                 finish(unwritten.as_mut()).await;
                 let settling = tools.door.conclude_with(lease, found.attempt, found.reports, now).await;
                 unwritten.set(Some(line.settled(settling, event)));
@@ -178,6 +178,7 @@ fn circumstances<'a, T: AsyncRead + AsyncWrite>(
         peer: &session.peer,
         source: &plan.source.name,
         dsn: session.offered.dsn,
+        rules: tools.rules.load_full(),
         schedule: tools.caller.settings().retry_of(&lease.envelope().stream),
         now: tools.caller.clock().now(),
         jitter: fastrand::f64(),

@@ -234,12 +234,12 @@ impl<W: World> Clerk<W> {
             Event::Connected { transactions_max, .. } => {
                 Fact::Connected { connection, deliveries_max: transactions_max }
             }
-            Event::Refused { outcome } => {
+            Event::Refused { outcome, .. } => {
                 self.refused(number, outcome);
                 Fact::Refused(connection)
             }
             Event::MailWritten(id) => Fact::MailWritten(connection, id),
-            Event::Settled { id, due, feedback } => Fact::Settled { connection, id, due, feedback },
+            Event::Settled { id, due, feedback, .. } => Fact::Settled { connection, id, due, feedback },
             Event::Skipped(id) => Fact::Skipped(connection, id),
             Event::Returned(id) => Fact::Returned(connection, id),
             Event::Eof => return self.eof(number),

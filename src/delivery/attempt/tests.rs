@@ -32,6 +32,7 @@ fn meant(answers: Vec<Option<(Stage, Reply)>>, taken: usize, end: End, uncertain
         peer: &peer,
         source: "a",
         dsn: false,
+        rules: Rules::shipped(),
         schedule: retry::Schedule::default(),
         now: NOW,
         jitter: 0.5,
@@ -109,7 +110,7 @@ fn each_recipient_gets_its_own_verdict() {
     ];
     for (answers, taken, end, verdicts, feedback, reusable) in rows {
         let (told, found) = meant(answers, taken, end, 0).unwrap();
-        assert_eq!((&*told, found.feedback, found.reusable), (verdicts, feedback, reusable));
+        assert_eq!((&*told, found.signal.feedback, found.reusable), (verdicts, feedback, reusable));
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider::accept::{self, Door, Origin, Submission};
+use postrider::classify::Rules;
 use postrider::clock::Clock;
 use postrider::delivery::{
     self, Caller, ConnectionId, Event, Feedback, Host, Order, Plan, Source, TlsPolicy, Tools, run,
@@ -57,7 +58,8 @@ impl House {
         let tls = client::Client::new(&client::Settings::default()).unwrap();
         let caller = Caller::new(settings, tls, clock);
         let signer = Signer::new(&signer::Settings::default()).unwrap();
-        House { queue: queue.clone(), tools: Arc::new(Tools { queue, door, signer, caller }), _directory: directory }
+        let tools = Tools { queue: queue.clone(), door, signer, caller, rules: Rules::shipped().into() };
+        House { queue, tools: Arc::new(tools), _directory: directory }
     }
 
     async fn accept(&self, recipients: &[&str], body: &str) -> QueueId {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider::classify::Feedback;
+use postrider::classify::{Feedback, Signal};
 use postrider::clock::Clock;
 use postrider::delivery::{ConnectionId, Event, Host, Order, Plan, Source, TlsPolicy};
 use postrider::dns::{Failure, Finality};
@@ -120,10 +120,10 @@ async fn converse(
         if name.starts_with("lingers") {
             // It ends, but the peer does not.
             orders.close();
-            tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good }).await;
+            tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good, signal: Signal::NOTHING }).await;
             return std::future::pending().await;
         }
-        tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good }).await;
+        tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good, signal: Signal::NOTHING }).await;
     }
     tell(Event::Eof).await;
 }

@@ -1,0 +1,159 @@
+//! The rules, compiled: which of them is the first that fits a reply.
+//!
+//! All texts are one `RegexSet`, so that a reply is read once however many rules there are, in time linear in its length.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use regex::{RegexSet, RegexSetBuilder};
+
+use super::meaning::{Class, Reaction, Scope, VerdictKind};
+use super::said::Said;
+use crate::mail::{EnhancedStatus, Stage};
+
+/// Memory of all compiled texts. Ours need a tenth of it.
+const COMPILED_SIZE_MAX: usize = 64 << 20;
+/// Memory of the matcher's cache for each thread that classifies; past it the matcher starts its cache anew.
+const CACHE_SIZE_MAX: usize = 8 << 20;
+
+/// One rule: when it fits, and what a reply that it fits means.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub name: Box<str>,
+    pub when: When,
+    pub then: Then,
+}
+
+/// All that is given must hold; what is empty holds always.
+#[derive(Clone, Debug, Default)]
+pub(super) struct When {
+    pub stages: Vec<Stage>,
+    pub codes: Vec<RangeInclusive<u16>>,
+    pub statuses: Vec<StatusRange>,
+    /// Place of the text among the patterns.
+    pub text: Option<usize>,
+    /// Place of the text that must not be there.
+    pub unless: Option<usize>,
+    /// Host names, in lower case.
+    pub mx: Vec<Box<str>>,
+}
+
+/// What a reply means.
+#[derive(Clone, Debug)]
+pub(super) struct Then {
+    pub class: Class,
+    pub scope: Scope,
+    /// `None`: as its code says.
+    pub verdict: Option<VerdictKind>,
+    pub suppress: bool,
+    pub again_in: Option<Duration>,
+    pub reaction: Option<Reaction>,
+    pub trigger: u16,
+    pub reputation: bool,
+    pub block: bool,
+    pub alarm: bool,
+}
+
+/// `5.1.1`, `*.7.1`, `5.7.*`, `5.7.606-649`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct StatusRange {
+    pub class: Option<u8>,
+    pub subject: Option<u16>,
+    pub details: RangeInclusive<u16>,
+}
+
+impl StatusRange {
+    fn has(&self, status: EnhancedStatus) -> bool {
+        self.class.is_none_or(|class| class == status.class)
+            && self.subject.is_none_or(|subject| subject == status.subject)
+            && self.details.contains(&status.detail)
+    }
+}
+
+impl When {
+    fn fits(&self, stage: Stage, said: &Said, host: Option<&str>, found: &[bool]) -> bool {
+        let has = |place: usize| found.get(place).copied().unwrap_or(false);
+        (self.stages.is_empty() || self.stages.contains(&stage))
+            && (self.codes.is_empty() || self.codes.iter().any(|codes| codes.contains(&said.code)))
+            && (self.statuses.is_empty()
+                || said.status.is_some_and(|status| self.statuses.iter().any(|range| range.has(status))))
+            && self.text.is_none_or(has)
+            && !self.unless.is_some_and(has)
+            && (self.mx.is_empty() || host.is_some_and(|host| self.mx.iter().any(|suffix| is_within(host, suffix))))
+    }
+}
+
+/// Whether a host is the suffix, or a name below it.
+fn is_within(host: &str, suffix: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let Some(cut) = host.len().checked_sub(suffix.len()) else { return false };
+    let (front, back) = host.as_bytes().split_at(cut);
+    back.eq_ignore_ascii_case(suffix.as_bytes()) && (front.is_empty() || front.ends_with(b"."))
+}
+
+/// The rules of one config: the operator's, then ours. Made at start and at every reload, and shared.
+#[derive(Debug)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    texts: RegexSet,
+}
+
+impl Rules {
+    /// `Err` says why the texts together cannot be compiled.
+    pub(super) fn compile(rules: Vec<Rule>, patterns: &[String]) -> Result<Rules, String> {
+        let texts = RegexSetBuilder::new(patterns)
+            .size_limit(COMPILED_SIZE_MAX)
+            .dfa_size_limit(CACHE_SIZE_MAX)
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Rules { rules, texts })
+    }
+
+    /// The first rule that fits, and its number.
+    pub(super) fn first(&self, stage: Stage, said: &Said, host: Option<&str>) -> Option<(u16, &Rule)> {
+        let mut found = vec![false; self.texts.len()];
+        for place in self.texts.matches(&said.text).iter() {
+            if let Some(found) = found.get_mut(place) {
+                *found = true;
+            }
+        }
+        let place = self.rules.iter().position(|rule| rule.when.fits(stage, said, host, &found))?;
+        let number = u16::try_from(place + 1).unwrap_or(u16::MAX);
+        self.rules.get(place).map(|rule| (number, rule))
+    }
+
+    /// The name of a rule by its number in a `Signal`; `None` for 0, no rule.
+    pub fn name(&self, number: u16) -> Option<&str> {
+        let place = usize::from(number).checked_sub(1)?;
+        self.rules.get(place).map(|rule| &*rule.name)
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_within_a_suffix_only_at_a_dot() {
+        let rows = [
+            ("mx1.qq.com", "qq.com", true),
+            ("QQ.com.", "qq.com", true),
+            ("notqq.com", "qq.com", false),
+            ("com", "qq.com", false),
+            ("qq.com.example", "qq.com", false),
+        ];
+        for (host, suffix, want) in rows {
+            assert_eq!(is_within(host, suffix), want, "{host} {suffix}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A reply made comparable: one case, one kind of space, no accents, its status found wherever a server hides it.
+//!
+//! Called once for each reply that is judged. The text is the peer's: it is bounded before anything looks at it.
+
+use crate::mail::{EnhancedStatus, Reply};
+
+/// Longest text that is compared. Unit: bytes. What is kept of a reply is shorter (`mail::Reply`).
+const LENGTH_MAX: usize = 1200;
+
+/// A reply as the rules see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Said {
+    pub code: u16,
+    /// The first one, also `#5.1.1` and `(5.1.1)` as Exchange, IronPort and qmail write it.
+    pub status: Option<EnhancedStatus>,
+    /// Lower case, words parted by one space, without accents, codes and repeated statuses.
+    pub text: String,
+}
+
+impl Said {
+    pub fn of(reply: &Reply) -> Said {
+        let mut status = reply.enhanced;
+        let mut text = String::with_capacity(reply.text.len());
+        let code = format!("{}", reply.code);
+        let mut after_code = true;
+        for word in reply.text.split([' ', '\t', '\u{a0}']).filter(|word| !word.is_empty()) {
+            // A log's `550-5.1.1 …` on each line; the reply reader has taken off its own.
+            let bare = word.strip_prefix(&*code).and_then(|rest| rest.strip_prefix('-')).unwrap_or(word);
+            let found = status_in(bare, after_code);
+            after_code = after_code && text.is_empty() && bare == code || is_code(bare);
+            if status.is_none() {
+                status = found;
+            }
+            let is_repeated = found.is_some() && found == status;
+            if is_repeated || bare.is_empty() || (text.is_empty() && bare == code) {
+                continue;
+            }
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            push_plain(&mut text, bare);
+            if text.len() > LENGTH_MAX {
+                break;
+            }
+        }
+        Said { code: reply.code, status, text }
+    }
+}
+
+fn is_code(word: &str) -> bool {
+    word.len() == 3 && word.starts_with(['4', '5']) && word.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// An enhanced status that is meant as one: first, behind a code, or marked by `#` or brackets.
+fn status_in(word: &str, first: bool) -> Option<EnhancedStatus> {
+    let inner =
+        word.trim_matches(|c| matches!(c, '#' | '(' | ')' | '[' | ']' | '<' | '>' | ':' | ';' | ',' | '-' | '.'));
+    let marked = first || word.starts_with(['#', '(', '[', '<']);
+    if !marked || inner.len() > 9 || inner.contains(' ') {
+        return None;
+    }
+    EnhancedStatus::split(inner).filter(|(_, rest)| rest.is_empty()).map(|(status, _)| status)
+}
+
+fn push_plain(out: &mut String, word: &str) {
+    for c in word.chars() {
+        match c {
+            'A'..='Z' => out.push(c.to_ascii_lowercase()),
+            '`' => out.push('\''),
+            '\u{0}'..='\u{7f}' => out.push(c),
+            'à'..='å' | 'À'..='Å' => out.push('a'),
+            'ç' | 'Ç' => out.push('c'),
+            'è'..='ë' | 'È'..='Ë' | 'ě' => out.push('e'),
+            'ì'..='ï' | 'Ì'..='Ï' => out.push('i'),
+            'ñ' | 'Ñ' => out.push('n'),
+            'ò'..='ö' | 'Ò'..='Ö' | 'ø' => out.push('o'),
+            'ù'..='ü' | 'Ù'..='Ü' => out.push('u'),
+            'ß' => out.push_str("ss"),
+            '\u{2018}' | '\u{2019}' => out.push('\''),
+            '\u{201c}' | '\u{201d}' => out.push('"'),
+            '\u{2010}'..='\u{2015}' => out.push('-'),
+            _ => out.extend(c.to_lowercase()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_plain_and_its_status_is_found_wherever_it_stands() {
+        let rows = [
+            ("5.1.1 No  Such\tUser", Some("5.1.1"), "no such user"),
+            ("5.1.1 The account 550-5.1.1 does not 5.1.1 exist", Some("5.1.1"), "the account does not 5.1.1 exist"),
+            ("#5.1.0 Address rejected.", Some("5.1.0"), "address rejected."),
+            ("sorry, no mailbox here by that name (#5.1.1)", Some("5.1.1"), "sorry, no mailbox here by that name"),
+            ("550 5.7.1 Blocked", Some("5.7.1"), "blocked"),
+            ("550-5.7.1 a 550-5.7.1 b 550 c", Some("5.7.1"), "a b 550 c"),
+            ("host said: 550 5.1.1 unknown", Some("5.1.1"), "host said: 550 unknown"),
+            ("client 5.1.1 is a version", None, "client 5.1.1 is a version"),
+            ("192.0.2.1 is listed", None, "192.0.2.1 is listed"),
+            ("Boîte pleine, über ’Quota’ Größe", None, "boite pleine, uber 'quota' grosse"),
+            ("用户不存在", None, "用户不存在"),
+            ("", None, ""),
+        ];
+        for (text, status, plain) in rows {
+            let said = Said::of(&Reply::new(550, text));
+            assert_eq!(said.status.map(|status| status.to_string()).as_deref(), status, "{text}");
+            assert_eq!(said.text, plain, "{text}");
+        }
+        let long = Said::of(&Reply::new(550, &"İ".repeat(900)));
+        assert!(long.text.len() <= 2 * LENGTH_MAX);
+    }
+}
