@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use regex::RegexBuilder;
+use regex::bytes::RegexBuilder;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -130,16 +130,47 @@ pub(super) fn read_all(files: &[(&str, &str)]) -> Result<(Rules, Vec<Sample>), F
         let mut reader = Reader { file, text, rule: String::new(), all: &mut all };
         reader.file();
     }
-    let All { rules, patterns, samples, flaws, .. } = all;
+    let All { rules, patterns, texts, samples, flaws, .. } = all;
     if !flaws.is_empty() {
         return Err(Flaws(flaws));
     }
-    let name = files.first().map_or("", |(name, _)| name);
-    let flaw = |right| Flaw { file: name.to_owned(), line: 1, rule: String::new(), key: "text".to_owned(), right };
+    // An operator's texts are compiled alone too, each within its bound; ours are tried by a test.
+    let (own, shipped) = (files.len() > 1, files.last().map_or("", |(name, _)| name));
+    let flaws = if own { bad_texts(texts.iter().filter(|(file, ..)| file != shipped)) } else { Vec::new() };
+    if !flaws.is_empty() {
+        return Err(Flaws(flaws));
+    }
     match Rules::compile(rules, &patterns) {
         Ok(rules) => Ok((rules, samples)),
-        Err(error) => Err(Flaws(vec![flaw(format!("all texts together are too large: {error}"))])),
+        Err(error) => {
+            let mut flaws = bad_texts(texts.iter());
+            if flaws.is_empty() {
+                let right = format!("all texts together are too large: {error}");
+                flaws.push(Flaw {
+                    file: shipped.to_owned(),
+                    line: 1,
+                    rule: String::new(),
+                    key: "text".to_owned(),
+                    right,
+                });
+            }
+            Err(Flaws(flaws))
+        }
     }
+}
+
+/// A text with its file, line, rule and key.
+type Text = (String, usize, String, String, String);
+
+/// Which texts are no regular expressions, or too large ones.
+fn bad_texts<'a>(texts: impl Iterator<Item = &'a Text>) -> Vec<Flaw> {
+    let flaw = |(file, line, rule, key, text): &Text| {
+        let error = RegexBuilder::new(text).unicode(false).size_limit(PATTERN_SIZE_MAX).build().err()?;
+        let message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let right = format!("this is no regular expression that may be used: {message}");
+        Some(Flaw { file: file.clone(), line: *line, rule: rule.clone(), key: key.clone(), right })
+    };
+    texts.filter_map(flaw).collect()
 }
 
 impl Sample {
@@ -167,6 +198,8 @@ impl Sample {
 struct All {
     rules: Vec<Rule>,
     patterns: Vec<String>,
+    /// Every text alone, to find the one at fault.
+    texts: Vec<Text>,
     samples: Vec<Sample>,
     names: BTreeSet<String>,
     flaws: Vec<Flaw>,
@@ -383,9 +416,6 @@ impl Reader<'_> {
         for (offset, text) in &texts {
             if text.is_empty() || text.len() > PATTERN_LENGTH_MAX {
                 self.flaw(*offset, key, format!("a regular expression of 1 to {PATTERN_LENGTH_MAX} bytes is expected"));
-            } else if let Err(error) = RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).build() {
-                let message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-                self.flaw(*offset, key, format!("this is no regular expression that may be used: {message}"));
             } else if text.chars().any(char::is_uppercase) && !text.contains('\\') && !text.contains("(?i)") {
                 self.flaw(*offset, key, "the text is compared in lower case and without accents: write it so");
             }
@@ -393,6 +423,8 @@ impl Reader<'_> {
                 together.push('|');
             }
             together.push_str(&format!("(?:{text})"));
+            let (file, rule) = (self.file.to_owned(), self.rule.clone());
+            self.all.texts.push((file, self.line(*offset), rule, key.to_owned(), text.clone()));
         }
         if texts.is_empty() {
             return None;

@@ -3,6 +3,7 @@
 //! Called by `main` alone. Each command has a file; those that ask a running daemon speak to its control socket.
 
 mod check;
+mod classify;
 pub mod client;
 pub mod credential;
 pub mod dkim;
@@ -75,6 +76,8 @@ enum Command {
     Queue(queue::Command),
     /// Say why an envelope waits, who or what caused it, and when that ends.
     Why(why::Arguments),
+    /// Say what a peer's reply means, as JSON; with --json and no reply, of each line of standard input.
+    Classify(classify::Arguments),
     /// Make, list and revoke what clients log in with.
     #[command(subcommand)]
     Credential(credential::Command),
@@ -151,6 +154,7 @@ pub fn main() -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
+        Command::Classify(arguments) => classify::run(&context, &arguments).map(ExitCode::from),
         Command::Credential(command) => {
             credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
         }

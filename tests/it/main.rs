@@ -7,6 +7,7 @@ mod fuzz_corpus;
 mod harness;
 mod queue;
 mod relay;
+mod replies_mean_what_a_postmaster_would_say;
 mod spool;
 mod submission;
 mod traffic;

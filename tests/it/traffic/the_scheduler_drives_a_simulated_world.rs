@@ -99,7 +99,7 @@ async fn converse(
     if name.starts_with("refuses") {
         let cause = Cause::Reply(Reply::new(421, "4.7.0 too many of you"));
         let outcome = Outcome { at: now, stage: Stage::Greeting, host: (*name).into(), address: None, cause };
-        tell(Event::Refused { outcome }).await;
+        tell(Event::Refused { outcome, signal: Signal::NOTHING, again_in: None }).await;
         return tell(Event::Eof).await;
     }
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
