@@ -188,7 +188,20 @@ impl Daemon {
         };
         let api = tokio::spawn(http::serve(http::Settings::in_dir(&config.data_dir), api, until));
         server.start();
-        Ok(Daemon { config, queue, door, tools, signer, credentials, server_tls, dns, server, scheduler, api, api_stop })
+        Ok(Daemon {
+            config,
+            queue,
+            door,
+            tools,
+            signer,
+            credentials,
+            server_tls,
+            dns,
+            server,
+            scheduler,
+            api,
+            api_stop,
+        })
     }
 
     /// Serves requests until it must stop, then stops.

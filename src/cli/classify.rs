@@ -34,13 +34,12 @@ pub struct Arguments {
     mx: Option<String>,
 }
 
-/// A line of standard input.
+/// A line of standard input. What else it says (a label, an id) is the asker's.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Asked {
     code: Code,
     #[serde(default)]
-    text: String,
+    text: Option<String>,
     #[serde(default)]
     stage: Option<String>,
     #[serde(default)]
@@ -199,7 +198,7 @@ fn asked(rules: &Rules, line: &[u8]) -> Result<String, String> {
         None | Some("") => Stage::Rcpt,
         Some(word) => stage_named(word).ok_or_else(|| format!("stage {word:?}: {STAGES} is expected"))?,
     };
-    answer(rules, code, &asked.text, stage, asked.mx.as_deref())
+    answer(rules, code, asked.text.as_deref().unwrap_or_default(), stage, asked.mx.as_deref())
 }
 
 #[cfg(test)]
