@@ -7,12 +7,12 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use regex::RegexBuilder;
+use regex::bytes::Regex;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::meaning::{Class, Reaction, Scope, VerdictKind};
-use super::rule::{Rule, Rules, StatusRange, Then, When};
+use super::rule::{self, Rule, Rules, StatusRange, Then, When};
 use super::{Observation, stage_named};
 use crate::mail::{Cause, Domain, Reply, Stage};
 
@@ -20,8 +20,6 @@ use crate::mail::{Cause, Domain, Reply, Stage};
 const RULES_MAX: usize = 2000;
 /// Longest text of a rule as written. Unit: bytes.
 const PATTERN_LENGTH_MAX: usize = 8000;
-/// Memory of one compiled text: what a counted repetition of a repetition would exceed.
-const PATTERN_SIZE_MAX: usize = 1 << 20;
 /// Bounds of `again` and `hold`.
 const WAITS: RangeInclusive<u64> = 30..=7 * 86_400;
 
@@ -130,16 +128,8 @@ pub(super) fn read_all(files: &[(&str, &str)]) -> Result<(Rules, Vec<Sample>), F
         let mut reader = Reader { file, text, rule: String::new(), all: &mut all };
         reader.file();
     }
-    let All { rules, patterns, samples, flaws, .. } = all;
-    if !flaws.is_empty() {
-        return Err(Flaws(flaws));
-    }
-    let name = files.first().map_or("", |(name, _)| name);
-    let flaw = |right| Flaw { file: name.to_owned(), line: 1, rule: String::new(), key: "text".to_owned(), right };
-    match Rules::compile(rules, &patterns) {
-        Ok(rules) => Ok((rules, samples)),
-        Err(error) => Err(Flaws(vec![flaw(format!("all texts together are too large: {error}"))])),
-    }
+    let All { rules, samples, flaws, .. } = all;
+    if flaws.is_empty() { Ok((Rules::new(rules), samples)) } else { Err(Flaws(flaws)) }
 }
 
 impl Sample {
@@ -166,7 +156,6 @@ impl Sample {
 #[derive(Default)]
 struct All {
     rules: Vec<Rule>,
-    patterns: Vec<String>,
     samples: Vec<Sample>,
     names: BTreeSet<String>,
     flaws: Vec<Flaw>,
@@ -376,29 +365,27 @@ impl Reader<'_> {
         }
     }
 
-    /// The texts of a key, each tried alone, as one pattern.
-    fn pattern(&mut self, table: &DeTable<'_>, key: &str) -> Option<usize> {
+    /// The texts of a key as one pattern: any of them.
+    fn pattern(&mut self, table: &DeTable<'_>, key: &str) -> Option<Regex> {
         let texts = self.strings(table, key);
-        let mut together = String::new();
+        let offset = texts.first()?.0;
         for (offset, text) in &texts {
             if text.is_empty() || text.len() > PATTERN_LENGTH_MAX {
                 self.flaw(*offset, key, format!("a regular expression of 1 to {PATTERN_LENGTH_MAX} bytes is expected"));
-            } else if let Err(error) = RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).build() {
-                let message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-                self.flaw(*offset, key, format!("this is no regular expression that may be used: {message}"));
             } else if text.chars().any(char::is_uppercase) && !text.contains('\\') && !text.contains("(?i)") {
                 self.flaw(*offset, key, "the text is compared in lower case and without accents: write it so");
             }
-            if !together.is_empty() {
-                together.push('|');
-            }
-            together.push_str(&format!("(?:{text})"));
         }
-        if texts.is_empty() {
-            return None;
-        }
-        self.all.patterns.push(together);
-        Some(self.all.patterns.len() - 1)
+        let all: Vec<String> = texts.iter().map(|(_, text)| format!("(?:{text})")).collect();
+        let error = match rule::pattern(&all.join("|")) {
+            Ok(pattern) => return Some(pattern),
+            Err(error) => error,
+        };
+        // Compiling takes long: each alone only to find the one at fault.
+        let alone = texts.iter().find_map(|(offset, text)| Some((*offset, rule::pattern(text).err()?)));
+        let (offset, error) = alone.unwrap_or((offset, error));
+        self.flaw(offset, key, format!("this is no regular expression that may be used: {error}"));
+        None
     }
 
     fn place(&self, table: &DeTable<'_>, key: &str, otherwise: usize) -> usize {

@@ -62,9 +62,14 @@ fn ruled(plain: Meaning, observation: &Observation, reply: &Reply, then: &Then) 
         Stage::Resolve | Stage::Connect | Stage::Greeting | Stage::Hello | Stage::Tls | Stage::Auth
     );
     let may_fail = !before_mail && reply.code != 421 && observation.stage != Stage::Local;
+    let about_mailbox = matches!(then.class, Class::RecipientInvalid | Class::Inactive);
     let verdict = match (plain.verdict, then.verdict) {
         (VerdictKind::Deferred, Some(VerdictKind::Failed)) if may_fail => VerdictKind::Failed,
         (VerdictKind::Failed, Some(VerdictKind::Deferred)) => VerdictKind::Deferred,
+        // The guess that a 552 means too many recipients, against words that say what it does mean.
+        (VerdictKind::Deferred, None) if reply.code == 552 && about_mailbox && observation.stage == Stage::Rcpt => {
+            VerdictKind::Failed
+        }
         (VerdictKind::Failed, None) if then.class.passes_by_itself() => VerdictKind::Deferred,
         (by_code, _) => by_code,
     };

@@ -1,20 +1,30 @@
 //! The rules, compiled: which of them is the first that fits a reply.
 //!
-//! All texts are one `RegexSet`, so that a reply is read once however many rules there are, in time linear in its length.
+//! A text is looked for only if the cheap conditions hold, each in time linear in the reply's length. One set of all texts
+//! was tried and was slower: together they have so many states that the matcher's cache was thrown away for each reply.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use regex::{RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::meaning::{Class, Reaction, Scope, VerdictKind};
 use super::said::Said;
 use crate::mail::{EnhancedStatus, Stage};
 
-/// Memory of all compiled texts. Ours need a tenth of it.
-const COMPILED_SIZE_MAX: usize = 64 << 20;
-/// Memory of the matcher's cache for each thread that classifies; past it the matcher starts its cache anew.
-const CACHE_SIZE_MAX: usize = 8 << 20;
+/// Memory of one compiled text: what a counted repetition of a repetition would exceed.
+const COMPILED_SIZE_MAX: usize = 8 << 20;
+/// Memory of the cache of one text's matcher, for each thread that classifies at the same time; past it the cache starts
+/// anew. Few texts ever need more than a tenth.
+const CACHE_SIZE_MAX: usize = 2 << 20;
+
+/// Compiles a text. `Err` says in one line why it cannot be used.
+pub(super) fn pattern(text: &str) -> Result<Regex, String> {
+    // Octets, not characters: classes of all Unicode's letters would make the matcher a hundred times larger.
+    let mut builder = RegexBuilder::new(text);
+    builder.unicode(false).size_limit(COMPILED_SIZE_MAX).dfa_size_limit(CACHE_SIZE_MAX);
+    builder.build().map_err(|error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+}
 
 /// One rule: when it fits, and what a reply that it fits means.
 #[derive(Clone, Debug)]
@@ -30,10 +40,9 @@ pub(super) struct When {
     pub stages: Vec<Stage>,
     pub codes: Vec<RangeInclusive<u16>>,
     pub statuses: Vec<StatusRange>,
-    /// Place of the text among the patterns.
-    pub text: Option<usize>,
-    /// Place of the text that must not be there.
-    pub unless: Option<usize>,
+    pub text: Option<Regex>,
+    /// What must not be there.
+    pub unless: Option<Regex>,
     /// Host names, in lower case.
     pub mx: Vec<Box<str>>,
 }
@@ -71,15 +80,15 @@ impl StatusRange {
 }
 
 impl When {
-    fn fits(&self, stage: Stage, said: &Said, host: Option<&str>, found: &[bool]) -> bool {
-        let has = |place: usize| found.get(place).copied().unwrap_or(false);
+    fn fits(&self, stage: Stage, said: &Said, host: Option<&str>) -> bool {
+        let has = |text: &Regex| text.is_match(said.text.as_bytes());
         (self.stages.is_empty() || self.stages.contains(&stage))
             && (self.codes.is_empty() || self.codes.iter().any(|codes| codes.contains(&said.code)))
             && (self.statuses.is_empty()
                 || said.status.is_some_and(|status| self.statuses.iter().any(|range| range.has(status))))
-            && self.text.is_none_or(has)
-            && !self.unless.is_some_and(has)
             && (self.mx.is_empty() || host.is_some_and(|host| self.mx.iter().any(|suffix| is_within(host, suffix))))
+            && self.text.as_ref().is_none_or(has)
+            && !self.unless.as_ref().is_some_and(has)
     }
 }
 
@@ -95,29 +104,16 @@ fn is_within(host: &str, suffix: &str) -> bool {
 #[derive(Debug)]
 pub struct Rules {
     rules: Vec<Rule>,
-    texts: RegexSet,
 }
 
 impl Rules {
-    /// `Err` says why the texts together cannot be compiled.
-    pub(super) fn compile(rules: Vec<Rule>, patterns: &[String]) -> Result<Rules, String> {
-        let texts = RegexSetBuilder::new(patterns)
-            .size_limit(COMPILED_SIZE_MAX)
-            .dfa_size_limit(CACHE_SIZE_MAX)
-            .build()
-            .map_err(|error| error.to_string())?;
-        Ok(Rules { rules, texts })
+    pub(super) fn new(rules: Vec<Rule>) -> Rules {
+        Rules { rules }
     }
 
     /// The first rule that fits, and its number.
     pub(super) fn first(&self, stage: Stage, said: &Said, host: Option<&str>) -> Option<(u16, &Rule)> {
-        let mut found = vec![false; self.texts.len()];
-        for place in self.texts.matches(&said.text).iter() {
-            if let Some(found) = found.get_mut(place) {
-                *found = true;
-            }
-        }
-        let place = self.rules.iter().position(|rule| rule.when.fits(stage, said, host, &found))?;
+        let place = self.rules.iter().position(|rule| rule.when.fits(stage, said, host))?;
         let number = u16::try_from(place + 1).unwrap_or(u16::MAX);
         self.rules.get(place).map(|rule| (number, rule))
     }

@@ -1,5 +1,9 @@
 //! What answers mean, as tables.
 
+use std::time::Duration;
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::mail::{EnhancedStatus, Reply};
 
@@ -92,5 +96,133 @@ fn no_code_at_all_fails_anyone_before_mail_and_only_5xx_after() {
             let failed = of(stage, &cause, 1).verdict == VerdictKind::Failed;
             assert!(!failed || (500..=599).contains(&code), "{stage:?} {code}");
         }
+    }
+}
+
+#[test]
+fn every_sample_of_our_rules_is_taken_by_its_rule() {
+    let (rules, samples) = file::read_all(&[(SHIPPED_NAME, SHIPPED)]).unwrap_or_else(|flaws| panic!("{flaws}"));
+    let flaws: Vec<String> =
+        samples.iter().filter_map(|sample| sample.flaw(&rules)).map(|flaw| flaw.to_string()).collect();
+    assert!(flaws.is_empty(), "{}", flaws.join("\n"));
+    for number in 1..=u16::try_from(rules.len()).unwrap() {
+        let name = rules.name(number).unwrap();
+        let count = samples.iter().filter(|sample| sample.rule == name).count();
+        assert!(count >= 2, "{name} has {count} samples");
+    }
+}
+
+#[test]
+fn several_recipients_behind_one_answer_are_none_of_them_dead() {
+    let unknown = Cause::Reply(Reply::new(550, "5.1.1 User unknown"));
+    let rows = [
+        (Stage::Rcpt, 0, true, Scope::Recipient),
+        (Stage::Rcpt, 5, true, Scope::Recipient),
+        (Stage::FinalDot, 1, true, Scope::Recipient),
+        (Stage::FinalDot, 2, false, Scope::Nobody),
+        (Stage::Data, 9, false, Scope::Nobody),
+        (Stage::Mail, 0, false, Scope::Nobody),
+        (Stage::Greeting, 0, false, Scope::Connection),
+    ];
+    for (stage, taken, suppress, scope) in rows {
+        let meaning = of(stage, &unknown, taken);
+        assert_eq!((meaning.suppress, meaning.scope), (suppress, scope), "{stage:?} {taken}");
+    }
+    let ours = Cause::local(EnhancedStatus::new(5, 1, 1), "User unknown");
+    let meaning = of(Stage::Local, &ours, 1);
+    assert_eq!((meaning.suppress, meaning.signal.rule), (false, 0), "our own words are no peer's");
+}
+
+#[test]
+fn a_rule_asks_the_engine_for_what_it_says() {
+    let of = |stage, code, text: &str| of(stage, &Cause::Reply(Reply::new(code, text)), 1);
+    let blocked = of(Stage::Mail, 550, "5.7.1 part of their network is on our block list (S3140)");
+    assert_eq!((blocked.verdict, blocked.class), (VerdictKind::Deferred, Class::ReputationIp));
+    assert!(matches!(blocked.signal.reaction, Some(Reaction::Suspend { .. })));
+    assert!(blocked.signal.block && blocked.signal.reputation && blocked.signal.alarm && !blocked.stay);
+    let connections = of(Stage::Greeting, 421, "Trop de connexions");
+    assert_eq!(connections.signal.reaction, Some(Reaction::FewerConnections { most: Some(1) }));
+    let daily = of(Stage::Rcpt, 550, "RP:TRC 163 mx1");
+    assert_eq!((daily.verdict, daily.again_in), (VerdictKind::Deferred, Some(Duration::from_secs(12 * 3600))));
+    let listed = of(Stage::Rcpt, 450, "4.2.0 Greylisted, try again in 4 minutes");
+    assert_eq!((listed.again_in, listed.stay), (Some(Duration::from_secs(240)), true));
+    assert_eq!(of(Stage::Rcpt, 550, "5.1.1 unknown user, try again in 4 minutes").again_in, None);
+}
+
+#[test]
+fn an_operators_rules_go_first_and_their_mistakes_are_told() {
+    let good = "[[rule]]\nname = \"own\"\nreason = \"why\"\nclass = \"policy\"\nverdict = \"fail\"\ntext = 'user unknown'\nsamples = \"550 5.1.1 User unknown\"\n";
+    let rules = Rules::read(Some(("own.toml", good))).unwrap();
+    let cause = Cause::Reply(Reply::new(450, "4.1.1 user unknown"));
+    let seen = |stage| rules.classify(&Observation { stage, cause: &cause, recipients_taken: 1, host: None });
+    let meaning = seen(Stage::Rcpt);
+    assert_eq!((rules.name(meaning.signal.rule), meaning.suppress), (Some("own"), false));
+    assert_eq!(meaning.verdict, VerdictKind::Failed, "a rule may fail a 4xx");
+    assert_eq!(seen(Stage::Greeting).verdict, VerdictKind::Deferred, "and nobody before MAIL");
+    let rows = [
+        ("class = \"policy\"", "class = \"polcy\"", "own.toml:4: rule \"own\": class: one of recipient-invalid, "),
+        (
+            "verdict = \"fail\"",
+            "suppress = true",
+            "own.toml:5: rule \"own\": suppress: only class = \"recipient-invalid\"",
+        ),
+        ("verdict = \"fail\"", "hold = \"1h\"", "own.toml:5: rule \"own\": hold: this belongs to an action"),
+        ("verdict = \"fail\"", "action = \"slow\"", "own.toml:1: rule \"own\": rate: \"slow\" needs this key"),
+        ("verdict = \"fail\"", "again = \"5\"", "own.toml:5: rule \"own\": again: a duration such as"),
+        ("verdict = \"fail\"", "code = \"250\"", "own.toml:5: rule \"own\": code: \"550\", \"550-554\" or \"5xx\" is"),
+        ("verdict = \"fail\"", "status = \"5.7\"", "own.toml:5: rule \"own\": status: \"5.1.1\", "),
+        ("verdict = \"fail\"", "verdct = 1", "own.toml:5: verdct: there is no such key; known are "),
+        ("'user unknown'", "'user('", "own.toml:6: rule \"own\": text: this is no regular expression"),
+        ("'user unknown'", "'(a{999}){999}'", "own.toml:6: rule \"own\": text: this is no regular expression"),
+        ("'user unknown'", "'User'", "own.toml:6: rule \"own\": text: the text is compared in lower case"),
+        (
+            "550 5.1.1 User",
+            "550 5.1.1 Nobody",
+            "own.toml:7: rule \"own\": samples: \"550 5.1.1 Nobody unknown\" at rcpt is taken",
+        ),
+        ("550 5.1.1 User", "user", "own.toml:7: rule \"own\": samples: \"550 5.1.1 No such user\" is expected"),
+        ("[[rule]]", "[rule]", "own.toml:1: rule: only tables [[rule]] are expected here"),
+        ("[[rule]]", "[[rule", "own.toml:1: this is not TOML: "),
+    ];
+    for (right, wrong, want) in rows {
+        let flaws = Rules::read(Some(("own.toml", &good.replace(right, wrong)))).unwrap_err().to_string();
+        assert!(flaws.starts_with(want), "{wrong}: {flaws}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_words_of_a_peer_fail_a_4xx_or_suppress_another(
+        code in 400u16..600,
+        words in proptest::collection::vec(
+            prop_oneof![
+                Just("user unknown"), Just("blocked"), Just("spam"), Just("5.1.1"), Just("try again in 10 minutes"),
+                Just("quota"), Just("does not exist"), Just("sender"), Just("550-5.7.1"), Just("用户不存在"), Just("\u{1f600}"),
+            ],
+            0..12,
+        ),
+        taken in 0usize..3,
+    ) {
+        let cause = Cause::Reply(Reply::new(code, &words.join(" ")));
+        for stage in [Stage::Greeting, Stage::Mail, Stage::Rcpt, Stage::FinalDot] {
+            let meaning = of(stage, &cause, taken);
+            let failed = meaning.verdict == VerdictKind::Failed;
+            prop_assert!(!failed || code >= 500);
+            prop_assert!(!meaning.suppress || failed && meaning.class == Class::RecipientInvalid);
+            let blames_source = meaning.signal.block || meaning.signal.reputation;
+            prop_assert!(!(meaning.suppress && blames_source));
+        }
+    }
+}
+
+#[test]
+fn the_rule_that_the_docs_show_is_one() {
+    let page = include_str!("../../docs/REPLIES.md");
+    let shown = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let rules = Rules::read(Some(("REPLIES.md", shown))).unwrap_or_else(|flaws| panic!("{flaws}"));
+    assert_eq!(rules.name(1), Some("example-net-quarantine"));
+    for class in Class::ALL {
+        assert!(page.contains(&format!("`{}`", class.name())), "{} is missing", class.name());
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod audit;
 mod check;
+mod classify;
 pub mod client;
 pub mod credential;
 pub mod dkim;
@@ -79,6 +80,8 @@ enum Command {
     Queue(queue::Command),
     /// Say why an envelope waits, who or what caused it, and when that ends.
     Why(why::Arguments),
+    /// Say what a peer's reply means, as JSON; with --json and no reply, of each line of standard input.
+    Classify(classify::Arguments),
     /// Show the daemon's numbers, as Prometheus reads them.
     Metrics(metrics::Arguments),
     /// Show sites and sources at a glance; stop and resume them.
@@ -169,6 +172,7 @@ pub fn main() -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
+        Command::Classify(arguments) => classify::run(&context, &arguments).map(ExitCode::from),
         Command::Metrics(arguments) => context.ask(|daemon, out| metrics::run(daemon, &arguments, out)),
         Command::Traffic(command) => context.ask(|daemon, out| traffic::run(daemon, &command, context.json, out)),
         Command::Trace(arguments) => context.ask(|daemon, out| trace::run(daemon, &arguments, context.json, out)),

@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
+use postrider::classify::{Class, Observation, Rules, VerdictKind};
 use postrider::config::Config;
 use postrider::history;
-use postrider::mail::{Marks, QueueId};
+use postrider::mail::{Cause, Marks, QueueId, Reply, Stage};
 use postrider::message::{self, Families, Family, HeaderLimits, Kind, Missing, Trace};
 use postrider::smtp::dialog::Capabilities;
 use postrider::smtp::encode::Encoder;
@@ -20,8 +21,9 @@ use postrider::time::Timestamp;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("bdat", bdat),
+    ("classify", classify),
     ("config", config),
     ("control", control),
     ("egress_encode", egress_encode),
@@ -182,6 +184,37 @@ pub fn control(octets: &[u8]) {
 pub fn spool_record(octets: &[u8]) {
     let _ = spool::decode_record(octets, SEGMENT_MAGIC);
     let _ = spool::decode_front(octets);
+}
+
+/// What a reply means: a stage, a number of recipients, a reply as it stands in a log. No words of a peer fail anyone at
+/// a 4xx or before MAIL, nor suppress but for a dead recipient, nor ask for more than a day.
+pub fn classify(octets: &[u8]) {
+    const STAGES: [Stage; 11] = [
+        Stage::Resolve,
+        Stage::Connect,
+        Stage::Greeting,
+        Stage::Hello,
+        Stage::Tls,
+        Stage::Auth,
+        Stage::Mail,
+        Stage::Rcpt,
+        Stage::Data,
+        Stage::FinalDot,
+        Stage::Local,
+    ];
+    let [stage, taken, reply @ ..] = octets else { return };
+    let stage = STAGES[usize::from(*stage) % STAGES.len()];
+    let text = String::from_utf8_lossy(reply);
+    let (code, words) = text.split_at_checked(3).unwrap_or(("550", &text));
+    let code = code.parse().unwrap_or(550);
+    let cause = Cause::Reply(Reply::new(code, words.trim_start()));
+    let observation = Observation { stage, cause: &cause, recipients_taken: usize::from(*taken), host: None };
+    let meaning = Rules::shipped().classify(&observation);
+    let failed = meaning.verdict == VerdictKind::Failed;
+    assert!(!failed || (500..=599).contains(&code), "only a 5xx fails");
+    assert!(!failed || matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data | Stage::FinalDot), "from MAIL on");
+    assert!(!meaning.suppress || failed && meaning.class == Class::RecipientInvalid, "a dead recipient failed");
+    assert!(meaning.again_in.is_none_or(|wait| (30..=86_400).contains(&wait.as_secs())), "a wait is bounded");
 }
 
 /// The config: an error names a line, and what is read can be asked for its warnings.

@@ -9,6 +9,7 @@ mod history;
 mod metrics;
 mod queue;
 mod relay;
+mod replies_mean_what_a_postmaster_would_say;
 mod spool;
 mod submission;
 mod traffic;

@@ -211,3 +211,18 @@ fn an_envelope_is_due_again_unless_all_have_their_final_state() {
     let (_, found) = meant(vec![dot(), dot()], 2, End::Ended(Ended::Clean), 0).unwrap();
     assert_eq!(due_after(&progress(0), &found.attempt, NOW, end), None);
 }
+
+#[test]
+fn a_wait_that_the_peer_asks_for_is_obeyed() {
+    let rows = [
+        ("4.2.0 Greylisted, try again in 10 minutes", 630),
+        ("4.2.0 Greylisted, try again in 1 second", 31),
+        ("4.7.1 rate limit, retry after 9 days", 14_400 + 720),
+    ];
+    for (text, wait) in rows {
+        let answers = vec![said(Stage::Rcpt, 450, text), said(Stage::Rcpt, 450, "4.3.0 later")];
+        let found = meant(answers, 0, End::Ended(Ended::NeedsReset), 0).unwrap().1;
+        assert_eq!(found.attempt.due.since(NOW).as_secs(), wait, "{text}");
+        assert!(found.attempt.counts);
+    }
+}
