@@ -104,8 +104,8 @@ table! {
         "Peers are slow (tarpits, scanning) or far away. Each transaction holds a connection for so long.";
 "Queue":
     QueueEnvelopes = Gauge "postrider_queue_envelopes", "envelopes", ["stream", "kind", "state"],
-        "Envelopes without a final state: `waiting` (due, wants a turn), `scheduled` (not due yet), `held` or `leased` (being attempted).",
-        "waiting: more is accepted than limits and peers let out. scheduled: peers defer. held: an operator or damage stopped it.";
+        "Envelopes without a final state: `waiting` (due, wants a turn), `deferred` (waits for its next try), `scheduled` (its sender asked for later), `held` or `leased` (being attempted).",
+        "waiting: more is accepted than limits and peers let out. deferred: peers defer. held: an operator or damage stopped it.";
     QueueRecipients = Gauge "postrider_queue_recipients", "recipients", ["stream", "kind", "state"],
         "Their recipients that are still pending.",
         "As above.";

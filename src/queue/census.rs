@@ -24,7 +24,9 @@ const PAST_AGE_GRACE: Duration = Duration::from_secs(60);
 pub enum Standing {
     /// Due; it waits for its turn.
     Waiting,
-    /// Not due yet.
+    /// It waits for its next try.
+    Deferred,
+    /// Its sender asked for a later time.
     Scheduled,
     /// An operator or damage stopped it.
     Held,
@@ -37,6 +39,7 @@ impl Standing {
     pub fn name(self) -> &'static str {
         match self {
             Standing::Waiting => "waiting",
+            Standing::Deferred => "deferred",
             Standing::Scheduled => "scheduled",
             Standing::Held => "held",
             Standing::Leased => "leased",
@@ -47,7 +50,8 @@ impl Standing {
         match () {
             () if row.flags.has(Flags::LEASED) => Standing::Leased,
             () if row.flags.has(Flags::HELD) => Standing::Held,
-            () if row.due > now => Standing::Scheduled,
+            () if row.due > now && row.flags.has(Flags::SCHEDULED) => Standing::Scheduled,
+            () if row.due > now => Standing::Deferred,
             () => Standing::Waiting,
         }
     }
@@ -179,6 +183,7 @@ mod tests {
                 envelope.accepted_at = now.before(Duration::from_secs(5000));
                 envelope.expires_at = now.before(Duration::from_secs(961));
             }
+            envelope.release_at = envelope.accepted_at;
             table.place(Sequence(number), Position { segment: 1, offset: number as u32 }, &envelope, None);
         }
         let id = QueueId::from_u64;
@@ -191,7 +196,7 @@ mod tests {
         }
         let by_standing: BTreeMap<Standing, u64> =
             census.counts.iter().map(|((_, _, standing), (envelopes, _))| (*standing, *envelopes)).collect();
-        let want = [(Standing::Waiting, 3), (Standing::Scheduled, 1), (Standing::Held, 1), (Standing::Leased, 1)];
+        let want = [(Standing::Waiting, 3), (Standing::Deferred, 1), (Standing::Held, 1), (Standing::Leased, 1)];
         assert_eq!(by_standing, BTreeMap::from(want));
         assert_eq!(census.oldest_due.values().max(), Some(&Duration::from_secs(5000)));
         assert_eq!(census.past_age(), 1);

@@ -52,13 +52,13 @@ fn over_the_control_socket_and_tcp() {
     let (head, page) = scrape(&daemon);
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert!(head.to_lowercase().contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
-    let site = format!("site=\"{}\",source=\"default\"", peer.address().ip());
+    let site = format!("site=\"{}\",source=\"default\"", peer.address());
     let first_mail = "postrider_first_mail_seconds_count{kind=\"transactional\"}";
     for (series, want) in [
         (format!("postrider_messages_accepted_total{{{stream}}}"), 4.0),
         (format!("postrider_recipients_accepted_total{{{stream}}}"), 4.0),
         ("postrider_listener_messages_total{mode=\"smtp\",result=\"accepted\"}".to_owned(), 4.0),
-        (format!("postrider_queue_envelopes{{{stream},state=\"scheduled\"}}"), 1.0),
+        (format!("postrider_queue_envelopes{{{stream},state=\"deferred\"}}"), 1.0),
         (format!("postrider_site_recipients_total{{{site},verdict=\"deferred\"}}"), 1.0),
         (format!("postrider_site_recipients_total{{{site},verdict=\"failed\"}}"), 1.0),
         ("postrider_deferrals_total{stage=\"rcpt\"}".to_owned(), 1.0),
