@@ -261,7 +261,9 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
             login: login(route)?,
         });
     }
+    let warmups = config.sources.iter().filter_map(|(name, source)| warmup_of(config, name, source));
     Ok(scheduler::Settings {
+        warmups: warmups.collect(),
         sources: sources.collect(),
         pools: pools.collect(),
         routes,
@@ -273,6 +275,20 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
         connections: told.connections,
         idle_timeout: told.idle_timeout,
         ..scheduler::Settings::default()
+    })
+}
+
+/// How a source warms up. A config whose curves are wrong was refused before.
+fn warmup_of(config: &Config, name: &str, source: &config::Source) -> Option<scheduler::WarmupRule> {
+    let warmup = config.warmups.get(source.warmup.as_deref()?)?;
+    let curves = warmup.provider.iter();
+    let providers = curves.filter_map(|(name, own)| Some((name.as_str().into(), Arc::new(own.curve().ok()?))));
+    Some(scheduler::WarmupRule {
+        source: name.into(),
+        curve: Arc::new(warmup.curve().ok()?),
+        providers: providers.collect(),
+        zone: source.time_zone.clone(),
+        hours: source.send_hours,
     })
 }
 

@@ -35,6 +35,7 @@ use crate::spool::{self, FileDisk};
 use crate::submission;
 use crate::tls::client::Client;
 use crate::tls::server::ServerTls;
+use crate::traffic::WarmupOrder;
 
 pub use service::serve;
 
@@ -339,6 +340,11 @@ fn traffic_of(scheduler: Handle) -> http::Traffic {
                 }
                 http::Ask::Sources => Ok(scheduler.sources().await),
                 http::Ask::Explain(site) => scheduler.explain(&site).await,
+                http::Ask::Warmups => Ok(scheduler.warmups().await),
+                http::Ask::Warmup(request) => {
+                    let order = warmup_order(&request.order, request.stage)?;
+                    scheduler.warmup(&request.source, request.provider.as_deref(), order).await.map(Into::into)
+                }
                 http::Ask::Suspend(request) => {
                     let within = request.seconds.map(Duration::from_secs);
                     let scope = scope_of(request.site, request.source)?;
@@ -351,6 +357,17 @@ fn traffic_of(scheduler: Handle) -> http::Traffic {
             }
         })
     })
+}
+
+fn warmup_order(word: &str, stage: Option<u16>) -> Result<WarmupOrder, String> {
+    match (word, stage) {
+        ("set", Some(stage @ 1..)) => Ok(WarmupOrder::Set(stage - 1)),
+        ("set", _) => Err("set needs a stage, counted from 1".to_owned()),
+        ("skip", _) => Ok(WarmupOrder::Skip),
+        ("hold", _) => Ok(WarmupOrder::Hold),
+        ("resume", _) => Ok(WarmupOrder::Resume),
+        (other, _) => Err(format!("order {other:?}: set, skip, hold or resume is expected")),
+    }
 }
 
 fn scope_of(site: Option<String>, source: Option<String>) -> Result<Scope, String> {

@@ -14,7 +14,7 @@ use super::moment::{self, Now};
 use crate::config::units::show_duration;
 use crate::http::shapes::{
     ByKind, Explained, ExplainedValue, RateUse, ResumeRequest, Said, Site, SiteSource, Source, SuspendRequest,
-    Suspended,
+    Suspended, Warmup, WarmupRequest,
 };
 
 /// Longest wait for an order: it is written to the disk.
@@ -27,6 +27,8 @@ pub enum Command {
     Sites(Sites),
     /// List sources: address, pools, queue, connections, state.
     Sources,
+    /// Show how far each warming source is at each provider, what comes next and why; or order it about.
+    Warmup(WarmupCommand),
     /// Send nothing to a site until it is resumed, over restarts too.
     Suspend(Suspend),
     /// Undo `suspend`, or `drain` with --source alone.
@@ -47,6 +49,43 @@ pub struct Sites {
     /// Print every limit of one site, and the line it comes from: a rule's name, a host, a recipient domain, or `other`.
     #[arg(long, value_name = "SITE", conflicts_with_all = ["filter", "all"])]
     explain: Option<String>,
+}
+
+/// `traffic warmup`.
+#[derive(Debug, Args)]
+pub struct WarmupCommand {
+    #[command(subcommand)]
+    order: Option<WarmupOrder>,
+}
+
+/// Orders to a ladder.
+#[derive(Debug, Subcommand)]
+pub enum WarmupOrder {
+    /// Go to a stage, today.
+    Set {
+        #[command(flatten)]
+        ladder: LadderName,
+        /// Counted from 1.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        stage: u16,
+    },
+    /// Go to the next stage, today.
+    Skip(LadderName),
+    /// Keep the stage, however well days go.
+    Hold(LadderName),
+    /// Climb again; ends a freeze too.
+    Resume(LadderName),
+}
+
+/// Which ladder.
+#[derive(Debug, Args)]
+pub struct LadderName {
+    /// The source.
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// The provider. Absent: all at which the source is in use.
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
 }
 
 /// `traffic suspend`.
@@ -112,6 +151,20 @@ pub fn run(daemon: Daemon<'_>, command: &Command, json: bool, out: &mut dyn Writ
         Command::Sources => {
             let show = |sources: &Vec<Source>, out: &mut dyn Write| show_sources(sources, Now::of_system(), paint, out);
             listing::<Vec<Source>>(&client, "/v1/sources", json, out, show)
+        }
+        Command::Warmup(WarmupCommand { order: None }) => {
+            let show = |ladders: &Vec<Warmup>, out: &mut dyn Write| show_warmups(ladders, Now::of_system(), paint, out);
+            listing::<Vec<Warmup>>(&client, "/v1/warmups", json, out, show)
+        }
+        Command::Warmup(WarmupCommand { order: Some(told) }) => {
+            let (word, ladder, stage) = match told {
+                WarmupOrder::Set { ladder, stage } => ("set", ladder, Some(*stage)),
+                WarmupOrder::Skip(ladder) => ("skip", ladder, None),
+                WarmupOrder::Hold(ladder) => ("hold", ladder, None),
+                WarmupOrder::Resume(ladder) => ("resume", ladder, None),
+            };
+            let (source, provider) = (ladder.source.clone(), ladder.provider.clone());
+            order(&client, "warmup", &WarmupRequest { source, provider, order: word.to_owned(), stage }, json, out)
         }
         Command::Suspend(Suspend { site, source, within }) => {
             order(&client, "suspend", &suspend(Some(site), source.as_ref(), *within), json, out)
@@ -312,6 +365,54 @@ fn show_sources(sources: &[Source], now: Now, paint: Paint, out: &mut dyn Write)
         (cells, state, None)
     };
     Table { columns: SOURCE_COLUMNS, rows: sources.iter().map(row).collect() }.print(paint, out)
+}
+
+const WARMUP_COLUMNS: [Column; 7] = [
+    ("SOURCE", Flush::Left),
+    ("PROVIDER", Flush::Left),
+    ("STAGE", Flush::Right),
+    ("TODAY", Flush::Right),
+    ("DELIVERED", Flush::Right),
+    ("DEFERRED", Flush::Right),
+    ("OVER", Flush::Right),
+];
+
+fn show_warmups(ladders: &[Warmup], now: Now, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    if ladders.is_empty() {
+        return writeln!(
+            out,
+            "No source is warming up: none has sent mail since the start, or none has `warmup` in the config."
+        );
+    }
+    let row = |ladder: &Warmup| {
+        let today = match ladder.budget {
+            Some(budget) => format!("{}/{budget}", ladder.used),
+            None => ladder.used.to_string(),
+        };
+        let cells = [
+            ladder.source.clone(),
+            ladder.provider.clone(),
+            format!("{}/{}", ladder.stage.min(ladder.stages), ladder.stages),
+            today,
+            ladder.delivered.to_string(),
+            ladder.deferred.to_string(),
+            ladder.over.to_string(),
+        ];
+        let until = ladder.until.as_deref().map(|until| format!(", {}", now.until(until))).unwrap_or_default();
+        let state = match (&ladder.waits_for, ladder.frozen) {
+            _ if ladder.warm => paint.green("warm"),
+            (_, true) => paint.red(&format!("frozen{until}")),
+            (Some(why), _) => paint.yellow(&format!("{why}{until}")),
+            (None, _) => paint.green("open"),
+        };
+        let next = match ladder.next_budget {
+            _ if ladder.warm => None,
+            Some(next) => Some(format!("today: {}; the next stage has {next}; last: {}", ladder.outlook, ladder.last)),
+            None => Some(format!("today: {}; then it is warm; last: {}", ladder.outlook, ladder.last)),
+        };
+        (cells, state, next)
+    };
+    Table { columns: WARMUP_COLUMNS, rows: ladders.iter().map(row).collect() }.print(paint, out)
 }
 
 fn explain(explained: &Explained, out: &mut dyn Write) -> io::Result<()> {

@@ -82,6 +82,10 @@ pub enum Ask {
     Sources,
     /// Where each value of a site comes from: [`shapes::Explained`].
     Explain(String),
+    /// The ladders of warming sources: an array of [`shapes::Warmup`].
+    Warmups,
+    /// An order to a ladder. Answered by a sentence.
+    Warmup(shapes::WarmupRequest),
     /// No mail to a site, over a source, or both. Answered by a sentence.
     Suspend(shapes::SuspendRequest),
     /// The end of that. Answered by a sentence.
@@ -156,6 +160,8 @@ fn router(api: Api) -> Router {
         .route("/v1/sites", get(traffic::sites))
         .route("/v1/sites/explain", get(traffic::explain))
         .route("/v1/sources", get(traffic::sources))
+        .route("/v1/warmups", get(traffic::warmups))
+        .route("/v1/traffic/warmup", post(traffic::warmup))
         .route("/v1/traffic/suspend", post(traffic::suspend))
         .route("/v1/traffic/resume", post(traffic::resume))
         .route("/v1/history", get(past::trace))

@@ -544,6 +544,68 @@ pub struct ResumeRequest {
     pub by: String,
 }
 
+/// What becomes of a ladder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmupRequest {
+    /// Whose.
+    pub source: String,
+    /// At which provider; absent: at all where it is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// `set`, `skip`, `hold` or `resume`.
+    pub order: String,
+    /// For `set`, counted from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<u16>,
+}
+
+/// The ladder of a source at a provider.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Warmup {
+    /// The source.
+    pub source: String,
+    /// The provider; `other`: all that have no name.
+    pub provider: String,
+    /// Counted from 1.
+    pub stage: u32,
+    /// How many there are.
+    pub stages: u32,
+    /// It is through.
+    pub warm: bool,
+    /// Messages today; none: warm.
+    pub budget: Option<u32>,
+    /// Of these, used.
+    pub used: u32,
+    /// Attempted today.
+    pub attempted: u32,
+    /// Of these, delivered.
+    pub delivered: u32,
+    /// Deferred for reputation.
+    pub deferred: u32,
+    /// Replies that said that the source is blocked.
+    pub blocks: u32,
+    /// Transactional messages beyond what marketing mail might have sent.
+    pub over: u32,
+    /// An operator holds the stage.
+    pub held: bool,
+    /// Nothing goes: blocked.
+    pub frozen: bool,
+    /// How the stage came about.
+    pub last: String,
+    /// What today comes to, if it ended now.
+    pub outlook: String,
+    /// The budget of the next stage; none: warm.
+    pub next_budget: Option<u32>,
+    /// What is left of the source's total today.
+    pub total_rest: Option<u32>,
+    /// What marketing mail waits for.
+    pub waits_for: Option<String>,
+    /// Until then.
+    pub until: Option<String>,
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -6,7 +6,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::shapes::{ExplainSelect, ResumeRequest, SitesSelect, SuspendRequest};
+use super::shapes::{ExplainSelect, ResumeRequest, SitesSelect, SuspendRequest, WarmupRequest};
 use super::{Api, Ask, Refused};
 
 async fn ask(api: &Api, ask: Ask) -> Result<Json<Value>, Refused> {
@@ -55,5 +55,20 @@ pub(super) async fn resume(
 ) -> Result<Json<Value>, Refused> {
     let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
     let said = ask(&api, Ask::Resume(request)).await?;
+    Ok(Json(json!({ "said": said.0 })))
+}
+
+/// `GET /v1/warmups`: the ladders of warming sources.
+pub(super) async fn warmups(State(api): State<Api>) -> Result<Json<Value>, Refused> {
+    ask(&api, Ask::Warmups).await
+}
+
+/// `POST /v1/traffic/warmup`.
+pub(super) async fn warmup(
+    State(api): State<Api>,
+    request: Result<Json<WarmupRequest>, JsonRejection>,
+) -> Result<Json<Value>, Refused> {
+    let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
+    let said = ask(&api, Ask::Warmup(request)).await?;
     Ok(Json(json!({ "said": said.0 })))
 }

@@ -8,7 +8,7 @@ use super::clerk::Clerk;
 use super::resolve::SiteKey;
 use super::world::World;
 use crate::mail::Domain;
-use crate::traffic::{Account, DomainHandle, Fact, Holder, Kept, SiteHandle, SourceHandle, Unit};
+use crate::traffic::{Account, DomainHandle, Fact, Holder, Kept, ProviderHandle, SiteHandle, SourceHandle, Unit};
 
 /// What is written down, by name.
 #[derive(Default)]
@@ -43,6 +43,7 @@ fn unit_name(unit: Unit) -> &'static str {
         Unit::Recipients => "recipients",
         Unit::Connections => "connections",
         Unit::Lesson => "lesson",
+        Unit::Warmup => "warmup",
     }
 }
 
@@ -54,6 +55,8 @@ impl<W: World> Clerk<W> {
         let holder = match account.holder {
             Holder::Site(site) => format!("site {}", self.sites.key(site.0).map(SiteKey::kept_name)?),
             Holder::Domain(domain) => format!("domain {}", self.domains.key(domain.0)?),
+            Holder::Provider(provider) => format!("provider {}", self.providers.name(provider.0)),
+            Holder::All => "all".to_owned(),
         };
         let source = account.source.map(|source| self.sources.name(source.0)).unwrap_or_default();
         let unit = unit_name(account.unit);
@@ -68,9 +71,15 @@ impl<W: World> Clerk<W> {
     }
 
     /// What earlier runs wrote down of a site and a domain.
-    pub(super) fn kept_of(&self, site: u32, domain: u32) -> Box<[Kept]> {
+    pub(super) fn kept_of(&self, site: u32, domain: u32, provider: ProviderHandle) -> Box<[Kept]> {
         let holders = [Holder::Site(SiteHandle(site)), Holder::Domain(DomainHandle(domain))];
         let accounts = holders.into_iter().flat_map(|holder| self.accounts_of(holder));
+        let warming = self.settings().warmups.iter().filter_map(|rule| self.sources.find(&rule.source));
+        let of_source = |source| {
+            let holders = [Holder::Provider(provider), Holder::All];
+            holders.map(|holder| Account { holder, source: Some(SourceHandle(source)), unit: Unit::Warmup })
+        };
+        let accounts = accounts.chain(warming.flat_map(of_source));
         let kept = |account| {
             let bytes = self.accounts.find(&self.account_name(account)?)?;
             Some(Kept { account, bytes: bytes.as_ref().into() })
@@ -105,6 +114,8 @@ impl<W: World> Clerk<W> {
         match holder {
             Holder::Site(site) => self.sites.key(site.0).map(SiteKey::name).unwrap_or_default(),
             Holder::Domain(domain) => self.domains.key(domain.0).map(Domain::to_string).unwrap_or_default(),
+            Holder::Provider(provider) => self.providers.name(provider.0).to_owned(),
+            Holder::All => "all sites".to_owned(),
         }
     }
 }

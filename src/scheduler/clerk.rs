@@ -11,6 +11,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
 use super::accounts::Accounts;
+use super::listing::provider;
 use super::names::{Configured, Numbers};
 use super::recent::{Ended, Recent};
 use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
@@ -25,7 +26,8 @@ use crate::queue::{Change, Waiting};
 use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
-    PoolHandle, Put, Rates, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle, Unresolved,
+    PoolHandle, ProviderHandle, Put, Rates, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
+    Unresolved, Warming,
 };
 
 /// Events of all connections that wait here; a connection that has more waits itself.
@@ -92,6 +94,7 @@ pub(super) struct Clerk<W> {
     pub sources: Configured,
     source_of: Vec<Option<Source>>,
     pub pools: Configured,
+    pub providers: Configured,
     streams: Configured,
     credentials: Configured,
     links: HashMap<u32, Link>,
@@ -133,6 +136,7 @@ impl<W: World> Clerk<W> {
             sources: Configured::default(),
             source_of: Vec::new(),
             pools: Configured::default(),
+            providers: Configured::default(),
             streams: Configured::default(),
             credentials: Configured::default(),
             links: HashMap::new(),
@@ -365,11 +369,16 @@ impl<W: World> Clerk<W> {
         self.enforce_at(site);
         let limits = self.numbered(&way.limits);
         let own = way.own.as_ref().map(|own| self.numbered(own));
-        let kept = self.kept_of(site, domain);
+        let provider = match self.sites.key(site) {
+            Some(key) => self.providers.number(&Arc::from(provider(&self.settings, key))),
+            None => 0,
+        };
+        let kept = self.kept_of(site, domain, ProviderHandle(provider));
         self.tell(Fact::Resolved {
             domain: DomainHandle(domain),
             target: TargetHandle(target),
             site: SiteHandle(site),
+            provider: ProviderHandle(provider),
             limits,
             own,
             kept,
@@ -636,6 +645,10 @@ impl<W: World> Clerk<W> {
                 drop(answer.send(pools.collect()));
             }
             Command::Reload(settings) => self.reload(*settings),
+            Command::Warmups(answer) => drop(answer.send(self.list_warmups())),
+            Command::Warmup(source, provider, order, answer) => {
+                self.order_warmup(&source, provider.as_deref(), order, answer);
+            }
             Command::Sources(answer) => drop(answer.send(self.list_sources())),
             Command::Explain(site, answer) => self.explain_site(&site, answer),
             Command::Suspend(scope, within, by, answer) => self.suspend(scope, within, &by, answer),
@@ -693,12 +706,34 @@ impl<W: World> Clerk<W> {
             lookups: settings.lookups,
             first_dial: settings.first_dial,
             pools,
+            warming: Arc::default(),
         };
+        let warming = self.warming_of(&settings);
+        let rules = Rules { warming, ..rules };
         self.numbered.clear();
         self.settings = Arc::new(settings);
         // Before the engine feeds what new sources there are.
         self.enforce_all();
         self.tell(Fact::Reload(rules));
+    }
+
+    /// How sources warm up, by their numbers.
+    fn warming_of(&mut self, settings: &Settings) -> Arc<[Option<Arc<Warming>>]> {
+        let mut all = vec![None; if settings.warmups.is_empty() { 0 } else { self.sources.len() }];
+        for rule in &settings.warmups {
+            let curves = rule.providers.iter();
+            let providers = curves.map(|(name, curve)| (ProviderHandle(self.providers.number(name)), curve.clone()));
+            let warming = Warming {
+                curve: rule.curve.clone(),
+                providers: providers.collect(),
+                zone: rule.zone.clone(),
+                hours: rule.hours,
+            };
+            if let Some(place) = self.sources.find(&rule.source).and_then(|number| all.get_mut(usize::from(number))) {
+                *place = Some(Arc::new(warming));
+            }
+        }
+        all.into()
     }
 
     /// Ends all connections, and waits for that, this long at most. Returns how many were dropped.

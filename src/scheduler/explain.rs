@@ -101,6 +101,17 @@ impl<W: World> Clerk<W> {
                 );
                 said("slowed", &text, self.last_words(source, site), Some(until))
             }
+            Constraint::Warmup { source, provider, stage, used, budget, because, until } => {
+                let (source, provider) = (self.sources.name(source.0), self.providers.name(provider.0));
+                let until_text = until.map(|until| format!(" until {}", when(until, now))).unwrap_or_default();
+                let text = format!(
+                    "waits{until_text}: {source} warms up at {provider}, stage {}: {used} of today's {budget} marketing messages \
+                     are used, and {}",
+                    stage.saturating_add(1),
+                    super::warmup::because(because)
+                );
+                said("warmup", &text, Some(format!("[source.{source}] warmup")), until)
+            }
             Constraint::Reserving(account) => {
                 let text = format!("allowance for {} is being written down", self.holder_name(account.holder));
                 said("reserving", &text, None, None)
@@ -190,6 +201,7 @@ pub(super) fn unit(unit: Unit) -> &'static str {
         Unit::Recipients => "recipients",
         Unit::Connections => "new connections",
         Unit::Lesson => "lessons",
+        Unit::Warmup => "warm-ups",
     }
 }
 
@@ -203,7 +215,7 @@ fn key(account: Account) -> &'static str {
         (Unit::Connections, true) => "max_connection_rate",
         (Unit::Connections, false) => "total_connection_rate",
         // No config says it: the peer does.
-        (Unit::Lesson, _) => "",
+        (Unit::Lesson | Unit::Warmup, _) => "",
     }
 }
 

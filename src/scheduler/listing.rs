@@ -249,7 +249,7 @@ impl<W: World> Clerk<W> {
 }
 
 /// Whose reputation a site's mail counts for.
-fn provider<'a>(settings: &'a Settings, key: &SiteKey) -> &'a str {
+pub(super) fn provider<'a>(settings: &'a Settings, key: &SiteKey) -> &'a str {
     match key {
         SiteKey::Rule(name) => {
             let rule = settings.sites.iter().find(|rule| rule.name == *name);

@@ -17,6 +17,7 @@ mod recent;
 mod resolve;
 mod settings;
 mod suspend;
+mod warmup;
 mod world;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,10 +30,11 @@ use crate::mail::{Domain, QueueId};
 use crate::metrics::count::{Histogram, STEP_BOUNDS};
 use crate::metrics::{Gauge, Metric, Page};
 use crate::queue::{Change, Waiting};
+use crate::traffic::WarmupOrder;
 
 use clerk::Clerk;
 pub use listing::Which;
-pub use settings::{DomainRule, NamedLimits, Origin, Pool, Recipients, Route, Settings, SiteRule};
+pub use settings::{DomainRule, NamedLimits, Origin, Pool, Recipients, Route, Settings, SiteRule, WarmupRule};
 use suspend::Said;
 pub use suspend::Scope;
 pub use world::{End, Found, Live, Task, World};
@@ -82,6 +84,8 @@ enum Command {
     Reload(Box<Settings>),
     Sources(oneshot::Sender<Value>),
     Explain(Arc<str>, Said<Value>),
+    Warmups(oneshot::Sender<Value>),
+    Warmup(Arc<str>, Option<Arc<str>>, WarmupOrder, Said),
     Suspend(Scope, Option<Duration>, Arc<str>, Said),
     Resume(Scope, Arc<str>, Said),
     Probe,
@@ -167,6 +171,20 @@ impl Handle {
     /// A sentence: there is no such site or source, or it could not be written down.
     pub async fn suspend(&self, scope: Scope, within: Option<Duration>, by: &str) -> Result<String, String> {
         self.ask(|answer| Command::Suspend(scope, within, by.into(), answer)).await.unwrap_or_else(stopped)
+    }
+
+    /// The ladders of warming sources.
+    pub async fn warmups(&self) -> Value {
+        self.ask(Command::Warmups).await.unwrap_or_default()
+    }
+
+    /// Orders a warming source's ladder at a provider, or at all where it is in use.
+    ///
+    /// # Errors
+    /// A sentence: the source does not warm up, or nothing is known of the provider.
+    pub async fn warmup(&self, source: &str, provider: Option<&str>, order: WarmupOrder) -> Result<String, String> {
+        let (source, provider) = (source.into(), provider.map(Into::into));
+        self.ask(|answer| Command::Warmup(source, provider, order, answer)).await.unwrap_or_else(stopped)
     }
 
     /// Tries sites that refused at once, instead of after their pause: an operator ordered mail to be tried now.

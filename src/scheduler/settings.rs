@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::delivery::{Source, TlsPolicy};
 use crate::mail::Domain;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Zone};
+use crate::traffic::warmup::{Curve, SendHours};
 use crate::traffic::{Limits, SiteLimits, SourceHandle};
 
 /// Sources, pools, routes, sites and limits.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub sites: Vec<SiteRule>,
     /// Recipient domains with limits of their own beside their site's.
     pub domains: Vec<DomainRule>,
+    /// Sources that warm up.
+    pub warmups: Vec<WarmupRule>,
     /// Limits of every other site.
     pub limits: Arc<NamedLimits>,
     /// TLS towards every other host. Default: opportunistic.
@@ -52,6 +55,7 @@ impl Default for Settings {
             routes: Vec::new(),
             sites: Vec::new(),
             domains: Vec::new(),
+            warmups: Vec::new(),
             limits: Arc::default(),
             tls: TlsPolicy::default(),
             allow_private_peers: false,
@@ -61,6 +65,21 @@ impl Default for Settings {
             first_dial: Timestamp::ZERO,
         }
     }
+}
+
+/// How a source warms up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WarmupRule {
+    /// Its name.
+    pub source: Arc<str>,
+    /// The curve at providers that have none of their own here.
+    pub curve: Arc<Curve>,
+    /// Curves by provider.
+    pub providers: Vec<(Arc<str>, Arc<Curve>)>,
+    /// Whose calendar days count.
+    pub zone: Zone,
+    /// When marketing mail goes.
+    pub hours: SendHours,
 }
 
 /// Sources that share the work of some streams, in turn.

@@ -7,7 +7,7 @@ use super::gate::Meters;
 use super::lane;
 use super::limits::SiteLimits;
 use super::slab::NONE;
-use super::words::{DomainHandle, Handle, Holder, Kept, Order, SiteHandle, TargetHandle, Unresolved};
+use super::words::{DomainHandle, Handle, Holder, Kept, Order, ProviderHandle, SiteHandle, TargetHandle, Unresolved};
 use super::{Alarm, Engine};
 use crate::time::Timestamp;
 
@@ -56,6 +56,7 @@ pub(super) struct Resolution {
     pub domain: DomainHandle,
     pub target: TargetHandle,
     pub site: SiteHandle,
+    pub provider: ProviderHandle,
     pub limits: Arc<SiteLimits>,
     pub own: Option<Arc<SiteLimits>>,
     pub kept: Box<[Kept]>,
@@ -146,12 +147,14 @@ impl Engine {
     }
 
     pub(super) fn resolved(&mut self, found: Resolution, out: &mut Vec<Order>) {
-        let Resolution { domain, target, site, limits, own, kept, until } = found;
+        let Resolution { domain, target, site, provider, limits, own, kept, until } = found;
         let domain = domain.0;
         if !self.answered(domain) {
             return;
         }
+        self.recall_warmups(&kept);
         self.site_is(target.0, site, limits, &kept);
+        self.sites[site.0].provider = provider;
         self.own_limits(domain, own, &kept);
         self.targets[target.0].domains += 1;
         let was = std::mem::replace(&mut self.domains[domain].hosts, Hosts::Known(target.0));

@@ -21,7 +21,7 @@ fn rates(limits: &Limits, unit: Unit) -> &Rates {
         Unit::Messages => &limits.messages,
         Unit::Recipients => &limits.recipients,
         Unit::Connections => &limits.new_connections,
-        Unit::Lesson => &Rates::NONE,
+        Unit::Lesson | Unit::Warmup => &Rates::NONE,
     }
 }
 
@@ -181,6 +181,8 @@ impl Meters {
 pub(super) struct Charge {
     pub recipients: u16,
     pub domain: u32,
+    /// When it was charged to a ladder, if it was.
+    pub warmup: Option<Timestamp>,
 }
 
 /// What stands against a grant.
@@ -227,15 +229,23 @@ impl Engine {
     }
 
     /// A message with so many recipients was granted.
-    pub(super) fn charge(&mut self, number: u32, link: &Link, domain: u32, recipients: u16, out: &mut Vec<Order>) {
+    pub(super) fn charge(
+        &mut self,
+        number: u32,
+        link: &Link,
+        kind: StreamKind,
+        (domain, recipients): (u32, u16),
+        out: &mut Vec<Order>,
+    ) {
         let now = self.steady();
+        let warmup = self.charge_warmup(link, kind, out);
         self.each_meter(link.site, domain, link.source, |unit, meter| match unit {
             Unit::Messages => meter.take(now, 1),
             Unit::Recipients => meter.take(now, u32::from(recipients)),
-            Unit::Connections | Unit::Lesson => {}
+            Unit::Connections | Unit::Lesson | Unit::Warmup => {}
         });
         if let Some(link) = self.links.get_mut(&number) {
-            link.charge = Some(Charge { recipients, domain });
+            link.charge = Some(Charge { recipients, domain, warmup });
         }
         self.reserve_ahead(link.site, Some(domain), link.source, out);
     }
@@ -246,6 +256,9 @@ impl Engine {
         let Some(link) = self.links.get_mut(&number) else { return };
         let Some(charge) = link.charge.take() else { return };
         let (site, source, sent) = (link.site, link.source, link.mail_written);
+        if let Some(at) = charge.warmup.filter(|_| !sent) {
+            self.refund_warmup(source, site, at);
+        }
         let end = |meter: &mut Meter, count: u32| match sent {
             true => meter.end(now, count, 0),
             false => meter.end(now, 0, count),
@@ -253,7 +266,7 @@ impl Engine {
         self.each_meter(site, charge.domain, source, |unit, meter| match unit {
             Unit::Messages => end(meter, 1),
             Unit::Recipients => end(meter, u32::from(charge.recipients)),
-            Unit::Connections | Unit::Lesson => {}
+            Unit::Connections | Unit::Lesson | Unit::Warmup => {}
         });
     }
 
@@ -327,6 +340,9 @@ impl Engine {
 
     /// Allowance is durable: whoever waited for it goes on.
     pub(super) fn reserved(&mut self, account: Account, durable: bool, out: &mut Vec<Order>) {
+        if account.unit == Unit::Warmup {
+            return self.warmup_kept(account, durable, out);
+        }
         let Some(meters) = self.meters_of(account.holder) else { return };
         let Some(meter) = meters.find(account.source, account.unit) else { return };
         meter.reserved(durable);
@@ -335,6 +351,7 @@ impl Engine {
             _ if !durable => {}
             Holder::Site(site) => self.open_site(site.0, out),
             Holder::Domain(domain) => self.open_domain(domain.0, out),
+            Holder::Provider(_) | Holder::All => {}
         }
     }
 
@@ -342,12 +359,16 @@ impl Engine {
         match holder {
             Holder::Site(site) => self.sites.get_mut(site.0).map(|site| &mut site.meters),
             Holder::Domain(domain) => self.domains.get_mut(domain.0)?.own.as_deref_mut().map(|own| &mut own.meters),
+            Holder::Provider(_) | Holder::All => None,
         }
     }
 
     /// What is to be written down of an account.
     pub fn record(&mut self, account: Account) -> Option<Vec<u8>> {
         let skew = self.skew_ms;
+        if account.unit == Unit::Warmup {
+            return self.warmup_record(account);
+        }
         if let (Unit::Lesson, Holder::Site(site), Some(source)) = (account.unit, account.holder, account.source) {
             return self.sites.get(site.0).map(|site| site.path(source).written());
         }

@@ -237,6 +237,9 @@ impl Engine {
     ) {
         let (Some(slot), Some(link)) = (self.flying(connection, id), self.link(connection)) else { return };
         let domain = self.flows[self.rows[slot].flow].key.domain.0;
+        if link.charge.is_some_and(|charge| charge.warmup.is_some()) {
+            self.warmup_settled(&link, due.is_none(), &signal);
+        }
         self.transaction_over(connection.0);
         match due {
             None => {

@@ -43,15 +43,17 @@ mod serve;
 mod site;
 mod slab;
 mod stop;
+mod warming;
 pub mod warmup;
 mod why;
 mod words;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 pub use limits::{Limits, Rate, Rates, SiteLimits};
 pub use meter::Bound;
 pub use site::{PathView, SiteView, UseView};
+pub use warming::{Warming, WarmupView};
 pub use words::*;
 
 use crate::time::Timestamp;
@@ -104,6 +106,10 @@ pub struct Engine {
     /// Orders to end an envelope that were not answered yet.
     ending: u32,
     stopped: Stopped,
+    /// Sources that warm up, at providers; their totals, and what goes to providers.
+    warming: BTreeMap<(SourceHandle, ProviderHandle), warming::Climb>,
+    totals: BTreeMap<SourceHandle, warming::Sum>,
+    volumes: BTreeMap<ProviderHandle, warming::Volume>,
     /// The last `WakeAt`.
     announced: Timestamp,
     /// By how much `now` is ahead of the time that really passed since the start. Unit: milliseconds.
@@ -116,6 +122,8 @@ pub struct Engine {
 enum Alarm {
     Domain(u32),
     Site(u32),
+    /// A warming source may have room at a provider.
+    Warmup(SourceHandle, ProviderHandle),
     /// A recipient domain's own windows have room again.
     Gate(u32),
     /// Dialing may begin.
@@ -151,6 +159,9 @@ impl Engine {
             failing: VecDeque::new(),
             ending: 0,
             stopped: Stopped::default(),
+            warming: BTreeMap::new(),
+            totals: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             announced: Timestamp::NEVER,
             skew_ms: 0,
             started: Timestamp::ZERO,
@@ -171,8 +182,8 @@ impl Engine {
         match fact {
             Fact::Put(put) => self.put(put, out),
             Fact::Gone(id) => self.gone(id, out),
-            Fact::Resolved { domain, target, site, limits, own, kept, until } => {
-                self.resolved(Resolution { domain, target, site, limits, own, kept, until }, out);
+            Fact::Resolved { domain, target, site, provider, limits, own, kept, until } => {
+                self.resolved(Resolution { domain, target, site, provider, limits, own, kept, until }, out);
             }
             Fact::Unresolved(domain, why) => self.unresolved(domain, why, out),
             Fact::Connected { connection, deliveries_max } => self.connected(connection, deliveries_max, out),
@@ -226,6 +237,7 @@ impl Engine {
                 Alarm::Domain(domain) => self.domain_alarm(domain, out),
                 Alarm::Site(site) => self.site_alarm(site, out),
                 Alarm::Gate(domain) => self.open_domain(domain, out),
+                Alarm::Warmup(source, provider) => self.open_warmup(source, provider, out),
                 Alarm::Begin => self.feed_all(out),
             }
         }
@@ -276,6 +288,7 @@ impl Engine {
             Operator::SuspendSource(source) => self.stopped.stop(source),
             Operator::ResumeSource(source) => self.stopped.resume(source),
             Operator::SuspendAt(site, sources) => self.stopped.set(site, sources),
+            Operator::Warmup(source, provider, order) => return self.order_warmup(source, provider, order, out),
             Operator::Probe => {
                 let sites: Vec<u32> = self.sites.iter().map(|(site, _)| site).collect();
                 sites.into_iter().for_each(|site| self.sites[site].end_pauses());

@@ -82,7 +82,10 @@ impl Engine {
         if !strike(&mut site.strikes, now, source, signal, domain) {
             return;
         }
-        let path = site.path_mut(source);
+        if signal.block {
+            self.warmup_blocked(source, link.site, out);
+        }
+        let path = self.sites[link.site].path_mut(source);
         match reaction {
             Reaction::FewerConnections { most } => {
                 let others = (path.open - path.closing).saturating_sub(1);

@@ -35,7 +35,7 @@ impl Engine {
     /// in its site's line.
     pub(super) fn want(&mut self, lane: u32, kind: StreamKind, out: &mut Vec<Order>) {
         while self.lanes[lane].waiting[place_of(kind)] > 0 {
-            let Some(number) = self.idle_for(lane) else { break };
+            let Some(number) = self.idle_for(lane, kind) else { break };
             if !self.grant(number, out) {
                 break;
             }
@@ -68,21 +68,23 @@ impl Engine {
     }
 
     /// The last idle connection that can take a lane's mail.
-    fn idle_for(&self, lane: u32) -> Option<u32> {
-        let lane = &self.lanes[lane];
+    fn idle_for(&self, number: u32, kind: StreamKind) -> Option<u32> {
+        let lane = &self.lanes[number];
         let idle = &self.targets[lane.target].idle;
         if idle.is_empty() {
             return None;
         }
         let sources = self.sources(lane.via);
-        idle.iter().rev().find(|(source, _)| sources.contains(source)).map(|(_, number)| *number)
+        let site = self.targets[lane.target].site;
+        let fits = |source: &SourceHandle| sources.contains(source) && !self.is_kept_off(number, *source, site, kind);
+        idle.iter().rev().find(|(source, _)| fits(source)).map(|(_, number)| *number)
     }
 
     /// Dials for a lane over the next of its sources that may.
     fn dial(&mut self, lane: u32, kind: StreamKind, out: &mut Vec<Order>) -> Result<(), Blocked> {
         let target = self.lanes[lane].target;
         let site = self.targets[target].site;
-        let Some(source) = self.next_source(lane, site, kind) else {
+        let Some(source) = self.next_source(lane, site, kind, out) else {
             for source in self.sources(self.lanes[lane].via).iter() {
                 self.reserve_ahead(site, None, *source, out);
             }
@@ -139,14 +141,29 @@ impl Engine {
     }
 
     /// The next source of a lane, in turn, that may have one more connection at the site.
-    fn next_source(&mut self, lane: u32, site: u32, kind: StreamKind) -> Option<SourceHandle> {
+    fn next_source(&mut self, lane: u32, site: u32, kind: StreamKind, out: &mut Vec<Order>) -> Option<SourceHandle> {
         let sources = self.sources(self.lanes[lane].via);
         let turn = usize::from(self.lanes[lane].turn);
-        for step in 0..sources.len() {
-            let place = (turn + step) % sources.len();
-            if self.may_dial(sources[place], site, kind) && self.may_dial_now(sources[place], site, lane, kind) {
-                self.lanes[lane].turn = ((place + 1) % sources.len()) as u16;
-                return Some(sources[place]);
+        // Marketing mail climbs the ladders of warming sources first; transactional mail leaves them alone if it can.
+        let warms = !self.rules.warming.is_empty();
+        for first in [true, false] {
+            for step in 0..sources.len() {
+                let place = (turn + step) % sources.len();
+                let source = sources[place];
+                let warming = warms && self.roll_warmup(source, self.sites[site].provider);
+                if (warming == (kind == StreamKind::Marketing)) != first {
+                    continue;
+                }
+                if warming && self.is_kept_off(lane, source, site, kind) {
+                    if kind == StreamKind::Marketing {
+                        self.wait_for_warmup(source, site, out);
+                    }
+                    continue;
+                }
+                if self.may_dial(source, site, kind) && self.may_dial_now(source, site, lane, kind) {
+                    self.lanes[lane].turn = ((place + 1) % sources.len()) as u16;
+                    return Some(source);
+                }
             }
         }
         None
@@ -290,8 +307,17 @@ impl Engine {
         if self.is_stopped(link.source, link.site) || self.sites[link.site].path(link.source).is_blocked(self.now) {
             return false;
         }
+        let warms = !self.rules.warming.is_empty();
+        if warms {
+            self.roll_warmup(link.source, self.sites[link.site].provider);
+        }
         loop {
-            let Some((lane, kind)) = self.best_for(&link) else { return false };
+            let Some((lane, kind)) = self.best_for(&link) else {
+                if warms {
+                    self.leave_to_warmup(number, &link, out);
+                }
+                return false;
+            };
             let Some(slot) = self.next_of(lane, kind) else { return false };
             if self.rows[slot].deadline <= self.now {
                 self.unplace(slot);
@@ -317,10 +343,35 @@ impl Engine {
         }
     }
 
+    /// Nothing may go over this connection: marketing mail that only its source's warm-up keeps off it waits for that, and
+    /// stands in the site's line.
+    fn leave_to_warmup(&mut self, number: u32, link: &Link, out: &mut Vec<Order>) {
+        let provider = self.sites[link.site].provider;
+        if self.warmup_shut(link.source, provider).is_none() {
+            return;
+        }
+        let kept_off = |lane: &u32| self.lanes[*lane].waiting[place_of(StreamKind::Marketing)] > 0;
+        let lanes: Vec<u32> = self.targets[link.target].lanes.iter().copied().filter(kept_off).collect();
+        if lanes.is_empty() {
+            return;
+        }
+        let site = &mut self.sites[link.site];
+        if !site.gated.contains(&number) {
+            site.gated.push(number);
+        }
+        for lane in lanes {
+            self.stand_in_line(lane, StreamKind::Marketing, Blocked::AtSite);
+        }
+        self.wait_for_warmup(link.source, link.site, out);
+    }
+
     /// Which lane is next on a connection, and with which kind.
     fn best_for(&self, link: &Link) -> Option<(u32, StreamKind)> {
         let best = |kind: StreamKind| {
-            let able = |lane: &&u32| self.sources(self.lanes[**lane].via).contains(&link.source);
+            let able = |lane: &&u32| {
+                self.sources(self.lanes[**lane].via).contains(&link.source)
+                    && !self.is_kept_off(**lane, link.source, link.site, kind)
+            };
             let ranked = |lane: &u32| {
                 let known = &self.lanes[*lane];
                 known.best(kind).map(|rank| ((rank, known.served), *lane))
@@ -376,7 +427,7 @@ impl Engine {
             (link.doing, link.carrying, link.kind) = (Doing::Busy, Some(slot), Some(kind));
         }
         let domain = self.flows[self.rows[slot].flow].key.domain.0;
-        self.charge(number, link, domain, recipients, out);
+        self.charge(number, link, kind, (domain, recipients), out);
         let id = self.rows[slot].id;
         out.push(Order::Send { connection: ConnectionHandle(number), id, recipients_max: recipients });
     }

@@ -11,7 +11,7 @@ use super::limits::SiteLimits;
 use super::path::Path;
 use super::react::Strike;
 use super::slab::NONE;
-use super::words::{Handle, Holder, Kept, Order, SiteHandle, SourceHandle, TargetHandle, Unit};
+use super::words::{Handle, Holder, Kept, Order, ProviderHandle, SiteHandle, SourceHandle, TargetHandle, Unit};
 use super::{Alarm, Engine};
 use crate::time::Timestamp;
 
@@ -35,6 +35,8 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) struct Site {
     pub limits: Arc<SiteLimits>,
+    /// Whose reputation counts here.
+    pub provider: ProviderHandle,
     /// What was used of its windows.
     pub meters: Meters,
     /// Idle connections that wait for a window, and when to look again.
@@ -64,6 +66,7 @@ impl Site {
     fn new(limits: Arc<SiteLimits>, meters: Meters, now: Timestamp) -> Site {
         Site {
             limits,
+            provider: ProviderHandle::default(),
             meters,
             gated: Vec::new(),
             gate_at: Timestamp::NEVER,

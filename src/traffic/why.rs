@@ -155,6 +155,14 @@ impl Engine {
             let (open, limit) = (known.open.min(u32::from(u16::MAX)) as u16, known.limits.total.connections);
             return Some(Constraint::SiteConnections { site: handle, open, limit });
         }
+        if kind == StreamKind::Marketing
+            && let Some((because, until)) = self.warmup_shut(source, known.provider)
+            && let Some(view) = self.warming.get(&(source, known.provider)).map(|climb| climb.view())
+        {
+            let (stage, used, budget) = (view.stage, view.used, view.budget.unwrap_or(0));
+            let provider = known.provider;
+            return Some(Constraint::Warmup { source, provider, stage, used, budget, because, until });
+        }
         let reserved = kind == StreamKind::Marketing && known.is_reserved(source, now);
         reserved.then_some(Constraint::Reserved(source, handle))
     }
@@ -188,6 +196,7 @@ fn is_queueing(constraint: &Constraint) -> bool {
         | Constraint::SuspendedAt(..)
         | Constraint::Window { .. }
         | Constraint::Slowed(..)
+        | Constraint::Warmup { .. }
         | Constraint::Settling(_)
         | Constraint::Throttled(..) => false,
     }

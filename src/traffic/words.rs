@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::limits::{Rate, SiteLimits};
 use super::meter::Bound;
+use super::warming::Warming;
+use super::warmup::Because;
 use crate::classify::Signal;
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
@@ -27,6 +29,9 @@ pub struct SiteHandle(pub u32);
 /// A source: its place in [`Rules`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SourceHandle(pub u16);
+/// A provider: whose reputation several sites share.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ProviderHandle(pub u16);
 /// A pool: its place in [`Rules::pools`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PoolHandle(pub u16);
@@ -54,6 +59,8 @@ pub struct Rules {
     pub first_dial: Timestamp,
     /// The sources of each pool, by [`PoolHandle`].
     pub pools: Arc<[Box<[SourceHandle]>]>,
+    /// How sources warm up, by [`SourceHandle`]; empty: none does.
+    pub warming: Arc<[Option<Arc<Warming>>]>,
 }
 
 impl Default for Rules {
@@ -65,6 +72,7 @@ impl Default for Rules {
             lookups: 64,
             first_dial: Timestamp::ZERO,
             pools: pools.into(),
+            warming: Arc::default(),
         }
     }
 }
@@ -119,8 +127,23 @@ pub enum Operator {
     /// No new connections and no further messages to this site over these sources; `None` is all of them. Replaces what
     /// was said of the site before, so that nothing resumes it. May be said before the engine knows the site.
     SuspendAt(SiteHandle, Box<[Option<SourceHandle>]>),
+    /// An order to the ladder of a source at a provider.
+    Warmup(SourceHandle, ProviderHandle, WarmupOrder),
     /// Ends the pauses of all sites that refused: mail was ordered to be tried now. The next refusal pauses as before.
     Probe,
+}
+
+/// What an operator wants of a ladder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WarmupOrder {
+    /// Go to this stage, counted from 0, today.
+    Set(u16),
+    /// Go to the next stage, today.
+    Skip,
+    /// Keep the stage however well days go.
+    Hold,
+    /// Climb again, and end a freeze.
+    Resume,
 }
 
 /// What happened.
@@ -138,6 +161,8 @@ pub enum Fact {
         target: TargetHandle,
         /// Whose limits they share.
         site: SiteHandle,
+        /// Whose reputation counts there.
+        provider: ProviderHandle,
         /// Those limits.
         limits: Arc<SiteLimits>,
         /// Limits that the domain has for itself beside its site's: messages and recipients by time.
@@ -249,6 +274,8 @@ pub enum Unit {
     Recipients,
     /// New connections.
     Connections,
+    /// Nothing: the ladder of a source at a provider, or the source's total. Only written down, as [`Kept`].
+    Warmup,
     /// Nothing: what a source learned at a site from the peer's refusals. Only written down, as [`Kept`].
     Lesson,
 }
@@ -260,6 +287,10 @@ pub enum Holder {
     Site(SiteHandle),
     /// A recipient domain with limits of its own.
     Domain(DomainHandle),
+    /// A provider.
+    Provider(ProviderHandle),
+    /// All of them.
+    All,
 }
 
 /// One unit of one holder, of one source or of all together: what is reserved and written down as a whole.
@@ -353,6 +384,23 @@ pub enum Constraint {
     },
     /// The site's replies taught that it takes no more than this by time; one more may go then.
     Slowed(SourceHandle, SiteHandle, Rate, Timestamp),
+    /// The source warms up at the provider, and marketing mail has used its budget for now.
+    Warmup {
+        /// The source.
+        source: SourceHandle,
+        /// The provider.
+        provider: ProviderHandle,
+        /// Counted from 0.
+        stage: u16,
+        /// Messages of today, and the budget.
+        used: u32,
+        /// The budget.
+        budget: u32,
+        /// What binds.
+        because: Because,
+        /// Until then, if time alone ends it.
+        until: Option<Timestamp>,
+    },
     /// Allowance is being made durable: a moment.
     Reserving(Account),
     /// After an unclean end, until the peers have seen the old connections end.

@@ -15,8 +15,8 @@ use postrider::classify::Feedback;
 use postrider::mail::{QueueId, StreamKind};
 use postrider::time::Timestamp;
 use postrider::traffic::{
-    CredentialHandle, DomainHandle, Engine, Fact, Limits, Order, PoolHandle, Put, Rate, Rates, Rules, SiteHandle,
-    SiteLimits, SourceHandle, StreamHandle, TargetHandle,
+    CredentialHandle, DomainHandle, Engine, Fact, Limits, Order, PoolHandle, ProviderHandle, Put, Rate, Rates, Rules,
+    SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -96,6 +96,7 @@ impl Bench {
                     domain,
                     target: TargetHandle(domain.0),
                     site: SiteHandle(domain.0),
+                    provider: ProviderHandle(0),
                     limits: Arc::clone(&self.limits),
                     own: None,
                     kept: Box::default(),

@@ -1,6 +1,7 @@
 //! Scenarios of traffic.
 
 mod a_dead_site_holds_up_no_other;
+mod a_new_source_climbs_its_ladder;
 mod a_peers_connection_cap_is_found_without_hammering;
 mod a_restart_brings_everything_back_at_once;
 mod hidden_limits_are_found_and_kept;

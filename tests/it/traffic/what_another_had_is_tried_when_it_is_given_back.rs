@@ -8,8 +8,8 @@ use postrider::mail::QueueId;
 use postrider::mail::StreamKind::Transactional;
 use postrider::time::Timestamp;
 use postrider::traffic::{
-    ConnectionHandle, CredentialHandle, DomainHandle, Engine, Fact, Operator, Order, PoolHandle, Put, Rules,
-    SiteHandle, StreamHandle, TargetHandle,
+    ConnectionHandle, CredentialHandle, DomainHandle, Engine, Fact, Operator, Order, PoolHandle, ProviderHandle, Put,
+    Rules, SiteHandle, StreamHandle, TargetHandle,
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -53,6 +53,7 @@ impl Bench {
             domain: DomainHandle(0),
             target: TargetHandle(0),
             site: SiteHandle(0),
+            provider: ProviderHandle(0),
             limits: Arc::default(),
             own: None,
             kept: Box::default(),

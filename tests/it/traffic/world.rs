@@ -10,8 +10,8 @@ use postrider::mail::{QueueId, StreamKind};
 use postrider::time::Timestamp;
 use postrider::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, GRACE, Handle, Holder, Kept,
-    Limits, Operator, Order, PoolHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
-    Unresolved,
+    Limits, Operator, Order, PoolHandle, ProviderHandle, Put, Rules, SiteHandle, SiteLimits, SourceHandle,
+    StreamHandle, TargetHandle, Unresolved,
 };
 
 pub const START: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -394,6 +394,7 @@ impl World {
                 // Domains of one site here share its hosts.
                 target: TargetHandle(place.site),
                 site: SiteHandle(place.site),
+                provider: ProviderHandle(0),
                 limits: Arc::new(SiteLimits::of_each(place.limits)),
                 own: None,
                 kept: self.kept(place.site),
@@ -560,7 +561,11 @@ impl World {
     }
 
     fn kept(&self, site: u32) -> Box<[Kept]> {
-        let of_site = |account: &&Account| account.holder == Holder::Site(SiteHandle(site));
+        // All sites here are of one provider.
+        let of_site = |account: &&Account| {
+            account.holder == Holder::Site(SiteHandle(site))
+                || matches!(account.holder, Holder::Provider(_) | Holder::All)
+        };
         let accounts = self.records.keys().filter(of_site);
         accounts.map(|account| Kept { account: *account, bytes: self.records[account].as_slice().into() }).collect()
     }
