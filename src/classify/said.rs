@@ -72,7 +72,18 @@ fn push_word(out: &mut String, word: &str) {
         out.push_str("<@>");
         return push_plain(out, tail);
     }
-    let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    // Bare, too: "lea@access.example: user unknown" speaks of no access.
+    let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    if let Some((local, domain)) = bare.split_once('@')
+        && !local.is_empty()
+        && domain.contains('.')
+    {
+        let (front, tail) = word.split_once(bare).unwrap_or_default();
+        push_plain(out, front);
+        out.push_str("<@>");
+        return push_plain(out, tail);
+    }
+    let core = bare;
     match word.split_once(core) {
         Some((front, tail)) if core.parse::<IpAddr>().is_ok() => {
             push_plain(out, front);
@@ -122,6 +133,7 @@ mod tests {
             ("client 5.1.1 is a version", None, "client 5.1.1 is a version"),
             ("[192.0.2.1] is listed", None, "[0.0.0.0] is listed"),
             ("<no.such.user@example.net>: full", None, "<@>: full"),
+            ("lea@access.example: user unknown", None, "<@>: user unknown"),
             ("Boîte pleine, über ’Quota’ Größe", None, "boite pleine, uber 'quota' grosse"),
             ("用户不存在", None, "用户不存在"),
             ("", None, ""),
