@@ -20,6 +20,9 @@ use crate::mail::{Cause, Domain, Reply, Stage};
 const RULES_MAX: usize = 2000;
 /// Longest text of a rule as written. Unit: bytes.
 const PATTERN_LENGTH_MAX: usize = 8000;
+/// `hold` of `slow` without a `rate`: as soon as the engine probes anything. What it took of late is near the truth, so
+/// that a longer wait would cost more than a probe that is refused.
+const LEARNED_HOLD: Duration = Duration::from_secs(60);
 /// Bounds of `again` and `hold`.
 const WAITS: RangeInclusive<u64> = 30..=7 * 86_400;
 
@@ -324,14 +327,23 @@ impl Reader<'_> {
         for key in ["rate", "hold", "most"].iter().filter(|key| table.contains_key(**key) && !takes.contains(*key)) {
             self.flaw(self.place(table, key, at), key, format!("\"{action}\" takes no such key"));
         }
-        for key in ["rate", "hold"].iter().filter(|key| takes.contains(*key) && !table.contains_key(**key)) {
-            self.flaw(at, key, format!("\"{action}\" needs this key"));
+        let slows_as_learned = action == "slow" && !table.contains_key("rate");
+        if takes.contains(&"hold") && !slows_as_learned && !table.contains_key("hold") {
+            let with = if action == "slow" { " with a rate" } else { "" };
+            self.flaw(at, "hold", format!("\"{action}\"{with} needs this key"));
         }
         let most = self.number(table, "most").filter(|most| *most > 0);
         if table.contains_key("most") && most.is_none() {
             self.flaw(self.place(table, "most", at), "most", "a whole number from 1 is expected");
         }
         Some(match &*action {
+            "slow" if slows_as_learned => {
+                let hold = match table.contains_key("hold") {
+                    true => self.one(table, "hold", DURATION, duration)?,
+                    false => LEARNED_HOLD,
+                };
+                Reaction::Slow { count: 0, per: Duration::ZERO, hold }
+            }
             "slow" => {
                 let (count, per) =
                     self.one(table, "rate", "messages by time, such as \"10/1m\", are expected", rate)?;

@@ -236,7 +236,7 @@ pub enum Reaction {
     },
     /// At most `count` messages in any `per`, for as long as `hold`.
     Slow {
-        /// Messages.
+        /// Messages. 0: the reply tells no number, so that it is what the peer took of late, found by the engine.
         count: u32,
         /// The window.
         per: Duration,

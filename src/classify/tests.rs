@@ -150,6 +150,42 @@ fn a_rule_asks_the_engine_for_what_it_says() {
 }
 
 #[test]
+fn slower_without_a_rate_is_what_it_took_of_late() {
+    let rule = |keys: &str| {
+        let text = format!(
+            "[[rule]]\nname = \"own\"\nreason = \"why\"\nclass = \"rate-limit\"\ntext = 'slower'\n{keys}\n\
+             samples = \"mail: 450 slower\"\n"
+        );
+        let rules = Rules::read(Some(("own.toml", &text))).unwrap_or_else(|flaws| panic!("{flaws}"));
+        let cause = Cause::Reply(Reply::new(450, "slower"));
+        let seen = Observation { stage: Stage::Mail, cause: &cause, recipients_taken: 0, host: None };
+        rules.classify(&seen).signal.reaction
+    };
+    let slow = |count, per, hold| {
+        let (per, hold) = (Duration::from_secs(per), Duration::from_secs(hold));
+        Some(Reaction::Slow { count, per, hold })
+    };
+    assert_eq!(rule("action = \"slow\""), slow(0, 0, 60));
+    assert_eq!(rule("action = \"slow\"\nhold = \"15m\""), slow(0, 0, 900));
+    assert_eq!(rule("action = \"slow\"\nrate = \"10/1m\"\nhold = \"15m\""), slow(10, 60, 900));
+}
+
+#[test]
+fn a_limit_by_time_that_names_no_number_is_not_taken_for_one() {
+    let rows = [
+        (Stage::Mail, 450, "4.7.1 Error: rate limit exceeded, slow down"),
+        (Stage::Mail, 421, "4.7.0 Too many messages, slow down"),
+        (Stage::Mail, 454, "Throttling failure: Maximum sending rate exceeded."),
+        (Stage::Rcpt, 452, "4.1.1 requested action aborted: try again later - AUP#CXMXRT"),
+    ];
+    for (stage, code, text) in rows {
+        let meaning = of(stage, &Cause::Reply(Reply::new(code, text)), 1);
+        let named = meaning.signal.reaction.map(|reaction| matches!(reaction, Reaction::Slow { count: 1.., .. }));
+        assert_eq!((meaning.class, named, meaning.signal.trigger), (Class::RateLimit, Some(false), 1), "{text}");
+    }
+}
+
+#[test]
 fn an_operators_rules_go_first_and_their_mistakes_are_told() {
     let good = "[[rule]]\nname = \"own\"\nreason = \"why\"\nclass = \"policy\"\nverdict = \"fail\"\ntext = 'user unknown'\nsamples = \"550 5.1.1 User unknown\"\n";
     let rules = Rules::read(Some(("own.toml", good))).unwrap();
@@ -167,7 +203,23 @@ fn an_operators_rules_go_first_and_their_mistakes_are_told() {
             "own.toml:5: rule \"own\": suppress: only class = \"recipient-invalid\"",
         ),
         ("verdict = \"fail\"", "hold = \"1h\"", "own.toml:5: rule \"own\": hold: this belongs to an action"),
-        ("verdict = \"fail\"", "action = \"slow\"", "own.toml:1: rule \"own\": rate: \"slow\" needs this key"),
+        (
+            "verdict = \"fail\"",
+            "action = \"slow\"\nrate = \"10/1m\"",
+            "own.toml:1: rule \"own\": hold: \"slow\" with a rate needs this key",
+        ),
+        (
+            "verdict = \"fail\"",
+            "action = \"slow\"\nrate = \"0/1m\"\nhold = \"1h\"",
+            "own.toml:6: rule \"own\": rate: messages by time, such as",
+        ),
+        ("verdict = \"fail\"", "action = \"slow\"\nhold = \"1\"", "own.toml:6: rule \"own\": hold: a duration such as"),
+        (
+            "verdict = \"fail\"",
+            "action = \"slow\"\nmost = 3",
+            "own.toml:6: rule \"own\": most: \"slow\" takes no such key",
+        ),
+        ("verdict = \"fail\"", "action = \"suspend\"", "own.toml:1: rule \"own\": hold: \"suspend\" needs this key"),
         ("verdict = \"fail\"", "again = \"5\"", "own.toml:5: rule \"own\": again: a duration such as"),
         ("verdict = \"fail\"", "code = \"250\"", "own.toml:5: rule \"own\": code: \"550\", \"550-554\" or \"5xx\" is"),
         ("verdict = \"fail\"", "status = \"5.7\"", "own.toml:5: rule \"own\": status: \"5.1.1\", "),

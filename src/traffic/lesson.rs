@@ -34,8 +34,11 @@ const WINDOW_COUNT: f64 = 20.0;
 const WINDOW_MAX: Duration = Duration::from_secs(3600);
 /// After so long without a success the average begins anew.
 const EPISODE_ENDS: Duration = Duration::from_secs(600);
-/// How far back the best second may lie. Unit: seconds.
-const BEST_WITHIN: u64 = 10;
+/// Successes are counted by eighths of a second: a burst over the turn of a second is no slower than one within it.
+const EIGHTH_MS: u64 = 125;
+const EIGHTHS: usize = 8;
+/// How far back the best second may lie. Unit: eighths of a second.
+const BEST_WITHIN: u64 = 10 * EIGHTHS as u64;
 
 /// What one source learned at one site.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -49,11 +52,12 @@ pub(super) struct Lesson {
     /// The rate before it was raised, while that was not refused.
     before: f64,
     refused_at: Timestamp,
-    /// Messages taken in this second, and in the best one of the last ten.
-    second: u64,
-    taken: u32,
+    /// Messages taken in each of the last eight eighths of a second, the last of which is this one.
+    taken: [u16; EIGHTHS],
+    eighth: u64,
+    /// The most in any second of the last ten, and the eighth that it ended with.
     best: u32,
-    best_second: u64,
+    best_at: u64,
     /// Messages taken since then, without a pause of [`EPISODE_ENDS`].
     since: Timestamp,
     taken_since: u32,
@@ -81,14 +85,17 @@ impl Lesson {
 
     /// The site took a message.
     pub fn took(&mut self, now: Timestamp) {
-        let second = now.as_secs();
-        if second != self.second {
-            if self.taken >= self.best || self.second > self.best_second + BEST_WITHIN {
-                (self.best, self.best_second) = (self.taken, self.second);
-            }
-            (self.second, self.taken) = (second, 0);
+        let eighth = now.as_millis() / EIGHTH_MS;
+        // A clock that was set back begins anew.
+        let passed = eighth.checked_sub(self.eighth).unwrap_or(u64::MAX).min(EIGHTHS as u64);
+        (0..passed).for_each(|step| self.taken[place_of(eighth - step)] = 0);
+        self.eighth = eighth;
+        let place = place_of(eighth);
+        self.taken[place] = self.taken[place].saturating_add(1);
+        let second = self.second();
+        if second >= self.best || !(self.best_at..=self.best_at + BEST_WITHIN).contains(&eighth) {
+            (self.best, self.best_at) = (second, eighth);
         }
-        self.taken = self.taken.saturating_add(1);
         if now.since(self.last) >= EPISODE_ENDS {
             (self.since, self.taken_since) = (now, 0);
         }
@@ -106,9 +113,17 @@ impl Lesson {
 
     /// The most that it took in a second of late.
     fn best(&self, now: Timestamp) -> u32 {
-        let recent = |second: u64| second + BEST_WITHIN >= now.as_secs();
-        let best = if recent(self.best_second) { self.best } else { 0 };
-        if recent(self.second) { best.max(self.taken) } else { best }
+        let recent = |eighth: u64| eighth + BEST_WITHIN >= now.as_millis() / EIGHTH_MS;
+        match (recent(self.best_at), recent(self.eighth)) {
+            (true, _) => self.best,
+            (false, true) => self.second(),
+            (false, false) => 0,
+        }
+    }
+
+    /// Messages taken in the second that ends with the last eighth.
+    fn second(&self) -> u32 {
+        self.taken.iter().map(|taken| u32::from(*taken)).sum()
     }
 
     /// The site refused for the rate. `named`: a rule says what it takes. False: it is the same refusal as before.
@@ -150,7 +165,7 @@ impl Lesson {
         self.per_second *= step;
         self.named = None;
         if self.per_second >= HIGHEST {
-            *self = Lesson { second: self.second, taken: self.taken, ..Lesson::default() };
+            *self = Lesson { taken: self.taken, eighth: self.eighth, ..Lesson::default() };
         }
     }
 
@@ -181,6 +196,10 @@ impl Lesson {
     pub fn strictest(now: Timestamp) -> Lesson {
         Lesson { per_second: LOWEST, refused: LOWEST, refused_at: now, ..Lesson::default() }
     }
+}
+
+fn place_of(eighth: u64) -> usize {
+    (eighth % EIGHTHS as u64) as usize
 }
 
 #[cfg(test)]
@@ -221,6 +240,31 @@ mod tests {
             Some(Rate { count: 20, per: Duration::from_secs(11) }),
             "60 in 30 s, and a little less"
         );
+    }
+
+    #[test]
+    fn a_burst_over_the_turn_of_a_second_is_one_burst_and_ten_seconds_later_it_is_forgotten() {
+        for start in [0, 300, 600, 990] {
+            let burst = |after| {
+                let mut lesson = Lesson::default();
+                (0..200).for_each(|n| lesson.took(at(start + n * 2)));
+                lesson.took(at(start + 9000));
+                lesson.refused(at(start + after), None);
+                lesson.rate().map(|rate| rate.count)
+            };
+            assert_eq!(burst(9500), Some(190), "{start}");
+            // The one of nine seconds after, alone: 0.95 a second.
+            assert_eq!(burst(11_000), Some(20), "{start}");
+            assert_eq!(burst(20_000), Some(20), "{start}");
+        }
+        let mut lesson = Lesson::default();
+        (0..100).for_each(|n| lesson.took(at(60_000 + n * 5)));
+        (0..50).for_each(|n| lesson.took(at(n * 5)));
+        assert_eq!(lesson.best(at(300)), 50, "a clock that was set back");
+        (0..30).for_each(|n| lesson.took(at(400 + n * 100)));
+        assert!(lesson.best(at(3400)) >= 50);
+        (30..200).for_each(|n| lesson.took(at(400 + n * 100)));
+        assert_eq!(lesson.best(at(20_400)), 10);
     }
 
     #[test]

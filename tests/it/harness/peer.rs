@@ -161,6 +161,11 @@ impl Peer {
         self.shared.book().receipts.clone()
     }
 
+    /// How many messages reached a final dot so far.
+    pub fn answered(&self) -> usize {
+        self.shared.book().receipts.len()
+    }
+
     /// How often a message was answered 250.
     pub fn taken(&self, id: &str) -> usize {
         self.shared.book().receipts.iter().filter(|receipt| receipt.id == id && receipt.answer == Answer::Taken).count()
