@@ -144,10 +144,24 @@ async fn converse(
         if name.starts_with("lingers") {
             // It ends, but the peer does not.
             orders.close();
-            tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good, signal: Signal::NOTHING }).await;
+            tell(Event::Settled {
+                id: envelope,
+                due: None,
+                feedback: Feedback::Good,
+                signal: Signal::NOTHING,
+                words: None,
+            })
+            .await;
             return std::future::pending().await;
         }
-        tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good, signal: Signal::NOTHING }).await;
+        tell(Event::Settled {
+            id: envelope,
+            due: None,
+            feedback: Feedback::Good,
+            signal: Signal::NOTHING,
+            words: None,
+        })
+        .await;
     }
     tell(Event::Eof).await;
 }
