@@ -27,8 +27,8 @@ use crate::queue::{Change, Waiting};
 use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
-    PoolHandle, ProviderHandle, Put, Rates, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle, Unit,
-    Unresolved, Warming,
+    PoolHandle, ProviderHandle, Put, Rates, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
+    Unit, Unresolved, Warming,
 };
 
 /// Events of all connections that wait here; a connection that has more waits itself.
