@@ -1,6 +1,7 @@
-//! What outlives the process beside mail: what was spent of budgets, and what operators suspended.
+//! What outlives the process beside mail: what was spent of budgets, what operators suspended, and which sending domains are
+//! stopped where.
 //!
-//! Called by `scheduler`. Kept in the spool's state log, since a chunk must be durable before it is spent; it knows
+//! Called by `scheduler`, and for the last by `delivery`. Kept in the spool's state log, since a chunk must be durable before it is spent; it knows
 //! neither what a record is for nor how it reads.
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use crate::spool::{Spool, StateValue};
 /// The numbers of the state tables; `docs/SPOOL.md` lists them.
 const BUDGETS: u16 = 1;
 const SUSPENSIONS: u16 = 4;
+const STOPS: u16 = 8;
 
 /// The way to the budgets. Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +48,16 @@ impl Ledger {
     /// Writes a suspension, or removes it. True: it is durable.
     pub async fn keep_suspension(&self, name: Bytes, record: Option<Bytes>) -> bool {
         self.put(SUSPENSIONS, name, record, "a suspension could not be written down").await
+    }
+
+    /// All stops of sending domains, as [`Ledger::budgets`].
+    pub fn stops(&self) -> Vec<(Bytes, Bytes)> {
+        self.entries(STOPS, "which sending domains are stopped could not be read: the sites will say it again")
+    }
+
+    /// Writes a stop of a sending domain, or removes it. True: it is durable.
+    pub async fn keep_stop(&self, name: Bytes, record: Option<Bytes>) -> bool {
+        self.put(STOPS, name, record, "the stop of a sending domain could not be written down").await
     }
 
     fn entries(&self, table: u16, failed: &str) -> Vec<(Bytes, Bytes)> {

@@ -22,7 +22,7 @@ use crate::alarm::Alarms;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::{self, Credentials};
-use crate::delivery::{Caller, Tools};
+use crate::delivery::{Caller, Stops, Tools};
 use crate::dns::Dns;
 use crate::events::Events;
 use crate::history::{self, History};
@@ -158,18 +158,19 @@ impl Daemon {
             clock.clone(),
         )?;
         let caller = Caller::new(compose::delivery(&config), client, clock.clone());
+        let ledger = Ledger::new(queue.spool().clone());
         let tools = Arc::new(Tools {
             queue: queue.clone(),
             door: door.clone(),
             signer: signer.clone(),
             caller,
             rules: compose::rules(&config)?.into(),
+            stops: Stops::kept(ledger.clone(), clock.now()),
         });
         let mut settings = compose::scheduler(&config)?;
         if !clean {
             settings.first_dial = clock.now().after(AFTER_UNCLEAN_END);
         }
-        let ledger = Ledger::new(queue.spool().clone());
         let scheduler =
             Scheduler::new(settings, Live { dns: dns.clone(), tools: tools.clone(), ledger, began: Instant::now() });
         let handle = scheduler.handle();

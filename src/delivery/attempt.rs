@@ -5,13 +5,21 @@ use std::time::Duration;
 
 use crate::accept::PeerReports;
 use crate::classify::{Feedback, Meaning, Observation, Reaction, Rules, Signal, VerdictKind};
-use crate::mail::{Attempt, Cause, EnhancedStatus, Envelope, Outcome, Progress, RecipientState, Reply, Stage, Verdict};
+use crate::mail::{
+    Attempt, Cause, Domain, EnhancedStatus, Envelope, Outcome, Progress, RecipientState, Reply, Stage, Verdict,
+};
 use crate::retry;
 use crate::smtp::dialog::{Ended, Needs};
 use crate::time::Timestamp;
 
+use super::Words;
+use super::remark::Remark;
 use super::session::{Lost, Peer};
+use super::stops::Stop;
 use super::transact::{Content, End, Exchange};
+
+/// Refusals of one transaction that are told apart. A peer has a few sentences, not one for each recipient.
+const REMARKS_MAX: usize = 16;
 
 /// The recipients of the next transaction, and whether some must wait for one more.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +64,10 @@ pub(super) struct Found {
     pub reports: PeerReports,
     /// For the engine: the strongest of what the answers ask.
     pub signal: Signal,
+    /// What in the answers asks something of the source.
+    pub words: Option<Box<Words>>,
+    /// What was refused.
+    pub remarks: Vec<Remark>,
     /// The connection can carry another transaction.
     pub reusable: bool,
 }
@@ -88,6 +100,18 @@ impl Circumstances<'_> {
         let verdict = |outcome| if status.class == 5 { Verdict::Failed(outcome) } else { Verdict::Deferred(outcome) };
         let verdicts = places.iter().map(|place| (*place, verdict(outcome.clone()))).collect();
         self.found(verdicts, Tally { counts: true, ..Tally::default() }, true)
+    }
+
+    /// Its sending domain is stopped at this site: all wait, no attempt is used up, and the site's words are told.
+    pub fn stopped(&self, places: &[usize], stop: &Stop, (site, author): (&str, &Domain)) -> Found {
+        let cause = Cause::local(EnhancedStatus::new(4, 7, 0), &stop.sentence(site, author, self.now));
+        // The host said nothing of this message: no words of ours are put into its mouth.
+        let outcome = Outcome { at: self.now, stage: Stage::Local, host: "".into(), address: None, cause };
+        let verdicts = places.iter().map(|place| (*place, Verdict::Deferred(outcome.clone()))).collect();
+        let tally = Tally { again_in: Some(stop.until.since(self.now)), ..Tally::default() };
+        let mut found = self.found(verdicts, tally, true);
+        found.attempt.source = self.progress.source.clone();
+        found
     }
 
     /// What an exchange means. `None`: the connection was already gone, and nothing was attempted.
@@ -133,8 +157,8 @@ impl Circumstances<'_> {
     fn judged(&self, stage: Stage, cause: Cause, recipients_taken: usize, tally: &mut Tally) -> Verdict {
         let host = Some(&*self.peer.host);
         let meaning = self.rules.classify(&Observation { stage, cause: &cause, recipients_taken, host });
-        tally.note(meaning);
         let outcome = self.outcome(stage, cause);
+        tally.note(meaning, &outcome, &self.rules);
         match meaning.verdict {
             VerdictKind::Delivered => Verdict::Delivered(outcome),
             VerdictKind::Deferred => Verdict::Deferred(outcome),
@@ -192,14 +216,19 @@ impl Circumstances<'_> {
             source: if tally.stay { self.source.into() } else { "".into() },
         };
         let reports = if self.dsn { PeerReports::Yes } else { PeerReports::No };
-        Found { attempt, reports, signal: tally.signal, reusable }
+        let Tally { signal, words, remarks, .. } = tally;
+        Found { attempt, reports, signal, words, remarks, reusable }
     }
 }
 
 /// What the recipients' meanings add up to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Tally {
     signal: Signal,
+    words: Option<Box<Words>>,
+    remarks: Vec<Remark>,
+    /// The stage other than RCPT whose one reply was counted.
+    counted: Option<Stage>,
     /// The longest wait that a peer asked for.
     again_in: Option<Duration>,
     counts: bool,
@@ -209,12 +238,52 @@ struct Tally {
 }
 
 impl Tally {
-    fn note(&mut self, meaning: Meaning) {
-        self.signal = stronger(self.signal, meaning.signal);
+    fn note(&mut self, meaning: Meaning, outcome: &Outcome, rules: &Rules) {
+        let sum = stronger(self.signal, meaning.signal);
+        if asks_of_source(&meaning.signal) && (self.words.is_none() || sum != self.signal) {
+            let rule = rules.name(meaning.signal.rule).unwrap_or_default().into();
+            self.words = Some(Box::new(Words { outcome: outcome.clone(), rule }));
+        }
+        if meaning.verdict != VerdictKind::Delivered && matches!(outcome.cause, Cause::Reply(_)) {
+            self.remark(meaning, outcome, rules);
+        }
+        self.signal = sum;
         self.again_in = self.again_in.max(meaning.again_in);
         self.counts |= meaning.counts;
         self.stay |= meaning.stay;
     }
+
+    /// Remembers a refusal. RCPT has a reply for each recipient, every other stage one for all.
+    fn remark(&mut self, meaning: Meaning, outcome: &Outcome, rules: &Rules) {
+        let is_counted = outcome.stage != Stage::Rcpt && self.counted == Some(outcome.stage);
+        if outcome.stage != Stage::Rcpt {
+            self.counted = Some(outcome.stage);
+        }
+        let replies = u32::from(!is_counted);
+        let same = |other: &&mut Remark| {
+            (other.meaning.signal.rule, other.meaning.class) == (meaning.signal.rule, meaning.class)
+        };
+        if let Some(known) = self.remarks.iter_mut().find(same) {
+            known.replies += replies;
+        } else if self.remarks.len() < REMARKS_MAX {
+            let rule = rules.name(meaning.signal.rule).unwrap_or_default().into();
+            self.remarks.push(Remark { meaning, rule, outcome: outcome.clone(), replies });
+        }
+    }
+}
+
+/// Whether a signal asks something of the source at the site.
+fn asks_of_source(signal: &Signal) -> bool {
+    let reacts = match signal.reaction {
+        Some(
+            Reaction::FewerConnections { .. }
+            | Reaction::FewerDeliveries { .. }
+            | Reaction::Slow { .. }
+            | Reaction::Suspend { .. },
+        ) => true,
+        Some(Reaction::StopDomain { .. }) | None => false,
+    };
+    reacts || matches!(signal.feedback, Feedback::Slower | Feedback::Broken)
 }
 
 /// One signal of two answers in one transaction: the rule of the one that asks for more, the feedback of the worse.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::accept::Door;
 use crate::classify::{Meaning, Observation, Rules};
-use crate::mail::{Domain, Outcome, QueueId};
+use crate::mail::{Cause, Domain, Outcome, QueueId};
 use crate::queue::Queue;
 use crate::signer::Signer;
 use crate::time::Timestamp;
@@ -24,8 +24,10 @@ pub use crate::dns::Host;
 
 pub use connect::Caller;
 pub use settings::Settings;
+pub use stops::Stops;
 
 use past::Past;
+use remark::Remark;
 use serve::{Line, closing, serve};
 
 mod attempt;
@@ -34,9 +36,11 @@ mod connect;
 mod letter;
 mod past;
 mod private;
+mod remark;
 mod serve;
 mod session;
 mod settings;
+mod stops;
 #[cfg(test)]
 mod testing;
 mod transact;
@@ -154,6 +158,15 @@ pub enum Event {
         feedback: Feedback,
         /// What its answers ask of the engine; its feedback is the one above.
         signal: Signal,
+        /// The peer's words, if they ask something of the source.
+        words: Option<Box<Words>>,
+    },
+    /// Its sending domain is stopped at this site: nothing was said, and it was settled as deferred.
+    Postponed {
+        /// Which.
+        id: QueueId,
+        /// As of [`Event::Settled`].
+        due: Option<Timestamp>,
     },
     /// It could not be leased (gone, held, unreadable): nothing was sent.
     Skipped(QueueId),
@@ -162,6 +175,15 @@ pub enum Event {
     Returned(QueueId),
     /// The peer closed, or we did and the peer's EOF came (or 30 s passed): the slot is free.
     Eof,
+}
+
+/// What a peer said about the source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Words {
+    /// The answer that asks for more than the others, or the end of the connection.
+    pub outcome: Outcome,
+    /// The name of the rule that it falls under; empty: none.
+    pub rule: Box<str>,
 }
 
 /// What every connection works with. One for the whole process.
@@ -176,6 +198,8 @@ pub struct Tools {
     pub caller: Caller,
     /// What replies mean; exchanged at a reload.
     pub rules: ArcSwap<Rules>,
+    /// Sending domains that sites do not want for now.
+    pub stops: Stops,
 }
 
 /// Makes a connection by its plan and carries out orders on it until it ends. Events go out under the plan's number;
@@ -217,7 +241,7 @@ pub async fn run(
             past.refused = outcome.cause.to_string();
             events.not_connected(&plan.site, &plan.source.name, &outcome);
             connect::alarm_if_ours(&tools, &plan, &outcome);
-            line.tell(refused(outcome, &tools.rules.load())).await;
+            line.tell(refused(outcome, &plan, &tools)).await;
         }
         None => {}
     }
@@ -228,10 +252,17 @@ pub async fn run(
 }
 
 /// What a refusal, or a connection that could not be made, tells.
-fn refused(outcome: Outcome, rules: &Rules) -> Event {
+fn refused(outcome: Outcome, plan: &Plan, tools: &Tools) -> Event {
+    let rules = tools.rules.load();
     let host = Some(&*outcome.host);
     let observation = Observation { stage: outcome.stage, cause: &outcome.cause, recipients_taken: 0, host };
-    let Meaning { signal, again_in, .. } = rules.classify(&observation);
+    let meaning = rules.classify(&observation);
+    let Meaning { signal, again_in, .. } = meaning;
+    if matches!(outcome.cause, Cause::Reply(_)) {
+        let rule = rules.name(signal.rule).unwrap_or_default().into();
+        let remark = Remark { meaning, rule, outcome: outcome.clone(), replies: 1 };
+        remark::pass_on_refusal(&remark, plan, tools);
+    }
     Event::Refused { outcome, signal, again_in }
 }
 

@@ -17,6 +17,7 @@ use crate::spool::ReadError;
 use super::attempt::{Circumstances, Found, due_after, needs, round};
 use super::letter;
 use super::past::Sent;
+use super::remark;
 use super::session::{Farewell, Session};
 use super::{ConnectionId, Event, Order, Plan, Tools};
 
@@ -51,6 +52,8 @@ enum Done {
     Told(Event, Option<Farewell>),
     /// To be concluded.
     Attempted(Lease, Found),
+    /// The same, without a word to the peer.
+    Stopped(Lease, Found),
 }
 
 /// Carries out orders until one of the two ends the connection.
@@ -78,25 +81,35 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
             Some(Order::Send { id, recipients_max }) => (id, usize::from(recipients_max)),
             Some(Order::Close) | None => break Farewell::Quit,
         };
-        match attempt(plan, session, (id, recipients_max), line, tools, unwritten.as_mut()).await {
-            Done::Told(event, farewell) => {
-                line.tell(event).await;
-                if let Some(farewell) = farewell {
-                    break farewell;
+        let (lease, found, event) =
+            match attempt(plan, session, (id, recipients_max), line, tools, unwritten.as_mut()).await {
+                Done::Told(event, farewell) => {
+                    line.tell(event).await;
+                    match farewell {
+                        Some(farewell) => break farewell,
+                        None => continue,
+                    }
                 }
-            }
-            Done::Attempted(lease, found) => {
-                let now = tools.caller.clock().now();
-                let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
-                tools.door.events().attempted(&plan.site, &plan.source.name, &found.attempt);
-                let event = Event::Settled { id, due, feedback: found.signal.feedback, signal: found.signal };
-                finish(unwritten.as_mut()).await;
-                let settling = tools.door.conclude_with(lease, found.attempt, found.reports, now).await;
-                unwritten.set(Some(line.settled(settling, event)));
-                if !found.reusable {
-                    break Farewell::Gone;
+                Done::Attempted(lease, mut found) => {
+                    let now = tools.caller.clock().now();
+                    remark::pass_on(&found.remarks, plan, lease.envelope(), tools, now).await;
+                    tools.door.events().attempted(&plan.site, &plan.source.name, &found.attempt);
+                    let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
+                    let (signal, words) = (found.signal, found.words.take());
+                    (lease, found, Event::Settled { id, due, feedback: signal.feedback, signal, words })
                 }
-            }
+                Done::Stopped(lease, found) => {
+                    let now = tools.caller.clock().now();
+                    let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
+                    (lease, found, Event::Postponed { id, due })
+                }
+            };
+        finish(unwritten.as_mut()).await;
+        let now = tools.caller.clock().now();
+        let settling = tools.door.conclude_with(lease, found.attempt, found.reports, now).await;
+        unwritten.set(Some(line.settled(settling, event)));
+        if !found.reusable {
+            break Farewell::Gone;
         }
     };
     finish(unwritten.as_mut()).await;
@@ -138,6 +151,13 @@ where
     let round = round(lease.progress(), Some(recipients_max));
     if round.places.is_empty() {
         return Done::Told(Event::Skipped(id), None);
+    }
+    if let Some(author) = &envelope.author_domain
+        && let Some(stop) = tools.stops.in_force(&plan.site, author, tools.caller.clock().now()).await
+    {
+        let everybody = super::attempt::round(lease.progress(), None).places;
+        let found = circumstances(plan, session, &lease, tools).stopped(&everybody, &stop, (&plan.site, author));
+        return Done::Stopped(lease, found);
     }
     let content = match letter::compose(tools, &lease, &session.offered, tools.caller.clock().now()).await {
         Ok(content) => content,

@@ -18,7 +18,8 @@ use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
 use super::suspend::{Said, Suspensions};
 use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Settings};
-use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source};
+use crate::classify::{Feedback, Reaction, Signal};
+use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source, Words};
 use crate::dns::{Failure, Finality};
 use crate::history::{self, History};
 use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
@@ -27,7 +28,7 @@ use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
     PoolHandle, ProviderHandle, Put, Rates, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
-    Unresolved, Warming,
+    Unit, Unresolved, Warming,
 };
 
 /// Events of all connections that wait here; a connection that has more waits itself.
@@ -271,10 +272,15 @@ impl<W: World> Clerk<W> {
                 Fact::Refused(connection, signal)
             }
             Event::MailWritten(id) => Fact::MailWritten(connection, id),
-            Event::Settled { id, due, signal, .. } => {
+            Event::Settled { id, due, signal, words, .. } => {
                 self.count(number, if due.is_some() { Ended::Deferred } else { Ended::Final });
-                Fact::Settled { connection, id, due, signal }
+                let fact = Fact::Settled { connection, id, due, signal };
+                return match words {
+                    Some(words) => self.heed(number, fact, &signal, *words),
+                    None => self.tell(fact),
+                };
             }
+            Event::Postponed { id, due } => Fact::Settled { connection, id, due, signal: Signal::NOTHING },
             Event::Skipped(id) => Fact::Skipped(connection, id),
             Event::Returned(id) => Fact::Returned(connection, id),
             Event::Eof => return self.eof(number),
@@ -302,6 +308,28 @@ impl<W: World> Clerk<W> {
         info!(site = name.as_deref(), source = source_name, %host, stage, cause = %outcome.cause, "a connection was refused");
         if let Some(memory) = self.sites.value_mut(site) {
             memory.last.insert(source.0, outcome);
+        }
+    }
+
+    /// Tells of an attempt whose answers ask something of the source, and keeps them for `why` and the listing if the
+    /// engine acts on them: then it has something to write down. A reply below its rule's trigger must not stand there as
+    /// the cause of what another brought about.
+    fn heed(&mut self, number: u32, fact: Fact, signal: &Signal, words: Words) {
+        let Some(link) = self.links.get(&number) else { return self.tell(fact) };
+        let (source, site) = (link.source, self.targets.value(link.target).map(|aim| aim.site));
+        let before = self.out.len();
+        self.tell(fact);
+        let Some(site) = site else { return };
+        let lesson = Account { holder: Holder::Site(SiteHandle(site)), source: Some(source), unit: Unit::Lesson };
+        let acts = self.out.iter().skip(before).any(|order| *order == Order::Reserve(lesson));
+        if let Some(done) = signal.reaction.filter(|_| acts).and_then(done_by) {
+            let (site, source) = (self.sites.key(site).map(SiteKey::name), self.sources.name(source.0));
+            let (host, rule, cause) = (&words.outcome.host, &words.rule, &words.outcome.cause);
+            info!(site, source, %host, rule, %cause, "a source was {done} at a site");
+        }
+        let pauses = matches!(signal.feedback, Feedback::Slower | Feedback::Broken);
+        if let Some(memory) = self.sites.value_mut(site).filter(|_| acts || pauses) {
+            memory.last.insert(source.0, words.outcome);
         }
     }
 
@@ -653,7 +681,10 @@ impl<W: World> Clerk<W> {
             Command::Explain(site, answer) => self.explain_site(&site, answer),
             Command::Suspend(scope, within, by, answer) => self.suspend(scope, within, &by, answer),
             Command::Resume(scope, by, answer) => self.resume(&scope, &by, answer),
-            Command::Probe => self.tell(Fact::Operator(Operator::Probe)),
+            Command::Probe => {
+                self.world.end_stops();
+                self.tell(Fact::Operator(Operator::Probe));
+            }
             Command::Stop(..) => {}
         }
     }
@@ -762,6 +793,17 @@ impl<W: World> Clerk<W> {
         warn!(connections = dropped, "connections were dropped at the stop");
         self.connections.shutdown().await;
         dropped
+    }
+}
+
+/// What a reaction does to a source, for the log; `None`: nothing.
+fn done_by(reaction: Reaction) -> Option<&'static str> {
+    match reaction {
+        Reaction::FewerConnections { .. } => Some("given fewer connections"),
+        Reaction::FewerDeliveries { .. } => Some("given fewer deliveries on a connection"),
+        Reaction::Slow { .. } => Some("slowed"),
+        Reaction::Suspend { .. } => Some("suspended"),
+        Reaction::StopDomain { .. } => None,
     }
 }
 

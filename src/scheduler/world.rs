@@ -39,6 +39,8 @@ pub trait World: Send + Sync + 'static {
     fn mail_hosts(&self, domain: Domain) -> Task<Found<Arc<[Host]>>>;
     /// A named host.
     fn host(&self, name: Arc<str>, port: u16) -> Task<Found<Host>>;
+    /// Lets all mail of sending domains go again that sites stopped: an operator wants it tried.
+    fn end_stops(&self) {}
     /// Makes a connection, works on it, and ends with `Event::Eof`.
     fn connect(
         &self,
@@ -108,6 +110,10 @@ impl World for Live {
     fn keep_suspension(&self, name: Bytes, record: Option<Bytes>) -> Task<bool> {
         let ledger = self.ledger.clone();
         Box::pin(async move { ledger.keep_suspension(name, record).await })
+    }
+
+    fn end_stops(&self) {
+        self.tools.stops.end_all();
     }
 
     fn mail_hosts(&self, domain: Domain) -> Task<Found<Arc<[Host]>>> {

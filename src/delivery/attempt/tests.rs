@@ -49,6 +49,72 @@ fn meant(answers: Vec<Option<(Stage, Reply)>>, taken: usize, end: End, uncertain
 }
 
 #[test]
+fn mail_of_a_stopped_domain_waits_for_the_end_of_the_stop_and_uses_up_no_attempt() {
+    let author: Domain = "shop.test".parse().unwrap();
+    // For how long it is stopped; how long the message may still wait; when it is due.
+    let rows = [(3600, 86_400, 3600..=3960), (3600, 3000, 2900..=3000), (3600, 60, 0..=60)];
+    for (hold, left, want) in rows {
+        let (mut envelope, mut progress) = (envelope(2), progress(0));
+        envelope.expires_at = NOW.after(Duration::from_secs(left));
+        progress.source = "a".into();
+        let peer = Peer { host: "mx".into(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), encrypted: false };
+        let circumstances = Circumstances {
+            envelope: &envelope,
+            progress: &progress,
+            peer: &peer,
+            source: "b",
+            dsn: false,
+            rules: Rules::shipped(),
+            schedule: retry::Schedule::default(),
+            now: NOW,
+            jitter: 0.5,
+        };
+        let stop = Stop { until: NOW.after(Duration::from_secs(hold)), words: "550 5.7.26 no".into() };
+        let found = circumstances.stopped(&[0, 1], &stop, ("google", &author));
+        let due = found.attempt.due.since(NOW).as_secs();
+        assert!(want.contains(&due), "{hold} {left}: {due}");
+        assert!(!found.attempt.counts && found.reusable && found.signal == Signal::default());
+        assert_eq!((&*found.attempt.source, found.attempt.verdicts.len()), ("a", 2), "greylisting knows the source");
+        for (_, verdict) in &found.attempt.verdicts {
+            let Verdict::Deferred(outcome) = verdict else { panic!("{verdict:?}") };
+            assert!(outcome.cause.to_string().ends_with("UTC: \"550 5.7.26 no\""), "{}", outcome.cause);
+        }
+    }
+}
+
+#[test]
+fn refusals_are_told_apart_by_their_rules_and_the_words_are_those_that_ask_of_the_source() {
+    let (refused, block) = ("5.1.1 no such user", "5.7.1 Client host [192.0.2.1] blocked using zen.spamhaus.org");
+    // Replies by class, and whose words the source hears.
+    let rows = [
+        (vec![said(Stage::Rcpt, 550, refused), said(Stage::Rcpt, 550, refused)], "2 recipient-invalid", ""),
+        (
+            vec![said(Stage::Rcpt, 550, refused), said(Stage::Rcpt, 554, block)],
+            "1 recipient-invalid, 1 reputation-ip",
+            "554 5.7.1",
+        ),
+        (vec![said(Stage::FinalDot, 554, block), said(Stage::FinalDot, 554, block)], "1 reputation-ip", "554 5.7.1"),
+        (vec![said(Stage::FinalDot, 250, "ok"), said(Stage::FinalDot, 250, "ok")], "", ""),
+        (
+            vec![
+                said(Stage::FinalDot, 550, "5.7.26 unauthenticated"),
+                said(Stage::FinalDot, 550, "5.7.26 unauthenticated"),
+            ],
+            "1 authentication",
+            "",
+        ),
+    ];
+    for (answers, want, words) in rows {
+        let (_, found) = meant(answers, 2, End::Ended(Ended::Clean), 0).unwrap();
+        let counted: Vec<String> =
+            found.remarks.iter().map(|remark| format!("{} {}", remark.replies, remark.meaning.class.name())).collect();
+        assert_eq!(counted.join(", "), want);
+        let heard = found.words.map(|words| words.outcome.cause.to_string()).unwrap_or_default();
+        assert!(heard.starts_with(words) && heard.is_empty() == words.is_empty(), "{want}: {heard:?}");
+    }
+}
+
+#[test]
 fn each_recipient_gets_its_own_verdict() {
     use Ended::{Clean, Closing, NeedsReset};
     use Feedback::{Broken, Good, Neutral, Slower};

@@ -13,7 +13,7 @@ use postrider::accept::{self, Door, Origin, Submission};
 use postrider::classify::Rules;
 use postrider::clock::Clock;
 use postrider::delivery::{
-    self, Caller, ConnectionId, Event, Feedback, Host, Order, Plan, Source, TlsPolicy, Tools, run,
+    self, Caller, ConnectionId, Event, Feedback, Host, Order, Plan, Source, Stops, TlsPolicy, Tools, run,
 };
 use postrider::events::Events;
 use postrider::mail::{Notify, QueueId, RecipientState, ReversePath};
@@ -58,7 +58,14 @@ impl House {
         let tls = client::Client::new(&client::Settings::default()).unwrap();
         let caller = Caller::new(settings, tls, clock);
         let signer = Signer::new(&signer::Settings::default()).unwrap();
-        let tools = Tools { queue: queue.clone(), door, signer, caller, rules: Rules::shipped().into() };
+        let tools = Tools {
+            queue: queue.clone(),
+            door,
+            signer,
+            caller,
+            rules: Rules::shipped().into(),
+            stops: Stops::default(),
+        };
         House { queue, tools: Arc::new(tools), _directory: directory }
     }
 
@@ -137,6 +144,7 @@ impl Line {
                 Event::Settled { due: None, .. } => "ended",
                 Event::Settled { feedback: Feedback::Broken, .. } => "broken",
                 Event::Settled { .. } => "deferred",
+                Event::Postponed { .. } => "postponed",
                 Event::Skipped(_) => "skipped",
                 Event::Returned(_) => "returned",
                 Event::Eof => "eof",

@@ -19,7 +19,7 @@ pub use client::{Client, Reply, Split};
 pub use daemon::{Daemon, PASSWORD, Setup, USER};
 pub use ledger::Ledger;
 pub use message::{Sample, field, own_part};
-pub use peer::{Behaviour, Peer, Receipt};
+pub use peer::{Answer, Behaviour, Peer, Receipt};
 pub use small_disk::SmallDisk;
 pub use zone::{Nameserver, Zone};
 

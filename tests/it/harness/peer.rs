@@ -29,6 +29,8 @@ pub enum Behaviour {
     SilentAfterDot,
     /// 450 to recipients whose local part starts with `later`, 550 to those that start with `never`.
     Choosy,
+    /// 550 5.7.26 to messages whose author is of `news.example`, at the dot.
+    Distrusting,
     /// 421 to more connections at once, 450 to more transactions in any second.
     Capped {
         /// Connections.
@@ -314,6 +316,7 @@ impl<'a> Visit<'a> {
             | Behaviour::Friendly
             | Behaviour::SilentAfterDot
             | Behaviour::Choosy
+            | Behaviour::Distrusting
             | Behaviour::Rough(_) => {}
         }
         if self.stage(2, "220 peer.example ESMTP", "421 4.3.2 busy")? != Stage::Agreed {
@@ -442,6 +445,13 @@ impl<'a> Visit<'a> {
             self.shared.book().refused.extend(self.to.iter().cloned());
             self.note(&message, Answer::Refused(554));
             self.say("554 5.7.1 content refused")?;
+            return Ok(Stage::Refused);
+        }
+        if self.behaviour == Behaviour::Distrusting
+            && field(&message, "From").is_some_and(|from| from.ends_with("@news.example>"))
+        {
+            self.note(&message, Answer::Refused(550));
+            self.say("550 5.7.26 This mail has been blocked because the sender is unauthenticated")?;
             return Ok(Stage::Refused);
         }
         // Noted before it is said: what the daemon may know, we know.

@@ -8,6 +8,7 @@ mod a_lost_index_costs_nothing;
 mod a_message_goes_through;
 mod a_restart_keeps_the_queue;
 mod a_scheduled_message_waits_for_its_time;
+mod a_sending_domain_is_stopped_where_it_is_refused;
 mod bytes_arrive_as_sent;
 mod five_hundred_domains_share_one_mx;
 mod kill_nine_loses_nothing;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrider::classify::{Feedback, Signal};
+use postrider::classify::{Feedback, Reaction, Signal};
 use postrider::clock::Clock;
-use postrider::delivery::{ConnectionId, Event, Host, Order, Plan, Source, TlsPolicy};
+use postrider::delivery::{ConnectionId, Event, Host, Order, Plan, Source, TlsPolicy, Words};
 use postrider::dns::{Failure, Finality};
 use postrider::mail::{Cause, Domain, EnhancedStatus, Outcome, QueueId, Reply, Stage, StreamKind};
 use postrider::queue::{Change, Waiting};
@@ -21,7 +21,7 @@ use postrider::traffic::Limits;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-/// What a host does, by the first word of its name: `kind`, `refuses`, `tarpit`, `panics`, `lingers`; `null` domains have none.
+/// What a host does, by the first word of its name: `kind`, `refuses`, `blocks`, `grumbles`, `tarpit`, `panics`, `lingers`; `null` domains have none.
 #[derive(Clone, Default)]
 struct Peers(Arc<Mutex<Seen>>);
 
@@ -134,6 +134,17 @@ async fn converse(
         if name.starts_with("tarpit") {
             std::future::pending::<()>().await;
         }
+        if name.starts_with("blocks") || name.starts_with("grumbles") {
+            let cause = Cause::Reply(Reply::new(554, "5.7.1 listed"));
+            let outcome = Outcome { at: now, stage: Stage::Mail, host: (*name).into(), address: None, cause };
+            let trigger = if name.starts_with("blocks") { 1 } else { 9 };
+            let reaction = Some(Reaction::Suspend { hold: Duration::from_secs(3600) });
+            let signal = Signal { reaction, trigger, rule: 1, ..Signal::NOTHING };
+            let words = Some(Box::new(Words { outcome, rule: "listed".into() }));
+            let due = Some(now.after(Duration::from_secs(60)));
+            tell(Event::Settled { id: envelope, due, feedback: Feedback::Neutral, signal, words }).await;
+            continue;
+        }
         let panics = name.starts_with("panics") && {
             let mut seen = peers.0.lock().unwrap();
             seen.panics += 1;
@@ -144,10 +155,24 @@ async fn converse(
         if name.starts_with("lingers") {
             // It ends, but the peer does not.
             orders.close();
-            tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good, signal: Signal::NOTHING }).await;
+            tell(Event::Settled {
+                id: envelope,
+                due: None,
+                feedback: Feedback::Good,
+                signal: Signal::NOTHING,
+                words: None,
+            })
+            .await;
             return std::future::pending().await;
         }
-        tell(Event::Settled { id: envelope, due: None, feedback: Feedback::Good, signal: Signal::NOTHING }).await;
+        tell(Event::Settled {
+            id: envelope,
+            due: None,
+            feedback: Feedback::Good,
+            signal: Signal::NOTHING,
+            words: None,
+        })
+        .await;
     }
     tell(Event::Eof).await;
 }
@@ -263,6 +288,26 @@ async fn why_names_the_peer_its_words_and_the_end_of_the_wait() {
     assert!(peers.0.lock().unwrap().attempts.is_empty(), "no attempt was used up");
     assert_eq!(handle.why(QueueId::MIN).await, Value::Array(Vec::new()));
     assert_eq!(handle.stranded(vec![id, QueueId::MIN]).await, [QueueId::MIN], "it waits for the end of a pause");
+}
+
+#[tokio::test]
+async fn a_reply_is_quoted_as_the_cause_once_its_rule_acts_and_not_before() {
+    let limits = Limits { connections: 1, ..Limits::NONE };
+    let settings = Settings { limits: Arc::new(NamedLimits::of_each(limits)), ..Settings::default() };
+    let mail = [waiting(1, "blocks.example"), waiting(2, "blocks.example"), waiting(3, "grumbles.example")];
+    let (handle, peers) = start(settings, mail.to_vec());
+    peers.attempted(2).await;
+    let sites = until(async || {
+        let sites = handle.sites(Which::All, "").await;
+        (sites[0]["sources"][0]["state"] == "throttled").then_some(sites)
+    })
+    .await;
+    assert_eq!(sites[0]["site"], "blocks.example");
+    assert_eq!(sites[0]["sources"][0]["cause"], "blocks.example said 554 5.7.1 listed", "{sites}");
+    let left = mail.iter().take(2).find(|left| !peers.0.lock().unwrap().attempts.contains_key(&left.id)).unwrap().id;
+    assert_eq!(handle.why(left).await[0]["cause"], "blocks.example said 554 5.7.1 listed");
+    assert_eq!(sites[1]["site"], "grumbles.example");
+    assert_eq!(sites[1]["sources"][0]["cause"], Value::Null, "{sites}");
 }
 
 #[tokio::test]
