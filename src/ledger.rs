@@ -1,6 +1,6 @@
 //! What outlives the process beside mail: what was spent of budgets, and what operators suspended.
 //!
-//! Called by `scheduler`. Kept in the spool's state log, since a chunk must be durable before it is spent; it knows
+//! Called by `scheduler`, and by `accept` for quotas. Kept in the spool's state log, since a chunk must be durable before it is spent; it knows
 //! neither what a record is for nor how it reads.
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use crate::spool::{Spool, StateValue};
 /// The numbers of the state tables; `docs/SPOOL.md` lists them.
 const BUDGETS: u16 = 1;
 const SUSPENSIONS: u16 = 4;
+const QUOTAS: u16 = 9;
 
 /// The way to the budgets. Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +47,16 @@ impl Ledger {
     /// Writes a suspension, or removes it. True: it is durable.
     pub async fn keep_suspension(&self, name: Bytes, record: Option<Bytes>) -> bool {
         self.put(SUSPENSIONS, name, record, "a suspension could not be written down").await
+    }
+
+    /// What was taken of quotas, as [`Ledger::budgets`].
+    pub fn quotas(&self) -> Vec<(Bytes, Bytes)> {
+        self.entries(QUOTAS, "what was taken of quotas could not be read: they begin anew")
+    }
+
+    /// Writes what was taken of a quota, or removes it. True: it is durable.
+    pub async fn keep_quota(&self, name: Bytes, record: Option<Bytes>) -> bool {
+        self.put(QUOTAS, name, record, "what was taken of a quota could not be written down").await
     }
 
     fn entries(&self, table: u16, failed: &str) -> Vec<(Bytes, Bytes)> {
