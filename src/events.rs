@@ -608,6 +608,7 @@ mod tests {
             submission: QueueId::from_u64(7),
             accepted_at: Timestamp::from_secs(100),
             release_at: Timestamp::from_secs(100),
+            put_off_by: Box::default(),
             expires_at: Timestamp::from_secs(1000),
             stream: "otp".into(),
             kind: StreamKind::Transactional,

@@ -1,8 +1,8 @@
-//! What outlives the process beside mail: what was spent of budgets, what operators suspended, and which sending domains are
-//! stopped where.
+//! What outlives the process beside mail: what was spent of budgets and quotas, what operators suspended, and which sending
+//! domains are stopped where.
 //!
-//! Called by `scheduler`, and for the last by `delivery`. Kept in the spool's state log, since a chunk must be durable before it is spent; it knows
-//! neither what a record is for nor how it reads.
+//! Called by `scheduler`, by `delivery` for stops, and by `accept` for quotas. Kept in the spool's state log, since a chunk
+//! must be durable before it is spent; it knows neither what a record is for nor how it reads.
 
 use bytes::Bytes;
 use tracing::error;
@@ -13,6 +13,7 @@ use crate::spool::{Spool, StateValue};
 const BUDGETS: u16 = 1;
 const SUSPENSIONS: u16 = 4;
 const STOPS: u16 = 8;
+const QUOTAS: u16 = 9;
 
 /// The way to the budgets. Cheap to clone.
 #[derive(Clone)]
@@ -58,6 +59,16 @@ impl Ledger {
     /// Writes a stop of a sending domain, or removes it. True: it is durable.
     pub async fn keep_stop(&self, name: Bytes, record: Option<Bytes>) -> bool {
         self.put(STOPS, name, record, "the stop of a sending domain could not be written down").await
+    }
+
+    /// What was taken of quotas, as [`Ledger::budgets`].
+    pub fn quotas(&self) -> Vec<(Bytes, Bytes)> {
+        self.entries(QUOTAS, "what was taken of quotas could not be read: they begin anew")
+    }
+
+    /// Writes what was taken of a quota, or removes it. True: it is durable.
+    pub async fn keep_quota(&self, name: Bytes, record: Option<Bytes>) -> bool {
+        self.put(QUOTAS, name, record, "what was taken of a quota could not be written down").await
     }
 
     fn entries(&self, table: u16, failed: &str) -> Vec<(Bytes, Bytes)> {

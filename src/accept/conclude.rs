@@ -131,6 +131,7 @@ pub(super) fn dsn(settings: &Settings, told: &Told, id: QueueId, random: u64, no
         submission: id,
         accepted_at: now,
         release_at: now,
+        put_off_by: Box::default(),
         expires_at: now.after(stream.max_age),
         stream: settings.dsn_stream.clone(),
         kind: stream.kind,

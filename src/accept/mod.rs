@@ -6,6 +6,7 @@
 
 mod conclude;
 mod prepare;
+mod quota;
 mod settings;
 
 use std::net::SocketAddr;
@@ -16,8 +17,9 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use crate::alarm::{Alarms, Notice};
-use crate::events::{Events, RefusedAt};
-use crate::mail::{Address, Attempt, Notify, Prepared, Progress, QueueId, Return, ReversePath};
+use crate::events::{Events, OverQuota, RefusedAt};
+use crate::ledger::Ledger;
+use crate::mail::{Address, Attempt, Envelope, Notify, Prepared, Progress, QueueId, Return, ReversePath};
 use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
 pub use crate::report::{Bounces, PeerReports};
@@ -25,7 +27,8 @@ use crate::spool::{DurableSeq, PutError};
 use crate::time::Timestamp;
 
 use conclude::{End, Told};
-pub use settings::{DEFAULT_STREAM, Rights, SenderDomain, Settings, Stream};
+use quota::{Denied, Quotas, Rules, Taken};
+pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Settings, Stream};
 
 /// Where a submission came from: for its Received header, its stream and its rights.
 #[derive(Clone, Debug)]
@@ -100,12 +103,23 @@ pub struct Door {
     events: Events,
     alarms: Alarms,
     settings: Arc<ArcSwap<Settings>>,
+    quotas: Arc<Quotas>,
+}
+
+/// Whether a message counts against quotas and caps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Counting {
+    /// A client's.
+    Counted,
+    /// Ours, which must go out whatever clients did.
+    Free,
 }
 
 impl Door {
     /// A door into this queue.
     pub fn new(queue: Queue, events: Events, settings: Settings) -> Door {
-        Door { queue, events, alarms: Alarms::default(), settings: Arc::new(ArcSwap::from_pointee(settings)) }
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        Door { queue, events, alarms: Alarms::default(), settings, quotas: Arc::default() }
     }
 
     /// The same door, with the alarms that the whole house shares.
@@ -140,7 +154,26 @@ impl Door {
 
     /// Replaces the settings. What is being accepted at this moment ends under the old ones.
     pub fn reload(&self, settings: Settings) {
+        self.quotas.keep_only(&settings);
         self.settings.store(Arc::new(settings));
+    }
+
+    /// Takes up what was taken of quotas before this start. Blocks.
+    pub fn restore_quotas(&self) {
+        self.quotas.restore(self.ledger().quotas().into_iter());
+    }
+
+    /// Writes down what was taken of quotas since the last time. A quota is no promise to a peer, so it need not be durable
+    /// before it is spent: what was taken between the last of these and a crash is forgotten.
+    pub async fn keep_quotas(&self, now: Timestamp) {
+        let ledger = self.ledger();
+        for (name, record) in self.quotas.records(now) {
+            ledger.keep_quota(name, record).await;
+        }
+    }
+
+    fn ledger(&self) -> Ledger {
+        Ledger::new(self.queue.spool().clone())
     }
 
     /// Who is meant by `RCPT TO:<postmaster>` (RFC 5321 §4.1.1.3), if the config says.
@@ -171,7 +204,7 @@ impl Door {
     /// Dropped while waiting, the message may or may not have been kept; no 250 was answered, so the client sends it
     /// again.
     pub async fn accept(&self, submission: Submission) -> Result<Receipt, Refusal> {
-        let accepted = self.take_over(submission).await;
+        let accepted = self.take_over(submission, Counting::Counted).await;
         accepted.inspect_err(|refusal| self.events.refused(RefusedAt::Message, refusal.status))
     }
 
@@ -206,12 +239,16 @@ impl Door {
             release_at: None,
             received_at: now,
         };
-        self.take_over(submission).await.map(Some)
+        self.take_over(submission, Counting::Free).await.map(Some)
     }
 
-    async fn take_over(&self, submission: Submission) -> Result<Receipt, Refusal> {
+    async fn take_over(&self, submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
-        let admitted = prepare::prepare(&self.settings.load(), submission, &mut || self.queue.next_id(now))?;
+        let mut admitted = prepare::prepare(&self.settings.load(), submission, &mut || self.queue.next_id(now))?;
+        let taken = match counting {
+            Counting::Counted => self.admit(&admitted.rules, &mut admitted.prepared.envelopes, now)?,
+            Counting::Free => Taken::default(),
+        };
         // `prepare` makes one envelope at least.
         let Some(first) = admitted.prepared.envelopes.first() else { return Err(Refusal::closed()) };
         let id = first.id;
@@ -229,11 +266,39 @@ impl Door {
             Ok(durable) => {
                 self.events.taken(&stream, kind, recipients);
                 self.events.accepted(recipients, envelopes.as_deref().unwrap_or_default(), client);
+                self.count_put_off(&taken, &stream);
                 Ok(Receipt { id, durable })
             }
-            Err(PutError::Full) => Err(Refusal::full()),
-            Err(PutError::Closed) => Err(Refusal::closed()),
+            Err(error) => {
+                self.quotas.give_back(&taken);
+                Err(match error {
+                    PutError::Full => Refusal::full(),
+                    PutError::Closed => Refusal::closed(),
+                })
+            }
         }
+    }
+
+    /// Sets when a message may go by quotas and caps, or refuses it.
+    fn admit(&self, rules: &Rules, envelopes: &mut Vec<Envelope>, now: Timestamp) -> Result<Taken, Refusal> {
+        let stream = envelopes.first().map(|envelope| envelope.stream.clone()).unwrap_or_default();
+        self.quotas.admit(rules, envelopes, now, &mut || self.queue.next_id(now)).map_err(|denied| match denied {
+            Denied::Quota(refusal, recipients) => {
+                self.events.over_quota(OverQuota::Refused, recipients);
+                refusal
+            }
+            Denied::Cap(refusal) => {
+                self.events.capped(&stream);
+                refusal
+            }
+        })
+    }
+
+    fn count_put_off(&self, taken: &Taken, stream: &str) {
+        if taken.queued > 0 {
+            self.events.over_quota(OverQuota::Queued, taken.queued);
+        }
+        (0..taken.capped).for_each(|_| self.events.capped(stream));
     }
 
     /// Ends an attempt: settles the envelope, and writes what its sender must hear (a DSN) in the same record. Success

@@ -10,6 +10,7 @@ use crate::message::{
 };
 use crate::time::Timestamp;
 
+use super::quota::Rules;
 use super::settings::{DEFAULT_STREAM, MARKETING_STREAM, Rights, Settings, Stream};
 use super::{Origin, Refusal, Submission};
 
@@ -17,6 +18,8 @@ use super::{Origin, Refusal, Submission};
 #[derive(Clone, Debug)]
 pub(super) struct Admitted {
     pub prepared: Prepared,
+    /// What quotas and caps it must keep to.
+    pub rules: Rules,
     pub warning: Option<Warning>,
     /// A control header that means nothing, since its family is not enabled.
     pub ignored: Option<String>,
@@ -40,12 +43,14 @@ pub(super) fn prepare(
         Some(name) => Some(check_authors(rights(settings, name)?, name, &header)?),
         None => first_author(&header),
     };
-    let families = match &origin.credential {
-        Some(name) => rights(settings, name)?.control,
-        None => origin.listener_control,
+    let credential = match &origin.credential {
+        Some(name) => Some((&**name, rights(settings, name)?)),
+        None => None,
     };
+    let families = credential.map_or(origin.listener_control, |(_, rights)| rights.control);
     let control = control(&mut header, families).map_err(refused_control)?;
     let (stream_name, stream) = choose_stream(settings, origin, &control)?;
+    let rules = Rules::of(credential, (stream_name, stream));
     let release_at = release_at(settings, &submission, &control)?;
     let recipients = distinct(settings, submission.recipients);
     let id = next_id();
@@ -69,6 +74,7 @@ pub(super) fn prepare(
         submission: id,
         accepted_at: submission.received_at,
         release_at,
+        put_off_by: Box::default(),
         expires_at: release_at.after(stream.max_age),
         stream: stream_name.into(),
         kind: stream.kind,
@@ -85,12 +91,13 @@ pub(super) fn prepare(
         body: stamped.facts,
         recipients: Vec::new(),
     };
-    let envelopes = split(template, recipients, settings.envelope_recipients_max, next_id);
+    let recipients_max = settings.envelope_recipients_max.min(rules.envelope_recipients_max());
+    let envelopes = split(template, recipients, recipients_max, next_id);
     if envelopes.is_empty() {
         return Err(refuse(554, "5.5.1", "Error: no valid recipients".to_owned()));
     }
     let prepared = Prepared { body: stamped.message.into(), envelopes };
-    Ok(Admitted { prepared, warning: stamped.warning, ignored: control.ignored })
+    Ok(Admitted { prepared, rules, warning: stamped.warning, ignored: control.ignored })
 }
 
 fn refuse(code: u16, status: &'static str, text: String) -> Refusal {

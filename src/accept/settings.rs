@@ -8,6 +8,7 @@ use crate::mail::{Address, Domain, DomainError, StreamKind};
 use crate::message::{Families, HeaderLimits};
 use crate::report::Bounces;
 use crate::size::ByteSize;
+use crate::traffic::Rates;
 
 /// The name of the stream that always exists.
 pub const DEFAULT_STREAM: &str = "transactional";
@@ -96,6 +97,22 @@ pub struct Stream {
     pub priority: u8,
     /// Whether the envelope sender hears of failures. Default: for transactional mail yes, for marketing where asked.
     pub bounces: Bounces,
+    /// How many recipients may be let in by time. Default: any number.
+    pub quota: Rates,
+    /// How many messages one recipient may get by time. Default: any number.
+    pub recipient_cap: Rates,
+    /// What is done about mail over either. Default: it is queued.
+    pub over: Over,
+}
+
+/// What is done about mail over a quota or a cap.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Over {
+    /// It is accepted, and released when there is room.
+    #[default]
+    Queue,
+    /// It is refused for now: 451, with the time to come again.
+    Refuse,
 }
 
 impl Default for Stream {
@@ -106,6 +123,9 @@ impl Default for Stream {
             max_age: Duration::from_secs(5 * 86_400),
             priority: 50,
             bounces: Bounces::ByDefault,
+            quota: Rates::NONE,
+            recipient_cap: Rates::NONE,
+            over: Over::Queue,
         }
     }
 }
@@ -119,6 +139,10 @@ pub struct Rights {
     pub from_domains: Vec<SenderDomain>,
     /// Whose control headers count in its mail. Default: nobody's.
     pub control: Families,
+    /// How many recipients it may hand in by time. Default: any number.
+    pub quota: Rates,
+    /// What is done about mail over that. Default: it is queued.
+    pub over: Over,
 }
 
 /// A domain that a credential may use as a sender.

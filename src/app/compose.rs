@@ -59,6 +59,9 @@ pub fn door(config: &Config) -> accept::Settings {
                 true => Bounces::ByDefault,
                 false => Bounces::OnRequest,
             },
+            quota: stream.quota,
+            recipient_cap: stream.recipient_cap,
+            over: over(stream.over),
         };
         (name.as_str().into(), told)
     });
@@ -77,6 +80,8 @@ pub fn door(config: &Config) -> accept::Settings {
             stream: Some(credential.stream.as_str().into()),
             from_domains: domains.collect(),
             control: credential.control_headers.iter().copied().collect(),
+            quota: credential.quota,
+            over: over(credential.over),
         };
         (credential.name.as_str().into(), rights)
     });
@@ -85,6 +90,13 @@ pub fn door(config: &Config) -> accept::Settings {
     settings.received_max = config.limits.hops as usize;
     settings.hold_max = config.limits.max_hold;
     settings
+}
+
+fn over(told: config::Over) -> accept::Over {
+    match told {
+        config::Over::Queue => accept::Over::Queue,
+        config::Over::Refuse => accept::Over::Refuse,
+    }
 }
 
 /// Who may log in.

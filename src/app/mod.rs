@@ -87,6 +87,7 @@ pub async fn run(
 
 struct Daemon {
     config: Config,
+    clock: Arc<Clock>,
     queue: Queue,
     door: Door,
     tools: Arc<Tools>,
@@ -148,6 +149,7 @@ impl Daemon {
         let metrics_listener = config.metrics.bind.map(bind_metrics).transpose()?;
         let started = clock.now();
         let door = Door::new(queue.clone(), events.clone(), compose::door(&config)).with_alarms(Alarms::default());
+        door.restore_quotas();
         watchman::start_courier(door.clone(), clock.clone());
         queue.set_reporter(door.reporter());
         let mut server = submission::Server::bind(
@@ -210,7 +212,7 @@ impl Daemon {
             scheduler: scheduler.clone(),
             clients: server.meter(),
             tls: server_tls.clone(),
-            clock,
+            clock: clock.clone(),
             started,
             stranded: Arc::default(),
         };
@@ -232,6 +234,7 @@ impl Daemon {
         server.start();
         Ok(Daemon {
             config,
+            clock,
             queue,
             door,
             tools,
@@ -316,6 +319,8 @@ impl Daemon {
         let (clients_gone, peers_dropped) = tokio::join!(clients, peers);
         let _ = self.api_stop.send(true);
         let _ = tokio::time::timeout(Duration::from_millis(500), self.api).await;
+        let kept = self.door.keep_quotas(self.clock.now());
+        let _ = tokio::time::timeout(Duration::from_millis(500), kept).await;
         let queue = self.queue;
         let history = self.door.events().history().clone();
         let closed = tokio::task::spawn_blocking(move || {

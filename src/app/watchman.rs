@@ -71,6 +71,7 @@ pub(super) async fn run(house: House, mut stop: watch::Receiver<bool>) {
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = count(&house) => {}
             }
+            house.door.keep_quotas(house.clock.now()).await;
         }
         alarms.tick(house.clock.now());
     }

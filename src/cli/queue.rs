@@ -355,6 +355,7 @@ impl std::fmt::Display for Sheet<'_> {
         fact("accepted", format!("{} ago ({})", now.since(&envelope.accepted_at), envelope.accepted_at))?;
         let wanted = envelope.release_at.as_ref().map(|at| format!("{} ({at})", now.until(at)));
         fact("scheduled", wanted.unwrap_or_default())?;
+        fact("put off by", envelope.put_off_by.clone())?;
         fact("next", format!("{} ({})", now.until(&envelope.due), envelope.due))?;
         fact("expires", format!("{} ({})", now.until(&envelope.expires_at), envelope.expires_at))?;
         fact("attempts", envelope.attempts.to_string())?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::inbound::{Credential, Limits, Listener, Mode, Tls};
+use super::inbound::{Credential, Limits, Listener, Mode, Over, Tls};
 use super::layers::Lines;
 use super::outbound::{Delivery, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream};
 use super::pattern::Member;
@@ -15,6 +15,7 @@ use super::{Config, DATA_DIR, DEFAULT, History, Log, Metrics, STREAM_MARKETING, 
 use crate::mail::{Address, Domain, StreamKind};
 use crate::message::Family;
 use crate::time::Zone;
+use crate::traffic::Rates;
 use crate::traffic::warmup::SendHours;
 
 /// The file's top level.
@@ -77,6 +78,11 @@ struct StreamText {
     retry_first: Option<Duration>,
     #[serde(deserialize_with = "units::some_duration")]
     retry_longest: Option<Duration>,
+    #[serde(deserialize_with = "units::rates")]
+    quota: Rates,
+    #[serde(deserialize_with = "units::rates")]
+    recipient_cap: Rates,
+    over: Over,
 }
 
 #[derive(Default, Deserialize)]
@@ -217,6 +223,9 @@ impl StreamText {
             priority: self.priority.unwrap_or(plain.priority),
             bounces: self.bounces.unwrap_or(plain.bounces),
             aliases: self.aliases,
+            quota: self.quota,
+            recipient_cap: self.recipient_cap,
+            over: self.over,
             retry: Retry {
                 first: self.retry_first.unwrap_or(plain.retry.first),
                 longest: self.retry_longest.unwrap_or(plain.retry.longest),

@@ -11,6 +11,7 @@ use super::pattern::DomainPattern;
 use super::units;
 use crate::message::Family;
 use crate::size::ByteSize;
+use crate::traffic::Rates;
 
 /// The certificate that listeners show.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -105,9 +106,26 @@ pub struct Credential {
     /// Whose control headers may choose stream, tags, metadata and time.
     #[serde(default, deserialize_with = "units::parsed_list")]
     pub control_headers: Vec<Family>,
+    /// How many recipients it may hand in by time; each window exact. Default: any number.
+    #[serde(default, deserialize_with = "units::rates")]
+    pub quota: Rates,
+    /// What is done about mail over its quota. Default: queue.
+    #[serde(default)]
+    pub over: Over,
     /// Refused at AUTH, kept in the file.
     #[serde(default)]
     pub disabled: bool,
+}
+
+/// What is done about mail over a quota or a cap.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Over {
+    /// It is accepted, and released when there is room.
+    #[default]
+    Queue,
+    /// 451, with the time to come again.
+    Refuse,
 }
 
 impl Credential {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::inbound::Over;
 use super::layers::{Key, Says, Value};
 use super::pattern::{self, Member, NextHop, NotYet, RecipientPattern, TlsPolicy};
 use super::units::{self, Written};
@@ -32,6 +33,12 @@ pub struct Stream {
     pub aliases: Vec<String>,
     /// As `[retry]`, for this stream.
     pub retry: Retry,
+    /// How many recipients may be let in by time; each window exact. Default: any number.
+    pub quota: Rates,
+    /// How many messages one recipient may get by time. Default: any number.
+    pub recipient_cap: Rates,
+    /// What is done about mail over either. Default: queue.
+    pub over: Over,
 }
 
 impl Stream {
@@ -49,6 +56,9 @@ impl Stream {
             bounces: kind == StreamKind::Transactional,
             aliases: Vec::new(),
             retry: retry.clone(),
+            quota: Rates::NONE,
+            recipient_cap: Rates::NONE,
+            over: Over::Queue,
         }
     }
 }

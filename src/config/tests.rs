@@ -202,6 +202,19 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
             "p.toml:8: route.port = 5: it stands in the [[route]] without `source`",
         ),
         (
+            "[stream.marketing]\nquota = [\"5\"]",
+            "p.toml:3: stream.marketing.quota = \"5\": a rate such as \"100/1h\" is expected: 1 to 100000000, in 1s to 1d",
+        ),
+        (
+            "[stream.marketing]\nrecipient_cap = [\"3/1d\", \"101/2h\"]",
+            "p.toml:3: stream.marketing.recipient_cap = [\"3/1d\", \"101/2h\"]: 1 to 100 messages, in 1s to 1d, are allowed: \
+             \"3/1d\"",
+        ),
+        (
+            "[stream.marketing]\nover = \"drop\"",
+            "p.toml:3: stream.marketing.over = \"drop\": \"queue\" or \"refuse\" is expected",
+        ),
+        (
             "[delivery]\nmax_message_rate = [\"5\"]",
             "p.toml:3: delivery.max_message_rate = \"5\": a rate such as \"100/1h\"",
         ),

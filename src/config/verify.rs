@@ -19,6 +19,8 @@ use crate::size::ByteSize;
 const NAME_CHARS_MAX: usize = 64;
 /// Longest name of a stream in the words of others, in characters.
 const ALIAS_CHARS_MAX: usize = 128;
+/// Most messages in a window of a recipient's cap: all of them are looked at for each message.
+const CAP_COUNT_MAX: u32 = 100;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -206,6 +208,9 @@ fn streams(config: &Config, judge: &mut Judge<'_>) {
         judge.known(path("pool"), "pool", &stream.pool, config.pools.keys());
         judge.range(path("priority"), stream.priority, 0..=100);
         judge.range(path("max_age"), stream.max_age, MINUTE..=30 * DAY);
+        if stream.recipient_cap.iter().any(|rate| rate.count > CAP_COUNT_MAX) {
+            judge.refuse(path("recipient_cap"), "1 to 100 messages, in 1s to 1d, are allowed: \"3/1d\"");
+        }
         // What is inherited from [retry] is judged there.
         if stream.retry != config.retry {
             retry(&stream.retry, [&path("retry_first"), &path("retry_longest")], judge);

@@ -215,9 +215,18 @@ async fn why(State(api): State<Api>, UrlPath(id): UrlPath<String>) -> Result<Jso
 fn tell_scheduled(constraints: &mut Value, listed: &Listed) {
     let Some(binding) = constraints.get_mut(0).filter(|constraint| constraint["kind"] == "not_due") else { return };
     let until = listed.waiting.due.rfc3339();
-    *binding = json!({
-        "kind": "scheduled",
-        "text": format!("it is scheduled: its sender wants it sent at {until}, not before; `queue retry` sends it now"),
-        "until": until,
-    });
+    let put_off_by = listed.stored.as_ref().map_or("", |stored| &*stored.envelope.put_off_by);
+    *binding = match put_off_by {
+        "" => json!({
+            "kind": "scheduled",
+            "text": format!("it is scheduled: its sender wants it sent at {until}, not before; `queue retry` sends it now"),
+            "until": until,
+        }),
+        by => json!({
+            "kind": "quota",
+            "text": format!("{by} has room for it at {until}; `queue retry` sends it now"),
+            "cause": by,
+            "until": until,
+        }),
+    };
 }

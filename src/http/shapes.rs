@@ -49,9 +49,12 @@ pub struct Envelope {
     pub message_id: String,
     /// Size of the message.
     pub size_bytes: u64,
-    /// When its sender wanted it sent, if later than at once.
+    /// Not before this, if that is later than at once: its sender's wish, or that of `put_off_by`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release_at: Option<String>,
+    /// The quota or cap that put it off.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub put_off_by: String,
     /// Its tags.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
@@ -131,6 +134,7 @@ impl Envelope {
                 shape.message_id = envelope.message_id.to_string();
                 shape.size_bytes = envelope.body.size_bytes;
                 shape.release_at = envelope.is_scheduled().then(|| envelope.release_at.rfc3339());
+                shape.put_off_by = envelope.put_off_by.to_string();
                 shape.tags = envelope.marks.tags.iter().map(ToString::to_string).collect();
                 let metadata = envelope.marks.metadata.iter();
                 shape.metadata = metadata.map(|(key, value)| (key.to_string(), value.to_string())).collect();

@@ -153,8 +153,11 @@ pub struct Envelope {
     pub submission: QueueId,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// Not before this: when it was accepted, or later if its sender asked for that (RFC 4865).
+    /// Not before this: when it was accepted, or later if its sender asked for that (RFC 4865) or a quota put it off.
     pub release_at: Timestamp,
+    /// The quota or cap that set `release_at`, in words for people (`the quota 100/1m of the credential shop`). Empty: its
+    /// sender did.
+    pub put_off_by: Box<str>,
     /// After this it is expired instead of tried again.
     pub expires_at: Timestamp,
     /// The stream's name.
@@ -208,7 +211,7 @@ impl Envelope {
         Progress::new(self.recipients.len(), self.release_at)
     }
 
-    /// Whether its sender asked for a later time than that of its acceptance.
+    /// Whether it may go only later than at its acceptance: its sender asked for that, or a quota put it off.
     pub fn is_scheduled(&self) -> bool {
         self.release_at > self.accepted_at
     }

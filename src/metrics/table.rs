@@ -68,7 +68,7 @@ table! {
         "Recipients over a quota: `queued` until it has room, or `refused`.",
         "An application sends more than it should; or the quota is too small for it.";
     CapRecipients = Counter "postrider_capped_recipients_total", "recipients", ["stream"],
-        "Recipients refused since they got as much on this stream as `recipient_cap` allows.",
+        "Recipients that got as much on this stream as `recipient_cap` allows, so that their mail waits or was refused.",
         "Code bombing through a sign-up form, or an application that repeats itself.";
 "Mail sent":
     Outcomes = Counter "postrider_outcomes_total", "recipients", ["stream", "kind", "fate"],
@@ -104,7 +104,7 @@ table! {
         "Peers are slow (tarpits, scanning) or far away. Each transaction holds a connection for so long.";
 "Queue":
     QueueEnvelopes = Gauge "postrider_queue_envelopes", "envelopes", ["stream", "kind", "state"],
-        "Envelopes without a final state: `waiting` (due, wants a turn), `deferred` (waits for its next try), `scheduled` (its sender asked for later), `held` or `leased` (being attempted).",
+        "Envelopes without a final state: `waiting` (due, wants a turn), `deferred` (waits for its next try), `scheduled` (its sender asked for later, or a quota put it off), `held` or `leased` (being attempted).",
         "waiting: more is accepted than limits and peers let out. deferred: peers defer. held: an operator or damage stopped it.";
     QueueRecipients = Gauge "postrider_queue_recipients", "recipients", ["stream", "kind", "state"],
         "Their recipients that are still pending.",

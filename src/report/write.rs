@@ -206,8 +206,8 @@ fn status(report: &Report, charset: Charset, out: &mut Vec<u8>) {
     field(out, "X-Postrider-Queue-ID", &envelope.id.to_string());
     field(out, "X-Postrider-Sender", &typed(report.to, charset));
     field(out, "Arrival-Date", &envelope.accepted_at.rfc5322());
-    if envelope.is_scheduled() {
-        // RFC 4865, which updates RFC 3464 by this field.
+    if envelope.is_scheduled() && envelope.put_off_by.is_empty() {
+        // RFC 4865, which updates RFC 3464 by this field. A quota of ours is no request of theirs.
         field(out, "Future-Release-Request", &format!("until;{}", envelope.release_at.rfc3339()));
     }
     for event in report.events {
@@ -308,6 +308,7 @@ pub(super) mod tests {
             submission: QueueId::from_u64(7),
             accepted_at,
             release_at: accepted_at,
+            put_off_by: Box::default(),
             expires_at: accepted_at.after(Duration::from_secs(432_000)),
             stream: "transactional".into(),
             kind: StreamKind::Transactional,

@@ -558,6 +558,7 @@ mod tests {
             submission: QueueId::from_u64(1),
             accepted_at: Timestamp::ZERO,
             release_at: Timestamp::ZERO,
+            put_off_by: Box::default(),
             expires_at: Timestamp::NEVER,
             stream: "transactional".into(),
             kind: StreamKind::Transactional,

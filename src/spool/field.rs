@@ -62,6 +62,7 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
         // Since version 2.
         w.u64(envelope.release_at.as_millis());
         write_marks(w, &envelope.marks);
+        w.text(&envelope.put_off_by);
     });
 }
 
@@ -132,11 +133,17 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
         true => (accepted_at, Marks::default()),
         false => (Timestamp::from_millis(r.u64()?), read_marks(r)?),
     };
+    // What was written before there were quotas ends here.
+    let put_off_by = match r.0.is_empty() {
+        true => Box::default(),
+        false => r.text()?.into(),
+    };
     Some(Envelope {
         id,
         submission,
         accepted_at,
         release_at,
+        put_off_by,
         expires_at,
         stream,
         kind,
@@ -354,6 +361,7 @@ mod tests {
             submission: QueueId::from_u64(7),
             accepted_at: at,
             release_at: at,
+            put_off_by: Box::default(),
             expires_at: Timestamp::from_secs(1_795_687_200),
             stream: "transactional".into(),
             kind: StreamKind::Transactional,
@@ -385,8 +393,8 @@ mod tests {
     #[test]
     fn what_version_1_wrote_is_unscheduled_and_has_no_marks() {
         let envelope = envelope_to(&["a@example.net", "b@example.net"]);
-        // Release u64, engaged u8, two counts u16.
-        let old = cut(|w| write_envelope(w, &envelope), 13);
+        // Release u64, engaged u8, two counts u16, the length of an empty text.
+        let old = cut(|w| write_envelope(w, &envelope), 15);
         assert_eq!(read_envelope(&mut Reader(&old)), Some(envelope));
 
         let mut progress = Progress::new(2, Timestamp::from_secs(5));
@@ -403,12 +411,18 @@ mod tests {
         envelope.marks.tags = vec!["spring-sale".into(), "Frühling".into()];
         envelope.marks.metadata = vec![("order".into(), "7".into()), ("empty".into(), "".into())];
         envelope.marks.engaged = true;
+        envelope.put_off_by = "the quota".into();
         let whole = cut(|w| write_envelope(w, &envelope), 0);
         assert_eq!(read_envelope(&mut Reader(&whole)).as_ref(), Some(&envelope));
-        for octets in 1..30 {
+        // Without "the quota" and its length it is what was written before there were quotas.
+        let before_quotas = 11;
+        for octets in (1..40).filter(|octets| *octets != before_quotas) {
             let read = read_envelope(&mut Reader(&cut(|w| write_envelope(w, &envelope), octets)));
             assert!(read.is_none(), "{octets} octets are missing");
         }
+        let old = cut(|w| write_envelope(w, &envelope), before_quotas);
+        envelope.put_off_by = Box::default();
+        assert_eq!(read_envelope(&mut Reader(&old)).as_ref(), Some(&envelope));
         let mut progress = Progress::new(1, Timestamp::from_secs(5));
         progress.pool = "bulk".into();
         let whole = cut(|w| write_progress(w, &progress), 0);

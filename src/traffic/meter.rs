@@ -31,6 +31,9 @@ const CHUNKS: u32 = 16;
 /// What the pace may catch up: a sixteenth of the window, up to this, but one message at least.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 const CATCH_UP_DIVISOR: u64 = 16;
+/// What a learned pace may catch up: what a busy machine wakes up late, and no message more where they are rarer than that.
+/// Unit: microseconds.
+const STRICT_CATCH_UP_US: u64 = 20_000;
 /// Steps of a window that is written down. Rounded late, so that a restart wastes a little and passes nothing.
 const WRITTEN_STEPS: u64 = 64;
 
@@ -42,7 +45,7 @@ struct Window {
     sum: u32,
     /// When the next one is due by the pace. Unit: microseconds.
     due_us: u64,
-    /// Nothing may catch up: the length of the peer's own window is not known, and two at once may be too many.
+    /// Next to nothing may catch up: the length of the peer's own window is not known, and two at once may be too many.
     strict: bool,
 }
 
@@ -141,7 +144,7 @@ impl Window {
 
     fn catch_up_us(&self) -> u64 {
         if self.strict {
-            return 0;
+            return STRICT_CATCH_UP_US;
         }
         let share = self.per().as_micros() as u64 / CATCH_UP_DIVISOR;
         share.min(CATCH_UP_MAX.as_micros() as u64).max(self.interval_us())

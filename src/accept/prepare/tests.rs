@@ -15,6 +15,7 @@ fn settings() -> Settings {
         stream: stream.map(Into::into),
         from_domains: domains.iter().map(|d| d.parse().unwrap()).collect(),
         control: Families::NONE,
+        ..Rights::default()
     };
     settings.credentials.insert("shop".into(), rights(None, &["example.com", "=exact.example"]));
     settings.credentials.insert("news".into(), rights(Some("marketing"), &["example.com"]));

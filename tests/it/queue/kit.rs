@@ -55,6 +55,7 @@ pub fn envelope(queue: &Queue, recipients: &[&str]) -> Envelope {
         submission: id,
         accepted_at: now,
         release_at: now,
+        put_off_by: Box::default(),
         expires_at: now.after(Duration::from_secs(432_000)),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,
