@@ -11,6 +11,7 @@ use crate::mail::{Cause, Stage};
 pub use file::{Flaw, Flaws};
 pub use meaning::{Class, Feedback, Meaning, Reaction, Scope, Signal, VerdictKind};
 pub use rule::Rules;
+pub use strikes::Strikes;
 
 mod again;
 mod file;
@@ -18,6 +19,7 @@ mod meaning;
 mod reply;
 mod rule;
 mod said;
+mod strikes;
 #[cfg(test)]
 mod tests;
 

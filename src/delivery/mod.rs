@@ -7,13 +7,12 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::accept::Door;
-use crate::classify::{Meaning, Observation, Rules};
+use crate::classify::{Observation, Rules};
 use crate::mail::{Cause, Domain, Outcome, QueueId};
 use crate::queue::Queue;
 use crate::signer::Signer;
@@ -142,8 +141,6 @@ pub enum Event {
         outcome: Outcome,
         /// What it asks of the engine.
         signal: Signal,
-        /// When the peer asked us to come again.
-        again_in: Option<Duration>,
     },
     /// MAIL FROM of this envelope is on the wire. It has occupied its windows since the grant; now the peer may have
     /// counted it, and its place is no longer given back.
@@ -154,9 +151,7 @@ pub enum Event {
         id: QueueId,
         /// `None`: it has its final state. Else it is due again then.
         due: Option<Timestamp>,
-        /// What the attempt says about the source at this site.
-        feedback: Feedback,
-        /// What its answers ask of the engine; its feedback is the one above.
+        /// What its answers say about the source at this site, and ask of the engine.
         signal: Signal,
         /// The peer's words, if they ask something of the source.
         words: Option<Box<Words>>,
@@ -257,13 +252,13 @@ fn refused(outcome: Outcome, plan: &Plan, tools: &Tools) -> Event {
     let host = Some(&*outcome.host);
     let observation = Observation { stage: outcome.stage, cause: &outcome.cause, recipients_taken: 0, host };
     let meaning = rules.classify(&observation);
-    let Meaning { signal, again_in, .. } = meaning;
+    let signal = meaning.signal;
     if matches!(outcome.cause, Cause::Reply(_)) {
         let rule = rules.name(signal.rule).unwrap_or_default().into();
         let remark = Remark { meaning, rule, outcome: outcome.clone(), replies: 1 };
         remark::pass_on_refusal(&remark, plan, tools);
     }
-    Event::Refused { outcome, signal, again_in }
+    Event::Refused { outcome, signal }
 }
 
 /// Gives back what was ordered and not begun.

@@ -96,7 +96,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                     tools.door.events().attempted(&plan.site, &plan.source.name, &found.attempt);
                     let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
                     let (signal, words) = (found.signal, found.words.take());
-                    (lease, found, Event::Settled { id, due, feedback: signal.feedback, signal, words })
+                    (lease, found, Event::Settled { id, due, signal, words })
                 }
                 Done::Stopped(lease, found) => {
                     let now = tools.caller.clock().now();

@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::classify::Strikes;
 use crate::ledger::Ledger;
 use crate::mail::Domain;
 use crate::time::Timestamp;
 
-/// Replies count toward a trigger for so long, as in `traffic`.
-const STRIKES_WITHIN: Duration = Duration::from_secs(3600);
-/// Counts that there may be at once; the longest unheard one makes room.
+/// Counts that there may be at once.
 const STRIKES_MAX: usize = 1000;
 /// Stops that there may be at once; the one that ends first makes room.
 const STOPS_MAX: usize = 1000;
@@ -68,17 +67,6 @@ pub(super) struct Heard<'a> {
     pub hold: Duration,
     /// The peer's words.
     pub words: &'a str,
-}
-
-/// Replies under one rule about one sending domain at one site.
-#[derive(Debug)]
-struct Strike {
-    count: u16,
-    since: Timestamp,
-    last: Timestamp,
-    recipient_domain: Domain,
-    /// From two recipient domains or more: one mailbox's quarrel is nobody else's.
-    several: bool,
 }
 
 /// Mail of a sending domain does not go to a site.
@@ -132,7 +120,8 @@ fn clock(at: Timestamp, now: Timestamp) -> String {
 /// All counts and stops. Pure: `now` is an argument.
 #[derive(Debug, Default)]
 struct Book {
-    strikes: BTreeMap<(Pair, Box<str>), Strike>,
+    /// By sending domain at a site, and rule.
+    strikes: Strikes<(Pair, Box<str>), Domain, STRIKES_MAX>,
     stops: BTreeMap<Pair, Stop>,
 }
 
@@ -144,11 +133,12 @@ impl Book {
             // What was on its way when the stop began makes it no longer.
             return None;
         }
-        if heard.trigger > 1 && !self.strike(&pair, heard, now) {
+        let (key, domain) = ((pair.clone(), Box::from(heard.rule)), heard.recipient_domain.clone());
+        if !self.strikes.hear(key, heard.trigger, Some(domain), now) {
             return None;
         }
         // One stop is enough: what other rules counted so far is answered by it.
-        self.strikes.retain(|(of, _), _| *of != pair);
+        self.strikes.forget(|(of, _)| *of == pair);
         let stop = Stop { until: now.after(heard.hold.min(HOLD_MAX)), words: shortened(heard.words) };
         let first = self.stops.iter().min_by_key(|(_, stop)| stop.until).map(|(first, _)| first.clone());
         let room = first.filter(|_| self.stops.len() >= STOPS_MAX && !self.stops.contains_key(&pair));
@@ -157,31 +147,6 @@ impl Book {
         }
         self.stops.insert(pair.clone(), stop.clone());
         Some((pair, stop, room))
-    }
-
-    /// Whether the trigger is reached, by this reply.
-    fn strike(&mut self, pair: &Pair, heard: &Heard, now: Timestamp) -> bool {
-        self.strikes.retain(|_, strike| now.since(strike.since) < STRIKES_WITHIN);
-        let name = (pair.clone(), Box::from(heard.rule));
-        if !self.strikes.contains_key(&name)
-            && self.strikes.len() >= STRIKES_MAX
-            && let Some(oldest) =
-                self.strikes.iter().min_by_key(|(_, strike)| strike.last).map(|(name, _)| name.clone())
-        {
-            self.strikes.remove(&oldest);
-        }
-        let recipient_domain = heard.recipient_domain;
-        let strike = self.strikes.entry(name).or_insert_with(|| Strike {
-            count: 0,
-            since: now,
-            last: now,
-            recipient_domain: recipient_domain.clone(),
-            several: false,
-        });
-        strike.count = strike.count.saturating_add(1);
-        strike.last = now;
-        strike.several |= strike.recipient_domain != *recipient_domain;
-        strike.count >= heard.trigger && strike.several
     }
 
     fn in_force(&self, site: &str, domain: &Domain, now: Timestamp) -> Option<&Stop> {
@@ -205,7 +170,7 @@ impl Book {
 
     fn end_all(&mut self) {
         self.stops.values_mut().for_each(|stop| stop.until = Timestamp::ZERO);
-        self.strikes.clear();
+        self.strikes = Strikes::default();
     }
 }
 

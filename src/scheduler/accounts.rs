@@ -51,7 +51,7 @@ const UNITS: [Unit; 4] = [Unit::Messages, Unit::Recipients, Unit::Connections, U
 
 impl<W: World> Clerk<W> {
     /// The name of an account: `unit, source, holder`, a line each.
-    fn account_name(&self, account: Account) -> Option<Bytes> {
+    pub(super) fn account_name(&self, account: Account) -> Option<Bytes> {
         let holder = match account.holder {
             Holder::Site(site) => format!("site {}", self.sites.key(site.0).map(SiteKey::kept_name)?),
             Holder::Domain(domain) => format!("domain {}", self.domains.key(domain.0)?),

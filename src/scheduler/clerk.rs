@@ -37,6 +37,8 @@ const EVENTS_MAX: usize = 4096;
 const BATCH: usize = 256;
 /// Orders that one connection can hold: the engine has one envelope on it at most, and says Close once.
 const LINK_ORDERS_MAX: usize = 4;
+/// At a stop, for the last records.
+const RECORDS_WITHIN: Duration = Duration::from_millis(500);
 /// The longest sleep, since timers do not reach to the end of time.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
@@ -525,6 +527,9 @@ impl<W: World> Clerk<W> {
                 Order::Expire(id, domain) => self.end(id, End::Expired(self.what_stood_in_the_way(id, domain))),
                 Order::Fail(id, domain) => self.fail(id, domain),
                 Order::WakeAt(at) => self.wake = at,
+                Order::Frozen(source, provider) => {
+                    self.world.warmup_frozen(self.sources.name(source.0), self.providers.name(provider.0));
+                }
                 Order::Forget(handle) => self.forget(handle),
             }
         }
@@ -769,6 +774,17 @@ impl<W: World> Clerk<W> {
 
     /// Ends all connections, and waits for that, this long at most. Returns how many were dropped.
     async fn stop(&mut self, within: Duration) -> usize {
+        let dropped = self.end_connections(within).await;
+        let records = self.engine.final_records().into_iter();
+        let named = records.filter_map(|(account, record)| Some((self.account_name(account)?, Bytes::from(record))));
+        let mut kept: JoinSet<bool> = named.map(|(name, record)| self.world.keep_budget(name, Some(record))).collect();
+        let all = async { while kept.join_next().await.is_some() {} };
+        // What is not written by then costs as much of the allowance as a crash.
+        let _ = tokio::time::timeout(RECORDS_WITHIN, all).await;
+        dropped
+    }
+
+    async fn end_connections(&mut self, within: Duration) -> usize {
         self.answers.abort_all();
         for link in self.links.values() {
             // A full or closed line is ended by the drop of its sender below.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::alarm;
 use crate::delivery::{ConnectionId, Event, Host, Order, Plan, Tools};
 use crate::dns::{Dns, Failure};
 use crate::history::History;
@@ -50,6 +51,8 @@ pub trait World: Send + Sync + 'static {
     ) -> Task<()>;
     /// Ends an envelope. False: it could not be leased.
     fn end(&self, id: QueueId, end: End) -> Task<bool>;
+    /// A provider blocked a source that warms up there.
+    fn warmup_frozen(&self, _source: &str, _provider: &str) {}
     /// The time that passed since some moment, by a clock that nobody sets: what limits go by.
     fn steady(&self) -> Duration {
         self.now().since(Timestamp::ZERO)
@@ -114,6 +117,13 @@ impl World for Live {
 
     fn end_stops(&self) {
         self.tools.stops.end_all();
+    }
+
+    fn warmup_frozen(&self, source: &str, provider: &str) {
+        let detail =
+            "no marketing mail goes there for the rest of the day and all of the next; `traffic warmup` shows it";
+        let subject = format!("{source} at {provider}");
+        self.tools.door.alarms().event(alarm::Cause::WarmupFrozen, &subject, detail, self.now());
     }
 
     fn mail_hosts(&self, domain: Domain) -> Task<Found<Arc<[Host]>>> {

@@ -8,7 +8,7 @@ use super::lane::place_of;
 use super::site::NO_LANE;
 use super::slab::State;
 use super::words::{ConnectionHandle, Order, SourceHandle};
-use crate::classify::{Feedback, Reaction, Signal};
+use crate::classify::{Feedback, Signal};
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
 
@@ -31,17 +31,8 @@ pub(super) enum Doing {
 
 /// Whether a reply that wants less of us is, or may be, about how many connections there are.
 fn is_about_connections(signal: &Signal) -> bool {
-    match signal.reaction {
-        None => true,
-        // It was lowered already.
-        Some(Reaction::FewerConnections { .. }) => false,
-        Some(
-            Reaction::FewerDeliveries { .. }
-            | Reaction::Slow { .. }
-            | Reaction::Suspend { .. }
-            | Reaction::StopDomain { .. },
-        ) => false,
-    }
+    // A reaction says what there was too much of; if it was connections, they were lowered by it.
+    signal.reaction.is_none()
 }
 
 #[derive(Clone, Copy, Debug)]

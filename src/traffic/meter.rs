@@ -440,7 +440,8 @@ fn read(bytes: &[u8]) -> Option<(u32, Known)> {
     rest.is_empty().then_some((open, known))
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+/// The next octets of a record.
+pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (head, tail) = rest.split_first_chunk::<N>()?;
     *rest = tail;
     Some(*head)

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use super::lesson::{self, Lesson};
+use super::meter::take;
 use crate::time::Timestamp;
 
 /// Connections to a site that has not taken a message yet.
@@ -53,7 +54,6 @@ pub(super) struct Path {
     /// The next probe is not before this.
     growth_from: Timestamp,
     probe: Duration,
-    probed_at: Timestamp,
     /// Whose turn the next probe is.
     turn: u8,
     /// Probes since the last that was refused.
@@ -103,7 +103,6 @@ impl Default for Path {
             blocked_until: Timestamp::ZERO,
             growth_from: Timestamp::ZERO,
             probe: Duration::ZERO,
-            probed_at: Timestamp::ZERO,
             turn: 0,
             quiet: 0,
             refused_at: Timestamp::ZERO,
@@ -194,7 +193,6 @@ impl Path {
         if self.quiet > QUIET {
             (self.quiet, self.probe) = (1, (self.probe / 2).max(PAUSE_MIN));
         }
-        self.probed_at = now;
         self.growth_from = now.after(self.probe.max(PAUSE_MIN));
         raised
     }
@@ -341,12 +339,6 @@ fn read(bytes: &[u8], now: Timestamp) -> Option<Path> {
         refused_at,
         ..Path::default()
     })
-}
-
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, tail) = rest.split_first_chunk::<N>()?;
-    *rest = tail;
-    Some(*head)
 }
 
 /// ± 10 %, so that what was refused together does not come back together.

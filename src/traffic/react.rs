@@ -4,82 +4,26 @@
 //! A rule acts here only, never beyond the site that said it; and one that has a trigger only after so many such replies
 //! within an hour, from two recipient domains or more: one mailbox's quarrel is nobody else's.
 
-use std::time::Duration;
-
 use super::Engine;
 use super::limits::Rate;
 use super::link::Link;
 use super::words::{Account, Holder, Order, SiteHandle, SourceHandle, Unit};
-use crate::classify::{Reaction, Signal};
-use crate::time::Timestamp;
+use crate::classify::{Reaction, Signal, Strikes};
 
-/// Replies count toward a trigger for so long.
-const STRIKES_WITHIN: Duration = Duration::from_secs(3600);
-/// Rules that are counted at one site at once; the longest unheard one makes room.
+/// Rules that are counted at one site at once.
 const STRIKES_MAX: usize = 16;
 
-/// Replies under one rule to one source at a site.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Strike {
-    source: SourceHandle,
-    rule: u16,
-    count: u16,
-    since: Timestamp,
-    last: Timestamp,
-    domain: Option<u32>,
-    /// From two recipient domains or more.
-    several: bool,
-}
-
-/// Counts a reply: of which recipient domain, or (`None`) said to the connection before any. True: it is time to act, and
-/// the count begins anew.
-fn strike(
-    strikes: &mut Vec<Strike>,
-    now: Timestamp,
-    source: SourceHandle,
-    signal: &Signal,
-    domain: Option<u32>,
-) -> bool {
-    if signal.trigger <= 1 {
-        return true;
-    }
-    strikes.retain(|strike| now.since(strike.since) < STRIKES_WITHIN);
-    let known = strikes.iter().position(|strike| strike.source == source && strike.rule == signal.rule);
-    let place = known.unwrap_or_else(|| {
-        if strikes.len() >= STRIKES_MAX
-            && let Some(oldest) = (0..strikes.len()).min_by_key(|place| strikes[*place].last)
-        {
-            strikes.swap_remove(oldest);
-        }
-        strikes.push(Strike {
-            source,
-            rule: signal.rule,
-            count: 0,
-            since: now,
-            last: now,
-            domain,
-            several: domain.is_none(),
-        });
-        strikes.len() - 1
-    });
-    let Some(known) = strikes.get_mut(place) else { return false };
-    known.count = known.count.saturating_add(1);
-    known.last = now;
-    known.several |= known.domain != domain;
-    let acts = known.count >= signal.trigger && known.several;
-    if acts {
-        strikes.swap_remove(place);
-    }
-    acts
-}
+/// Replies under rules to sources at a site, by recipient domain.
+pub(super) type SiteStrikes = Strikes<(SourceHandle, u16), u32, STRIKES_MAX>;
 
 impl Engine {
-    /// Does what a reply calls for, to the source at the site of this connection.
+    /// Does what a reply calls for, to the source at the site of this connection. `domain`: of the recipients whom it
+    /// answered, if it answered any.
     pub(super) fn react(&mut self, link: &Link, domain: Option<u32>, signal: &Signal, out: &mut Vec<Order>) {
         let Some(reaction) = signal.reaction else { return };
         let (now, jitter, source) = (self.now, self.jitter, link.source);
         let site = &mut self.sites[link.site];
-        if !strike(&mut site.strikes, now, source, signal, domain) {
+        if !site.strikes.hear((source, signal.rule), signal.trigger, domain, now) {
             return;
         }
         if signal.block {
@@ -156,31 +100,5 @@ impl Engine {
         for number in idle {
             self.close(number, out);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_with_a_trigger_needs_so_many_replies_from_two_domains_within_an_hour() {
-        let at = |secs: u64| Timestamp::from_secs(1_800_000_000 + secs);
-        let source = SourceHandle(0);
-        let signal = |trigger, rule| Signal { trigger, rule, ..Signal::default() };
-        let mut strikes = Vec::new();
-        assert!(strike(&mut strikes, at(0), source, &signal(1, 1), Some(7)), "no trigger");
-        let mut hit = |secs, rule, domain| strike(&mut strikes, at(secs), source, &signal(3, rule), Some(domain));
-        assert!(!hit(0, 1, 7) && !hit(1, 1, 7) && !hit(2, 1, 7), "one domain");
-        assert!(!hit(3, 2, 8), "another rule");
-        assert!(hit(4, 1, 8));
-        assert!(!hit(5, 1, 8) && !hit(6, 1, 7), "it begins anew");
-        assert!(!hit(4000, 1, 7), "what is older than an hour is forgotten");
-        assert!(!strike(&mut strikes, at(4500), source, &signal(2, 9), None), "at the door");
-        assert!(strike(&mut strikes, at(4501), source, &signal(2, 9), None), "nobody's domain is several");
-        for rule in 0..40 {
-            strike(&mut strikes, at(5000), source, &signal(3, 100 + rule), Some(1));
-        }
-        assert!(strikes.len() <= STRIKES_MAX);
     }
 }

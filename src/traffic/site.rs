@@ -9,7 +9,7 @@ use super::gate::Meters;
 use super::lane::{FlowKey, Lane, Via, place_of};
 use super::limits::SiteLimits;
 use super::path::Path;
-use super::react::Strike;
+use super::react::SiteStrikes;
 use super::slab::NONE;
 use super::words::{Handle, Holder, Kept, Order, ProviderHandle, SiteHandle, SourceHandle, TargetHandle, Unit};
 use super::{Alarm, Engine};
@@ -59,7 +59,7 @@ pub(super) struct Site {
     used_at: Timestamp,
     alarm: Timestamp,
     /// Replies that are counted toward a rule's trigger.
-    pub strikes: Vec<Strike>,
+    pub strikes: SiteStrikes,
 }
 
 impl Site {
@@ -81,7 +81,7 @@ impl Site {
             transactional_at: Timestamp::ZERO,
             used_at: now,
             alarm: Timestamp::NEVER,
-            strikes: Vec::new(),
+            strikes: SiteStrikes::default(),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::mail::StreamKind;
 use crate::time::{Timestamp, Zone};
 
 /// How a source warms up.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Warming {
     /// The curve of every provider without one of its own, and of the total.
     pub curve: Arc<Curve>,
@@ -28,9 +28,6 @@ pub struct Warming {
     /// When marketing mail goes.
     pub hours: SendHours,
 }
-
-// No number of a curve is equal to nothing: `Curve` refuses such.
-impl Eq for Warming {}
 
 impl Warming {
     fn curve(&self, provider: ProviderHandle) -> &Curve {
@@ -225,6 +222,17 @@ impl Engine {
         }
     }
 
+    /// What is to be written down at a clean stop, so that it costs no allowance. Nothing may be granted after it.
+    pub fn final_records(&self) -> Vec<(Account, Vec<u8>)> {
+        let account = |holder, source| Account { holder, source: Some(source), unit: Unit::Warmup };
+        let ladders = self.warming.iter().map(|((source, provider), climb)| {
+            (account(Holder::Provider(*provider), *source), climb.ladder.record_at_stop().to_vec())
+        });
+        let totals = self.totals.iter();
+        let totals = totals.map(|(source, sum)| (account(Holder::All, *source), sum.total.record_at_stop().to_vec()));
+        ladders.chain(totals).collect()
+    }
+
     /// A record is durable, or is not to be had now.
     pub(super) fn warmup_kept(&mut self, account: Account, durable: bool, out: &mut Vec<Order>) {
         let Some(source) = account.source else { return };
@@ -329,7 +337,11 @@ impl Engine {
         let Some(rule) = self.warming_rule(source).map(Arc::clone) else { return };
         let Some(climb) = self.warming.get_mut(&(source, provider)) else { return };
         let usual = self.volumes.get(&provider).map_or(0, |volume| volume.usual);
+        let was_frozen = climb.ladder.view().frozen_until.is_some();
         climb.ladder.blocked(rule.curve(provider), usual);
+        if !was_frozen && climb.ladder.view().frozen_until.is_some() {
+            out.push(Order::Frozen(source, provider));
+        }
         self.keep_warmup(source, provider, out);
     }
 

@@ -261,6 +261,8 @@ pub enum Order {
     Fail(QueueId, DomainHandle),
     /// Say `Tick` at this time, unless another fact comes after it first.
     WakeAt(Timestamp),
+    /// A provider blocked a source that warms up there, and its ladder is frozen: somebody should know.
+    Frozen(SourceHandle, ProviderHandle),
     /// A handle is free to mean something else.
     Forget(Handle),
 }
@@ -392,9 +394,9 @@ pub enum Constraint {
         provider: ProviderHandle,
         /// Counted from 0.
         stage: u16,
-        /// Messages of today, and the budget.
+        /// Messages of today that are charged to the budget.
         used: u32,
-        /// The budget.
+        /// Today's, for marketing mail.
         budget: u32,
         /// What binds.
         because: Because,

@@ -128,7 +128,7 @@ impl Bench {
                 self.later(3, Fact::Reserved(account, true));
             }
             Order::WakeAt(at) => self.wake = at,
-            Order::Expire(..) | Order::Fail(..) | Order::Forget(_) => {}
+            Order::Frozen(..) | Order::Expire(..) | Order::Fail(..) | Order::Forget(_) => {}
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postrider::classify::{Feedback, Reaction, Signal};
 use postrider::mail::StreamKind::{self, Marketing, Transactional};
 use postrider::time::{Timestamp, Zone};
 use postrider::traffic::warmup::{Curve, SendHours, Steps};
@@ -118,4 +119,40 @@ fn crashes_give_nothing_twice_and_orders_are_obeyed() {
     world.crash(secs(1));
     world.run_for(secs(60));
     assert!(ladder(&world).held, "it outlives a restart");
+}
+
+#[test]
+fn a_block_freezes_the_ladder_and_is_told_once() {
+    let mut world = world(1, 6);
+    put(&mut world, Marketing, 30);
+    world.run_for(secs(6 * 3600));
+    let blocked =
+        Signal { reaction: Some(Reaction::Suspend { hold: secs(3600) }), block: true, ..Feedback::Neutral.into() };
+    for _ in 0..2 {
+        put(&mut world, Transactional, 1);
+        world.answer_next_with(blocked);
+        world.run_for(secs(2 * 3600));
+    }
+    assert_eq!(world.frozen, [(NEW, ProviderHandle(0))]);
+    let day = world.now.as_secs() / DAY;
+    let before = sent(&world, NEW, Marketing, day);
+    world.run_for(secs(10 * 3600));
+    assert_eq!(sent(&world, NEW, Marketing, day), before, "nothing goes for the rest of the day");
+    world.run_for(secs(DAY));
+    assert_eq!(sent(&world, NEW, Marketing, day + 1), 0, "nor on the next");
+    world.run_for(secs(DAY));
+    assert!(sent(&world, NEW, Marketing, day + 2) > 0);
+}
+
+#[test]
+fn a_clean_stop_costs_no_allowance() {
+    let mut world = world(1, 7);
+    put(&mut world, Marketing, 300);
+    world.run_for(secs(DAY / 2));
+    let used = world.engine.warmups()[0].view.used;
+    world.records.extend(world.engine.final_records());
+    world.crash(secs(1));
+    world.run_for(secs(60));
+    let now = world.engine.warmups()[0].view.used;
+    assert!(now <= used + 1, "{used} before, {now} after");
 }

@@ -123,7 +123,7 @@ async fn converse(
     if name.starts_with("refuses") {
         let cause = Cause::Reply(Reply::new(421, "4.7.0 too many of you"));
         let outcome = Outcome { at: now, stage: Stage::Greeting, host: (*name).into(), address: None, cause };
-        tell(Event::Refused { outcome, signal: Feedback::Slower.into(), again_in: None }).await;
+        tell(Event::Refused { outcome, signal: Feedback::Slower.into() }).await;
         return tell(Event::Eof).await;
     }
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -142,7 +142,7 @@ async fn converse(
             let signal = Signal { reaction, trigger, rule: 1, ..Signal::NOTHING };
             let words = Some(Box::new(Words { outcome, rule: "listed".into() }));
             let due = Some(now.after(Duration::from_secs(60)));
-            tell(Event::Settled { id: envelope, due, feedback: Feedback::Neutral, signal, words }).await;
+            tell(Event::Settled { id: envelope, due, signal, words }).await;
             continue;
         }
         let panics = name.starts_with("panics") && {
@@ -155,24 +155,10 @@ async fn converse(
         if name.starts_with("lingers") {
             // It ends, but the peer does not.
             orders.close();
-            tell(Event::Settled {
-                id: envelope,
-                due: None,
-                feedback: Feedback::Good,
-                signal: Signal::NOTHING,
-                words: None,
-            })
-            .await;
+            tell(Event::Settled { id: envelope, due: None, signal: Feedback::Good.into(), words: None }).await;
             return std::future::pending().await;
         }
-        tell(Event::Settled {
-            id: envelope,
-            due: None,
-            feedback: Feedback::Good,
-            signal: Signal::NOTHING,
-            words: None,
-        })
-        .await;
+        tell(Event::Settled { id: envelope, due: None, signal: Feedback::Good.into(), words: None }).await;
     }
     tell(Event::Eof).await;
 }

@@ -107,6 +107,9 @@ pub struct World {
     open_spans: HashMap<QueueId, usize>,
     /// What a hidden limit counted, by site.
     counted: HashMap<u32, VecDeque<Timestamp>>,
+    next_answer: Option<Signal>,
+    /// Ladders that the engine says are frozen.
+    pub frozen: Vec<(SourceHandle, ProviderHandle)>,
     /// Messages that a hidden limit deferred.
     pub deferrals: u32,
 }
@@ -147,6 +150,8 @@ impl World {
             spans: Vec::new(),
             open_spans: HashMap::new(),
             counted: HashMap::new(),
+            next_answer: None,
+            frozen: Vec::new(),
             deferrals: 0,
         }
     }
@@ -361,6 +366,7 @@ impl World {
                 self.finish(id, End::Failed);
             }
             Order::WakeAt(at) => self.wake = at,
+            Order::Frozen(source, provider) => self.frozen.push((source, provider)),
             Order::Forget(handle) => {
                 if let Handle::Domain(domain) = handle {
                     // A walk over everything, so only in small worlds.
@@ -486,7 +492,12 @@ impl World {
             reaction: Some(Reaction::Slow { count: 0, per: Duration::ZERO, hold: Duration::ZERO }),
             ..Signal::default()
         };
+        let told = self.next_answer.take_if(|_| put.kind == StreamKind::Transactional);
         let fact = match (place.temper, self.random.u8(0..20)) {
+            _ if told.is_some() => {
+                let (due, signal) = (Some(self.now.after(secs(60))), told.unwrap_or_default());
+                Fact::Settled { connection, id, due, signal }
+            }
             _ if too_many => {
                 let due = Some(self.now.after(secs(300)));
                 Fact::Settled { connection, id, due, signal: slower }
@@ -525,6 +536,11 @@ impl World {
 
     fn is_stopped(&self, site: u32, source: SourceHandle) -> bool {
         self.stopped.get(&site).is_some_and(|stopped| stopped.iter().any(|of| of.is_none_or(|of| of == source)))
+    }
+
+    /// The next transactional message is put off for a minute, and the peer's answer says this.
+    pub fn answer_next_with(&mut self, signal: Signal) {
+        self.next_answer = Some(signal);
     }
 
     /// Connections open now at a site, of all sources.
