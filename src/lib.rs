@@ -12,6 +12,7 @@ pub mod message;
 pub mod report;
 pub mod retry;
 pub mod smtp;
+pub mod token;
 // Floor 2: reason.
 pub mod traffic;
 // Floor 3: materials.

@@ -16,12 +16,13 @@ use postrider::smtp::exercise;
 use postrider::smtp::reply_reader::{ReplyError, ReplyReader};
 use postrider::spool;
 use postrider::time::Timestamp;
+use postrider::token::{self, Keys, Link, Token};
 
 /// A target: its name, and the promise it tests.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("bdat", bdat),
     ("classify", classify),
     ("config", config),
@@ -32,6 +33,7 @@ pub const TARGETS: [Target; 10] = [
     ("reply_reader", reply_reader),
     ("session", session),
     ("spool_record", spool_record),
+    ("token", token),
 ];
 
 /// Longest line that may leave, without its CRLF (RFC 5321 §4.5.3.1.6), and the dot that stuffing may add.
@@ -42,6 +44,41 @@ const SEGMENT_MAGIC: u64 = 0x0123_4567_89ab_cdef;
 /// The server's session, from the greeting to the end: the replies are replies, what is accepted has only CRLF line ends.
 pub fn session(octets: &[u8]) {
     exercise::session(octets);
+}
+
+/// Tokens and links: what is read is what was made, in its one form; what arbitrary octets say reads back as it was said.
+pub fn token(octets: &[u8]) {
+    // The keys that the seeds were made with.
+    let keys = Keys::of(&[1; 32]);
+    if let Ok(text) = std::str::from_utf8(octets) {
+        let _ = Keys::parse(text);
+        if let Ok(read) = keys.read(text, Timestamp::ZERO) {
+            assert_eq!(keys.make(&read), text.to_ascii_lowercase(), "a token has one form");
+        }
+        if let Ok(link) = keys.open(text, Timestamp::ZERO) {
+            assert_eq!(keys.seal(&link), text.to_ascii_lowercase(), "a link has one form");
+        }
+        if let Ok(address) = text.parse::<postrider::mail::Address>() {
+            let link =
+                Link { address, stream: "s".into(), id: QueueId::MIN, recipient: 0, expires_at: Timestamp::ZERO };
+            let sealed = keys.seal(&link);
+            assert!(sealed.len() <= token::SEALED_LENGTH_MAX, "a link is bounded");
+            assert_eq!(keys.open(&sealed, Timestamp::ZERO), Ok(link));
+        }
+    }
+    let Some((fixed, rest)) = octets.split_first_chunk::<10>() else { return };
+    let id = QueueId::from_u64(u64::from_be_bytes(fixed[..8].try_into().expect("eight octets")));
+    let recipient = u16::from_be_bytes([fixed[8], fixed[9]]);
+    for kind in [token::Kind::ReturnPath, token::Kind::Unsubscribe, token::Kind::Reference] {
+        let made = Token { kind, id, recipient, expires_at: Timestamp::ZERO };
+        let mut text = keys.make(&made).into_bytes();
+        assert_eq!(text.len(), token::LOCAL_LENGTH);
+        // What the rest turns into something else is no token any more.
+        text.iter_mut().zip(rest).for_each(|(octet, change)| *octet ^= change);
+        let Ok(changed) = String::from_utf8(text) else { continue };
+        let read = keys.read(&changed, Timestamp::ZERO);
+        assert_eq!(read.is_ok(), changed.to_ascii_lowercase() == keys.make(&made), "{changed}");
+    }
 }
 
 /// Chunks of BDAT: cut or whole, they make the same message.
