@@ -39,6 +39,7 @@ pub mod submission;
 pub mod http;
 pub mod sandbox;
 pub mod scheduler;
+pub mod unsubscribe;
 // Floor 8: roof.
 pub mod app;
 pub mod cli;

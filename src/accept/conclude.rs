@@ -139,6 +139,7 @@ pub(super) fn dsn(settings: &Settings, told: &Told, id: QueueId, random: u64, no
         credential: "".into(),
         pool: stream.pool.clone(),
         reverse_path: ReversePath::Null,
+        return_path: None,
         ret: None,
         envid: None,
         author_domain: Some(settings.hostname.clone()),

@@ -5,6 +5,7 @@
 //! roof, `http` (bounce). It never connects to anything, and never decides when mail goes.
 
 mod conclude;
+mod letterhead;
 mod prepare;
 mod quota;
 mod settings;
@@ -27,8 +28,9 @@ use crate::spool::{DurableSeq, PutError};
 use crate::time::Timestamp;
 
 use conclude::{End, Told};
+pub use letterhead::REPORTS_AFTER;
 use quota::{Denied, Quotas, Rules, Taken};
-pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Settings, Stream};
+pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Sending, Settings, Stream};
 
 /// Where a submission came from: for its Received header, its stream and its rights.
 #[derive(Clone, Debug)]
@@ -244,11 +246,22 @@ impl Door {
 
     async fn take_over(&self, submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
-        let mut admitted = prepare::prepare(&self.settings.load(), submission, &mut || self.queue.next_id(now))?;
+        let settings = self.settings.load_full();
+        let mut admitted = prepare::prepare(&settings, submission, &mut || self.queue.next_id(now))?;
         let taken = match counting {
-            Counting::Counted => self.admit(&admitted.rules, &mut admitted.prepared.envelopes, now)?,
+            Counting::Counted => {
+                let envelopes = &mut admitted.prepared.envelopes;
+                let taken = self.admit(&admitted.rules, envelopes, now)?;
+                // After the quotas, which may split an envelope: a return path names its own.
+                letterhead::give(&settings, &admitted.head, envelopes);
+                taken
+            }
             Counting::Free => Taken::default(),
         };
+        if letterhead::weight(&admitted.prepared.envelopes) > ENVELOPES_BYTES_MAX {
+            self.quotas.give_back(&taken);
+            return Err(Refusal::too_many(&admitted.prepared.envelopes));
+        }
         // `prepare` makes one envelope at least.
         let Some(first) = admitted.prepared.envelopes.first() else { return Err(Refusal::closed()) };
         let id = first.id;
@@ -372,6 +385,10 @@ impl Door {
     }
 }
 
+/// Most that the envelopes of one message may take up. One record holds them all, so that no crash parts them, and the
+/// spool reads none of more than 256 MiB. A newsletter to 100,000 readers fits. Unit: octets.
+const ENVELOPES_BYTES_MAX: usize = 192 << 20;
+
 /// Keeps a boundary from being guessed by whoever wrote the message that a report returns.
 fn random() -> u64 {
     let mut octets = [0; 8];
@@ -382,6 +399,15 @@ fn random() -> u64 {
 }
 
 impl Refusal {
+    /// 552: so many envelopes do not fit into one record.
+    fn too_many(envelopes: &[Envelope]) -> Refusal {
+        let text = format!(
+            "Error: {} recipients with these tags and metadata are too many for one message; hand it in in parts",
+            envelopes.iter().map(|envelope| envelope.recipients.len()).sum::<usize>()
+        );
+        Refusal { code: 552, status: "5.5.3", text }
+    }
+
     /// 452: no room now.
     fn full() -> Refusal {
         let text = "Insufficient system storage; try again later".to_owned();

@@ -4,12 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-use crate::mail::{Address, Domain, Envelope, Notify, Prepared, QueueId, Recipient, ReversePath, StreamKind};
+use crate::mail::{
+    Address, Domain, Envelope, Notify, Prepared, QueueId, Recipient, ReturnPath, ReversePath, StreamKind,
+};
 use crate::message::{
     Control, ControlError, Field, HeaderBlock, Kind, Missing, Trace, Warning, control, mailboxes, quoted, scan, stamp,
 };
 use crate::time::Timestamp;
 
+use super::letterhead::{self, Head};
 use super::quota::Rules;
 use super::settings::{DEFAULT_STREAM, MARKETING_STREAM, Rights, Settings, Stream};
 use super::{Origin, Refusal, Submission};
@@ -20,6 +23,8 @@ pub(super) struct Admitted {
     pub prepared: Prepared,
     /// What quotas and caps it must keep to.
     pub rules: Rules,
+    /// What it has already of what could be added to it.
+    pub head: Head,
     pub warning: Option<Warning>,
     /// A control header that means nothing, since its family is not enabled.
     pub ignored: Option<String>,
@@ -82,6 +87,7 @@ pub(super) fn prepare(
         credential: origin.credential.clone().unwrap_or_default(),
         pool: stream.pool.clone(),
         reverse_path: submission.reverse_path,
+        return_path: None,
         ret: submission.ret,
         envid: submission.envid,
         author_domain,
@@ -91,13 +97,18 @@ pub(super) fn prepare(
         body: stamped.facts,
         recipients: Vec::new(),
     };
-    let recipients_max = settings.envelope_recipients_max.min(rules.envelope_recipients_max());
+    let whose = credential.map_or(ReturnPath::Ours, |(_, rights)| rights.return_path);
+    let head = Head::of(&header, whose);
+    let recipients_max = match letterhead::is_personal(settings, &head, &template) {
+        true => 1,
+        false => settings.envelope_recipients_max.min(rules.envelope_recipients_max()),
+    };
     let envelopes = split(template, recipients, recipients_max, next_id);
     if envelopes.is_empty() {
         return Err(refuse(554, "5.5.1", "Error: no valid recipients".to_owned()));
     }
     let prepared = Prepared { body: stamped.message.into(), envelopes };
-    Ok(Admitted { prepared, rules, warning: stamped.warning, ignored: control.ignored })
+    Ok(Admitted { prepared, rules, head, warning: stamped.warning, ignored: control.ignored })
 }
 
 fn refuse(code: u16, status: &'static str, text: String) -> Refusal {

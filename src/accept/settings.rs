@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::mail::{Address, Domain, DomainError, StreamKind};
+use crate::mail::{Address, Domain, DomainError, ReturnPath, StreamKind};
 use crate::message::{Families, HeaderLimits};
 use crate::report::Bounces;
 use crate::size::ByteSize;
+use crate::token::Keys;
 use crate::traffic::Rates;
 
 /// The name of the stream that always exists.
@@ -48,6 +49,12 @@ pub struct Settings {
     pub delay_report_after: Duration,
     /// Largest message that a bounce returns whole; of larger ones the header alone. Unit: bytes. Default: 50,000.
     pub returned_size_max: ByteSize,
+    /// The domains that mail is sent from. Default: none, and nothing is added in anybody's name.
+    pub sendings: Vec<Sending>,
+    /// What makes return paths and unsubscribe links. Default: nothing, and none are made.
+    pub tokens: Option<Keys>,
+    /// Where unsubscribe links lead: `https://…`, without a slash at its end. Default: nowhere, and there are none.
+    pub unsubscribe_url: Option<Box<str>>,
 }
 
 impl Settings {
@@ -69,6 +76,9 @@ impl Settings {
             hold_max: Duration::from_secs(30 * 86_400),
             delay_report_after: Duration::from_secs(4 * 3600),
             returned_size_max: ByteSize(50_000),
+            sendings: Vec::new(),
+            tokens: None,
+            unsubscribe_url: None,
         }
     }
 
@@ -77,6 +87,12 @@ impl Settings {
         let by_name = self.streams.get_key_value(name);
         let found = by_name.or_else(|| self.streams.get_key_value(self.stream_aliases.get(name)?));
         found.map(|(name, stream)| (&**name, stream))
+    }
+
+    /// The sending domain of an author's: its own, else the nearest above it.
+    pub(super) fn sending(&self, author: &Domain) -> Option<&Sending> {
+        let covering = self.sendings.iter().filter(|sending| author.is_within(&sending.domain));
+        covering.max_by_key(|sending| sending.domain.as_str().len())
     }
 
     pub(super) fn header_limits(&self) -> HeaderLimits {
@@ -130,6 +146,19 @@ impl Default for Stream {
     }
 }
 
+/// What is added in the name of a `[[sending_domain]]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sending {
+    /// Its name; for mail from domains below it too, unless they have an entry of their own.
+    pub domain: Domain,
+    /// Where our return paths are. Default: nowhere, and MAIL FROM says what the client said.
+    pub bounce_domain: Option<Domain>,
+    /// What CFBL-Address says (RFC 9477). Default: there is none.
+    pub feedback_address: Option<Address>,
+    /// It has a DKIM key.
+    pub signed: bool,
+}
+
 /// What a `[[credential]]` may do.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rights {
@@ -143,6 +172,8 @@ pub struct Rights {
     pub quota: Rates,
     /// What is done about mail over that. Default: it is queued.
     pub over: Over,
+    /// Whose return path its mail leaves with. Default: ours, where its sending domain has a bounce domain.
+    pub return_path: ReturnPath,
 }
 
 /// A domain that a credential may use as a sender.

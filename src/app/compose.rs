@@ -12,12 +12,17 @@ use crate::config::layers::{Key, Layered, Told, Value, Values};
 use crate::config::{self, Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy};
 use crate::credential::Account;
 use crate::dns::Families;
+use crate::mail::ReturnPath;
 use crate::retry::Schedule;
 use crate::scheduler::{NamedLimits, Origin, Recipients};
 use crate::signer::SigningDomain;
 use crate::smtp::session;
+use crate::token::Keys;
 use crate::traffic::{Limits, Rates};
-use crate::{credential, delivery, dns, history, scheduler, signer, submission, tls};
+use crate::{credential, delivery, dns, history, scheduler, signer, submission, tls, unsubscribe};
+
+/// The file of the keys in the data directory.
+const TOKEN_KEYS: &str = "token.keys";
 
 /// Where the mail and state logs are.
 pub fn spool_dir(config: &Config) -> PathBuf {
@@ -45,9 +50,23 @@ pub fn history(config: &Config) -> history::Settings {
     history::Settings { directory: history_dir(config), keep: told.keep, keep_events: told.keep_events }
 }
 
-/// The door: names, streams and rights.
-pub fn door(config: &Config) -> accept::Settings {
+/// Where the keys of return paths and unsubscribe links are.
+pub fn token_keys_file(config: &Config) -> PathBuf {
+    config.data_dir.join(TOKEN_KEYS)
+}
+
+/// The door: names, streams and rights, and what it makes return paths and unsubscribe links with.
+pub fn door(config: &Config, tokens: Keys) -> accept::Settings {
     let mut settings = accept::Settings::new(config.hostname.clone());
+    settings.tokens = Some(tokens);
+    settings.unsubscribe_url = config.unsubscribe.base().map(Into::into);
+    let sendings = config.sending_domains.iter().map(|sending| accept::Sending {
+        domain: sending.name.clone(),
+        bounce_domain: sending.bounce_domain.clone(),
+        feedback_address: sending.feedback_address.clone(),
+        signed: !sending.dkim.is_empty(),
+    });
+    settings.sendings = sendings.collect();
     settings.postmaster = config.postmaster.clone();
     let streams = config.streams.iter().map(|(name, stream)| {
         let told = accept::Stream {
@@ -82,6 +101,7 @@ pub fn door(config: &Config) -> accept::Settings {
             control: credential.control_headers.iter().copied().collect(),
             quota: credential.quota,
             over: over(credential.over),
+            return_path: credential.return_path,
         };
         (credential.name.as_str().into(), rights)
     });
@@ -144,6 +164,11 @@ pub fn submission(config: &Config) -> submission::Plan {
         ..submission::Settings::default()
     };
     submission::Plan { hostname: config.hostname.clone(), listeners: listeners.collect(), settings }
+}
+
+/// The unsubscribe page.
+pub fn unsubscribe(config: &Config, keys: Keys) -> unsubscribe::Settings {
+    unsubscribe::Settings { keys, sender: config.unsubscribe.sender.as_str().into() }
 }
 
 /// The keys that sign.
@@ -271,6 +296,10 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
             // A password goes to a proven host alone, unless the operator says otherwise.
             tls: route.tls.unwrap_or(if route.username.is_some() { TlsPolicy::Verify } else { told.tls }),
             login: login(route)?,
+            return_path: route.return_path.unwrap_or(match route.username.is_some() {
+                true => ReturnPath::Client,
+                false => ReturnPath::Ours,
+            }),
         });
     }
     let warmups = config.sources.iter().filter_map(|(name, source)| warmup_of(config, name, source));
@@ -366,4 +395,34 @@ fn login(route: &Route) -> anyhow::Result<Option<(Arc<str>, Arc<str>)>> {
     let text = std::fs::read_to_string(file).with_context(|| format!("password_file {}", file.display()))?;
     let password = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     Ok(Some((user.as_str().into(), password.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_route_with_a_login_keeps_the_clients_return_path_unless_it_says_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let password = dir.path().join("password");
+        std::fs::write(&password, "secret").unwrap();
+        let login = format!("username = \"u\"\npassword_file = \"{}\"", password.display());
+        let rows = [
+            (String::new(), ReturnPath::Ours),
+            ("return_path = \"client\"".to_owned(), ReturnPath::Client),
+            (login.clone(), ReturnPath::Client),
+            (login + "\nreturn_path = \"ours\"", ReturnPath::Ours),
+        ];
+        for (keys, want) in rows {
+            let text = format!(
+                "hostname = \"r.example\"\n[[credential]]\nname = \"a\"\nfrom_domains = [\"e.example\"]\n\
+                 [[sending_domain]]\nname = \"e.example\"\n\
+                 [[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"h.example\"]\n{keys}\n"
+            );
+            let config = Config::parse(&text, Path::new("p.toml")).unwrap();
+            assert_eq!(scheduler(&config).unwrap().routes[0].return_path, want, "{keys}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 pub mod compose;
 mod page;
 mod service;
+mod tokens;
 mod watchman;
 
 use std::net::SocketAddr;
@@ -35,7 +36,9 @@ use crate::spool::{self, FileDisk};
 use crate::submission;
 use crate::tls::client::Client;
 use crate::tls::server::ServerTls;
+use crate::token::Keys;
 use crate::traffic::WarmupOrder;
+use crate::unsubscribe::{NotKept, Suppress, Unsubscribe};
 
 pub use service::serve;
 
@@ -97,6 +100,8 @@ struct Daemon {
     dns: Dns,
     server: submission::Server<Door>,
     scheduler: Handle,
+    tokens: Keys,
+    unsubscribe: Unsubscribe,
     api: tokio::task::JoinHandle<std::io::Result<()>>,
     api_stop: watch::Sender<bool>,
 }
@@ -113,6 +118,7 @@ struct Opened {
     queue: Queue,
     /// Whether the last run ended cleanly.
     clean: bool,
+    tokens: Keys,
 }
 
 impl Daemon {
@@ -131,10 +137,12 @@ impl Daemon {
         .context("credentials")?;
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
+        make_private(&config.data_dir)?;
+        let tokens = tokens::keys(&compose::token_keys_file(&config)).context("token keys")?;
         let (queue, clean) = open_queue(&config, clock.clone(), &events).await?;
         let events = events.with_history(open_history(&config, &clock, clean));
         let opened =
-            Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone(), clean };
+            Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone(), clean, tokens };
         let started = Daemon::assemble(config, opened);
         if started.is_err() {
             // A port that is taken must not make the next start a recovery, nor leave the spool locked.
@@ -145,10 +153,13 @@ impl Daemon {
 
     /// Composes what runs on the open spool.
     fn assemble(config: Config, opened: Opened) -> anyhow::Result<Daemon> {
-        let Opened { clock, events, signer, client, server_tls, credentials, dns, queue, clean } = opened;
-        let metrics_listener = config.metrics.bind.map(bind_metrics).transpose()?;
+        let Opened { clock, events, signer, client, server_tls, credentials, dns, queue, clean, tokens } = opened;
+        let metrics_listener = config.metrics.bind.map(|bind| bound("metrics.bind", bind)).transpose()?;
+        let told = &config.unsubscribe;
+        let page_listener = told.base().map(|_| bound("unsubscribe.bind", told.bind)).transpose()?;
         let started = clock.now();
-        let door = Door::new(queue.clone(), events.clone(), compose::door(&config)).with_alarms(Alarms::default());
+        let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone()))
+            .with_alarms(Alarms::default());
         door.restore_quotas();
         watchman::start_courier(door.clone(), clock.clone());
         queue.set_reporter(door.reporter());
@@ -225,6 +236,17 @@ impl Daemon {
             };
             tokio::spawn(http::serve_metrics(listener, scrape.clone(), until));
         }
+        let time = clock.clone();
+        let unsubscribe =
+            Unsubscribe::new(compose::unsubscribe(&config, tokens.clone()), suppress(), Arc::new(move || time.now()));
+        if let Some(listener) = page_listener {
+            let (listener, mut stopped) = (tokio::net::TcpListener::from_std(listener)?, stopped.clone());
+            let until = async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            let tls = server_tls.clone().filter(|_| config.unsubscribe.tls);
+            tokio::spawn(unsubscribe.clone().serve(listener, tls, until));
+        }
         let traffic = traffic_of(scheduler.clone());
         let api = http::Api { queue: queue.clone(), events, why, bounce, probe, site_domains, pools, scrape, traffic };
         let until = async move {
@@ -244,6 +266,8 @@ impl Daemon {
             dns,
             server,
             scheduler,
+            tokens,
+            unsubscribe,
             api,
             api_stop,
         })
@@ -293,7 +317,12 @@ impl Daemon {
         if let Err(error) = self.dns.reload(compose::dns(&config)) {
             warn!(%error, "the resolver stays as it was");
         }
-        self.door.reload(compose::door(&config));
+        match tokens::keys(&compose::token_keys_file(&config)) {
+            Ok(tokens) => self.tokens = tokens,
+            Err(error) => warn!("the token keys stay as they were: {error:#}"),
+        }
+        self.door.reload(compose::door(&config, self.tokens.clone()));
+        self.unsubscribe.reload(compose::unsubscribe(&config, self.tokens.clone()));
         self.door.events().history().reload(compose::history(&config));
         match compose::scheduler(&config) {
             Ok(settings) => self.scheduler.reload(settings).await,
@@ -332,6 +361,11 @@ impl Daemon {
         info!(clients_gone, peers_dropped, closed, seconds = began.elapsed().as_secs_f64(), "stopped");
         Ok(())
     }
+}
+
+/// Keeps the wish of an unsubscribe link.
+fn suppress() -> Suppress {
+    Arc::new(|_link| Box::pin(async move { Err(NotKept("there is no suppression list".to_owned())) }))
 }
 
 /// How the API asks the scheduler about sites and sources.
@@ -393,10 +427,16 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[log]", old.log != new.log),
         ("turning [tls] on or off", old.tls.is_some() != new.tls.is_some()),
         ("[metrics]", old.metrics != new.metrics),
+        ("[unsubscribe]'s bind and tls, and adding or removing its url,", listening(old) != listening(new)),
         ("limits.body_memory", old.limits.body_memory != new.limits.body_memory),
         ("[delivery]'s timeouts, and [retry],", compose::delivery(old) != compose::delivery(new)),
     ];
     changes.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect()
+}
+
+/// What the unsubscribe page is offered on.
+fn listening(config: &Config) -> Option<(SocketAddr, bool)> {
+    config.unsubscribe.base().map(|_| (config.unsubscribe.bind, config.unsubscribe.tls))
 }
 
 fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
@@ -454,13 +494,13 @@ fn abort(reason: &str) {
     std::process::abort();
 }
 
-/// The address that metrics are offered on.
-fn bind_metrics(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+/// A listener on the address of a key.
+fn bound(key: &str, address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
     let bound = std::net::TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    bound.with_context(|| format!("metrics.bind = \"{address}\": cannot listen there"))
+    bound.with_context(|| format!("{key} = \"{address}\": cannot listen there"))
 }
 
 fn make_private(directory: &Path) -> anyhow::Result<()> {

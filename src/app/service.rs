@@ -90,6 +90,9 @@ async fn reload(path: &Path, requests: &mpsc::Sender<Request>) {
     let _ = sd_notify::notify(false, &[NotifyState::Reloading]);
     match Config::load(path) {
         Ok(config) => {
+            for warning in config.warnings() {
+                warn!("{warning}");
+            }
             let _ = requests.send(Request::Reload(Box::new(config))).await;
         }
         Err(problems) => error!("the config was not reloaded, the old one stays in force: {problems}"),

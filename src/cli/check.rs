@@ -1,5 +1,6 @@
 //! `postrider check`: what is wrong with the config, and with `--network` what would fail once mail is sent.
 
+mod bounce;
 mod lookups;
 mod network;
 mod spf;

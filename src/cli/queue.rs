@@ -350,6 +350,7 @@ impl std::fmt::Display for Sheet<'_> {
             false => writeln!(f, "  {name:<12} {value}"),
         };
         fact("from", sender_text(&envelope.sender))?;
+        fact("return path", envelope.return_path.clone().unwrap_or_default())?;
         fact("message-id", envelope.message_id.clone())?;
         fact("size", ByteSize(envelope.size_bytes).to_string())?;
         fact("accepted", format!("{} ago ({})", now.since(&envelope.accepted_at), envelope.accepted_at))?;

@@ -11,8 +11,10 @@ use super::layers::Lines;
 use super::outbound::{Delivery, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream};
 use super::pattern::Member;
 use super::warmup::{self, Warmup};
-use super::{Config, DATA_DIR, DEFAULT, History, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
-use crate::mail::{Address, Domain, StreamKind};
+use super::{
+    Config, DATA_DIR, DEFAULT, History, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, Unsubscribe, units,
+};
+use crate::mail::{Address, Domain, ReturnPath, StreamKind};
 use crate::message::Family;
 use crate::time::Zone;
 use crate::traffic::Rates;
@@ -61,6 +63,8 @@ pub(super) struct File {
     log: Log,
     #[serde(default)]
     metrics: Metrics,
+    #[serde(default)]
+    unsubscribe: Unsubscribe,
 }
 
 #[derive(Default, Deserialize)]
@@ -121,6 +125,18 @@ impl units::Written for StreamKind {
     }
 }
 
+impl units::Written for ReturnPath {
+    const RIGHT: &'static str = "\"ours\" or \"client\" is expected";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "ours" => Ok(ReturnPath::Ours),
+            "client" => Ok(ReturnPath::Client),
+            _ => Err(Self::RIGHT.to_owned()),
+        }
+    }
+}
+
 fn kind<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<StreamKind>, D::Error> {
     units::parsed(deserializer).map(Some)
 }
@@ -168,6 +184,7 @@ impl File {
             history: self.history,
             log: self.log,
             metrics: self.metrics,
+            unsubscribe: self.unsubscribe,
             hostname,
         })
     }

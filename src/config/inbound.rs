@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::pattern::DomainPattern;
 use super::units;
+use crate::mail::ReturnPath;
 use crate::message::Family;
 use crate::size::ByteSize;
 use crate::traffic::Rates;
@@ -112,6 +113,9 @@ pub struct Credential {
     /// What is done about mail over its quota. Default: queue.
     #[serde(default)]
     pub over: Over,
+    /// Whose return path its mail leaves with. Default: ours, where the sending domain has a bounce domain.
+    #[serde(default, deserialize_with = "units::parsed")]
+    pub return_path: ReturnPath,
     /// Refused at AUTH, kept in the file.
     #[serde(default)]
     pub disabled: bool,

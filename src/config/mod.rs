@@ -15,6 +15,7 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 pub mod units;
+mod unsubscribe;
 mod verify;
 mod warmup;
 
@@ -32,6 +33,7 @@ pub use outbound::{
 pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
 pub use replies::read_rules;
 pub use secrets::private;
+pub use unsubscribe::Unsubscribe;
 pub use warmup::Warmup;
 
 use crate::mail::{Address, Domain};
@@ -111,6 +113,8 @@ pub struct Config {
     pub log: Log,
     /// Where Prometheus may ask.
     pub metrics: Metrics,
+    /// One-click unsubscribe.
+    pub unsubscribe: Unsubscribe,
 }
 
 /// Where metrics are offered besides the control socket.

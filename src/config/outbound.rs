@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use super::inbound::Over;
 use super::layers::{Key, Says, Value};
-use super::pattern::{self, Member, NextHop, NotYet, RecipientPattern, TlsPolicy};
+use super::pattern::{self, Member, NextHop, RecipientPattern, TlsPolicy};
 use super::units::{self, Written};
-use crate::mail::{Domain, StreamKind};
+use crate::mail::{Address, Domain, ReturnPath, StreamKind};
 use crate::time::Zone;
 use crate::traffic::Rates;
 use crate::traffic::warmup::SendHours;
@@ -116,8 +116,12 @@ pub struct SendingDomain {
     /// Keys to sign with: one, or one RSA and one Ed25519.
     #[serde(default)]
     pub dkim: Vec<DkimKey>,
-    #[serde(default, deserialize_with = "pattern::not_yet")]
-    pub(crate) bounce_domain: Option<NotYet>,
+    /// Where our return paths are; its MX is our smtp listener. Absent: return paths stay the client's.
+    #[serde(default, deserialize_with = "units::some_parsed")]
+    pub bounce_domain: Option<Domain>,
+    /// Where receivers may send complaints: CFBL-Address (RFC 9477). Absent: the field is not added.
+    #[serde(default, deserialize_with = "units::some_parsed")]
+    pub feedback_address: Option<Address>,
 }
 
 /// A DKIM key and where its public half is published.
@@ -213,6 +217,10 @@ limiting! {
         /// A file whose first line is the password.
         #[serde(default)]
         pub password_file: Option<PathBuf>,
+        /// Whose return path MAIL FROM says there. Absent: ours, but with a `username` the client's, since services that one
+        /// logs in to refuse senders that they do not know.
+        #[serde(default, deserialize_with = "units::some_parsed")]
+        pub return_path: Option<ReturnPath>,
     }
 }
 

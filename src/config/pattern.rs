@@ -196,21 +196,6 @@ impl<'de> serde::de::Visitor<'de> for MemberVisitor {
     }
 }
 
-/// A key of a later version: known, so that the message can say so instead of "unknown". No value of it exists.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NotYet {}
-
-impl<'de> Deserialize<'de> for NotYet {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(serde::de::Error::custom("this key is planned, but not in this version yet; remove the line"))
-    }
-}
-
-/// `deserialize_with` for a key of a later version.
-pub fn not_yet<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NotYet>, D::Error> {
-    NotYet::deserialize(deserializer).map(Some)
-}
-
 /// `deserialize_with` for a TLS policy by its name.
 pub fn tls_policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TlsPolicy>, D::Error> {
     units::parsed(deserializer).map(Some)

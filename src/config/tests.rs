@@ -301,8 +301,16 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
             "p.toml:6: credential.name = \"shop\": \"shop\" stands in line 3 already",
         ),
         (
-            "[[sending_domain]]\nname = \"a.example\"\nbounce_domain = \"b.example\"",
-            "p.toml:4: sending_domain.bounce_domain = \"b.example\": this key is planned, but not in this version yet",
+            "[[sending_domain]]\nname = \"a.example\"\nfeedback_address = \"fbl@b.example\"",
+            "p.toml:4: sending_domain.feedback_address = \"fbl@b.example\": an address at a.example or below it is expected",
+        ),
+        (
+            "[unsubscribe]\nurl = \"http://mail.example.com/u\"",
+            "p.toml:3: unsubscribe.url = \"http://mail.example.com/u\": it must begin with https://",
+        ),
+        (
+            "[unsubscribe]\ntls = true",
+            "p.toml:3: unsubscribe.tls = true: a [tls] section with the certificate is needed for it",
         ),
         (
             "[[sending_domain]]\nname = \"example.com\"",
@@ -363,12 +371,32 @@ fn what_will_be_regretted_is_warned_of() {
             "[[listener]]\nbind = \"0.0.0.0:25\"\nmode = \"smtp\"",
             "the smtp listener 0.0.0.0:25 has no trusted_networks",
         ),
+        (
+            "[[sending_domain]]\nname = \"b.example\"\nbounce_domain = \"bounce.b.example\"",
+            "there is a bounce_domain, and no [[listener]] of mode \"smtp\": bounces and complaints to bounce.b.example cannot",
+        ),
+        (
+            "[[sending_domain]]\nname = \"b.example\"\nbounce_domain = \"bounce.other.example\"",
+            "bounce_domain bounce.other.example does not stand below b.example",
+        ),
+        (
+            "[[sending_domain]]\nname = \"b.example\"\nbounce_domain = \"bounce.b.example\"\n[history]\nkeep = \"18d\"",
+            "history.keep = \"18d\" is less than the 19d for which a bounce may come",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"\ntrusted_networks = [\"127.0.0.1/32\"]\n\
+             stream = \"marketing\"",
+            "there is no unsubscribe.url: mail of the stream \"marketing\" (marketing)",
+        ),
     ] {
         let warnings = parse(&sound(extra)).unwrap().warnings();
         assert!(warnings.iter().any(|warning| warning.starts_with(want)), "{want}\n{warnings:#?}");
     }
     let local = parse(&sound("[metrics]\nbind = \"[::ffff:127.0.0.1]:9725\"")).unwrap();
     assert!(!local.warnings().iter().any(|warning| warning.starts_with("metrics")), "{:#?}", local.warnings());
+    let quiet = parse(&sound("")).unwrap().warnings();
+    let loud = ["unsubscribe", "bounce_domain", "history.keep"];
+    assert!(!quiet.iter().any(|warning| loud.iter().any(|word| warning.contains(word))), "{quiet:#?}");
     let warnings = parse(&sound(covered)).unwrap().warnings();
     assert!(!warnings.iter().any(|warning| warning.starts_with("no DKIM key covers")), "{warnings:#?}");
 }
@@ -430,13 +458,12 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[history]",
         "[log]",
         "[metrics]",
+        "[unsubscribe]",
     ];
-    let planned = ["bounce_domain"];
     for table in tables {
         let said = parse(&format!("{table}\nqqqqqqqqqqqq = 1")).map(|_| ()).unwrap_err().to_string();
         let (_, known) = said.split_once("known are ").unwrap_or_else(|| panic!("{table}: {said}"));
-        let known = known.split(", ").filter(|key| !planned.contains(key));
-        for key in known {
+        for key in known.split(", ") {
             let here = |line: &str| {
                 let line = line.trim_start_matches("#| ").trim_start_matches('#');
                 line.starts_with(&format!("{key} = ")) || line.trim_start_matches('[').starts_with(key)

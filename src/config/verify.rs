@@ -21,6 +21,8 @@ const NAME_CHARS_MAX: usize = 64;
 const ALIAS_CHARS_MAX: usize = 128;
 /// Most messages in a window of a recipient's cap: all of them are looked at for each message.
 const CAP_COUNT_MAX: u32 = 100;
+/// How long after a message's longest age a bounce to our return path is believed: as the door makes them.
+const REPORTS_AFTER: Duration = crate::accept::REPORTS_AFTER;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -39,6 +41,7 @@ pub(super) fn problems(config: &Config, file: &Path) -> Vec<Problem> {
     sharing(config, &mut judge);
     warmups(config, &mut judge);
     sending_domains(config, &mut judge);
+    unsubscribe(config, &mut judge);
     routes(config, &mut judge);
     site_entries(config, "site", &config.sites, &mut judge);
     recipient_domains(config, &mut judge);
@@ -366,7 +369,36 @@ fn sending_domains(config: &Config, judge: &mut Judge<'_>) {
             let right = "two keys are enough, one RSA and one Ed25519: each adds a signature to every message";
             judge.refuse(format!("sending_domain[{domain_index}].dkim"), right);
         }
+        if let Some(address) = &sending.feedback_address {
+            let path = format!("sending_domain[{domain_index}].feedback_address");
+            // RFC 9477 §3.1: elsewhere it would need a signature of that domain too.
+            if !address.domain().is_within(&sending.name) {
+                judge.refuse(&path, format!("an address at {} or below it is expected", sending.name));
+            }
+            if address.needs_smtputf8() {
+                judge.refuse(&path, "an address of ASCII letters is expected: it stands in a header");
+            }
+        }
     }
+}
+
+fn unsubscribe(config: &Config, judge: &mut Judge<'_>) {
+    if let Some(Err(right)) = config.unsubscribe.url.as_deref().map(super::unsubscribe::public_https) {
+        judge.refuse("unsubscribe.url", right);
+    }
+    if config.unsubscribe.tls && config.tls.is_none() {
+        judge.refuse("unsubscribe.tls", "a [tls] section with the certificate is needed for it");
+    }
+    let sender = &config.unsubscribe.sender;
+    if sender.chars().count() > NAME_CHARS_MAX || sender.chars().any(char::is_control) {
+        judge.refuse("unsubscribe.sender", "a name of 64 characters at most is expected");
+    }
+}
+
+/// Whether SPF of the one aligns with From of the other in relaxed mode (RFC 9989): one stands below the other. Names side
+/// by side may align too, but whether what they share is somebody's domain or everybody's, such as `co.uk`, only DNS says.
+fn aligns(bounce: &Domain, sending: &Domain) -> bool {
+    bounce.is_within(sending) || sending.is_within(bounce)
 }
 
 fn routes(config: &Config, judge: &mut Judge<'_>) {
@@ -381,6 +413,7 @@ fn routes(config: &Config, judge: &mut Judge<'_>) {
                     ("port", route.port.is_some()),
                     ("username", route.username.is_some()),
                     ("password_file", route.password_file.is_some()),
+                    ("return_path", route.return_path.is_some()),
                 ];
                 for (key, _) in of_whole.iter().filter(|(_, stands)| *stands) {
                     judge.refuse(path(key), "it stands in the [[route]] without `source`");
@@ -578,8 +611,44 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if config.tls.is_none() {
         warnings.push("there is no [tls] section: only programs on this machine can hand in mail".to_owned());
     }
+    let bounces = config.sending_domains.iter().find_map(|sending| sending.bounce_domain.as_ref());
+    if let Some(bounce) = bounces.filter(|_| config.listeners.iter().all(|listener| listener.mode != Mode::Smtp)) {
+        warnings.push(format!(
+            "there is a bounce_domain, and no [[listener]] of mode \"smtp\": bounces and complaints to {bounce} cannot come in"
+        ));
+    }
+    for sending in &config.sending_domains {
+        if let Some(bounce) = sending.bounce_domain.as_ref().filter(|bounce| !aligns(bounce, &sending.name)) {
+            warnings.push(format!(
+                "bounce_domain {bounce} does not stand below {name}: SPF may not align with it (RFC 9989), so that DMARC \
+                 hangs on DKIM alone; take bounce.{name}",
+                name = sending.name
+            ));
+        }
+    }
+    let in_use = streams_in_use(config);
+    let used = config.streams.iter().filter(|(name, _)| in_use.contains(name.as_str()));
+    let reported_for = used.map(|(_, stream)| stream.max_age).max().unwrap_or_default() + REPORTS_AFTER;
+    if bounces.is_some() && config.history.keep < reported_for {
+        warnings.push(format!(
+            "history.keep = \"{}\" is less than the {} for which a bounce may come: of an older message it is no longer known \
+             whom it was to",
+            show_duration(config.history.keep),
+            show_duration(reported_for)
+        ));
+    }
+    let marketing = config
+        .streams
+        .iter()
+        .find(|(name, stream)| stream.kind == StreamKind::Marketing && in_use.contains(name.as_str()));
+    if let (Some((stream, _)), None) = (marketing, &config.unsubscribe.url) {
+        warnings.push(format!(
+            "there is no unsubscribe.url: mail of the stream \"{stream}\" (marketing) that has no List-Unsubscribe of its own \
+             leaves without one, and Gmail and Yahoo refuse bulk mail without one-click unsubscribe"
+        ));
+    }
     for listener in config.listeners.iter().filter(|listener| listener.mode == Mode::Smtp) {
-        if listener.trusted_networks.is_empty() {
+        if listener.trusted_networks.is_empty() && bounces.is_none() {
             let bind = listener.bind;
             warnings.push(format!("the smtp listener {bind} has no trusted_networks: it refuses all mail"));
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::accept::PeerReports;
 use crate::classify::{Feedback, Meaning, Observation, Reaction, Rules, Signal, VerdictKind};
 use crate::mail::{
-    Attempt, Cause, Domain, EnhancedStatus, Envelope, Outcome, Progress, RecipientState, Reply, Stage, Verdict,
+    Attempt, Cause, Domain, EnhancedStatus, Envelope, Outcome, Progress, RecipientState, Reply, ReturnPath, Stage,
+    Verdict,
 };
 use crate::retry;
 use crate::smtp::dialog::{Ended, Needs};
@@ -52,8 +53,8 @@ pub(super) fn round(progress: &Progress, recipients_max: Option<usize>) -> Round
 }
 
 /// What MAIL must ask for, decided by content.
-pub(super) fn needs(envelope: &Envelope, content: &Content) -> Needs {
-    Needs { size_bytes: content.size() as u64, eight_bit: content.eight_bit, smtputf8: envelope.needs_smtputf8() }
+pub(super) fn needs(envelope: &Envelope, content: &Content, whose: ReturnPath) -> Needs {
+    Needs { size_bytes: content.size() as u64, eight_bit: content.eight_bit, smtputf8: envelope.needs_smtputf8(whose) }
 }
 
 /// An attempt ready to be concluded, and what it says about the source.
@@ -78,7 +79,7 @@ pub(super) struct Circumstances<'a> {
     pub progress: &'a Progress,
     pub peer: &'a Peer,
     pub source: &'a str,
-    /// The peer offered DSN.
+    /// The peer offered DSN, and reports success to the client.
     pub dsn: bool,
     /// What replies mean.
     pub rules: Arc<Rules>,

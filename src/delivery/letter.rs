@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::mail::Envelope;
+use crate::mail::{Envelope, ReturnPath};
 use crate::message;
 use crate::queue::Lease;
 use crate::signer::{Form, SignError, Signer, Unsigned};
@@ -30,18 +30,19 @@ pub(super) async fn compose(
     tools: &Tools,
     lease: &Lease,
     offered: &Capabilities,
+    whose: ReturnPath,
     now: Timestamp,
 ) -> Result<Content, Unsent> {
     let envelope = lease.envelope();
     let body = tools.queue.body(lease).await.map_err(Unsent::Unreadable)?;
     let content = signed(&tools.signer, envelope, body, Form::AsAccepted, now)?;
-    match dialog::check(offered, needs(envelope, &content)) {
+    match dialog::check(offered, needs(envelope, &content, whose)) {
         Ok(()) => Ok(content),
         Err(Unsendable::Needs8BitMime) if !envelope.body.foreign_signature => {
             let converted = message::downgrade_8bit(&content.body);
             let body = converted.map_err(|_| Unsent::Refused(Unsendable::Needs8BitMime))?.into();
             let content = signed(&tools.signer, envelope, body, Form::SevenBit, now)?;
-            dialog::check(offered, needs(envelope, &content)).map_err(Unsent::Refused)?;
+            dialog::check(offered, needs(envelope, &content, whose)).map_err(Unsent::Refused)?;
             Ok(content)
         }
         Err(unsendable) => Err(Unsent::Refused(unsendable)),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::accept::Door;
 use crate::classify::{Observation, Rules};
-use crate::mail::{Cause, Domain, Outcome, QueueId};
+use crate::mail::{Cause, Domain, Outcome, QueueId, ReturnPath};
 use crate::queue::Queue;
 use crate::signer::Signer;
 use crate::time::Timestamp;
@@ -101,6 +101,8 @@ pub struct Plan {
     pub tls: TlsPolicy,
     /// User and password for a smarthost.
     pub login: Option<(Arc<str>, Arc<str>)>,
+    /// Whose return path it takes.
+    pub return_path: ReturnPath,
     /// Loopback and private peers may be connected to.
     pub allow_private: bool,
     /// The site whose limits govern it, as history and metrics name it.

@@ -151,6 +151,7 @@ mod tests {
             hosts: Arc::new([]),
             tls: TlsPolicy::None,
             login: None,
+            return_path: crate::mail::ReturnPath::Ours,
             allow_private: false,
             site: "google".into(),
             domain: "dest.test".parse().unwrap(),

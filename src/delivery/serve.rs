@@ -159,7 +159,8 @@ where
         let found = circumstances(plan, session, &lease, tools).stopped(&everybody, &stop, (&plan.site, author));
         return Done::Stopped(lease, found);
     }
-    let content = match letter::compose(tools, &lease, &session.offered, tools.caller.clock().now()).await {
+    let whose = plan.return_path;
+    let content = match letter::compose(tools, &lease, &session.offered, whose, tools.caller.clock().now()).await {
         Ok(content) => content,
         Err(letter::Unsent::Unreadable(error)) => {
             tracing::warn!(queue_id = %id, %error, "a body could not be read; its envelope waits for an operator");
@@ -181,8 +182,8 @@ where
             return Done::Attempted(lease, found);
         }
     };
-    let needs = needs(&envelope, &content);
-    let letter = Letter { envelope: &envelope, places: &round.places, needs };
+    let needs = needs(&envelope, &content, whose);
+    let letter = Letter { envelope: &envelope, places: &round.places, needs, return_path: whose };
     let first = session.transactions == 0;
     let history = tools.door.events().history();
     let mail_ms = history.steady_ms();
@@ -235,7 +236,7 @@ fn circumstances<'a, T: AsyncRead + AsyncWrite>(
         progress: lease.progress(),
         peer: &session.peer,
         source: &plan.source.name,
-        dsn: session.offered.dsn,
+        dsn: session.offered.dsn && !lease.envelope().is_ours(plan.return_path),
         rules: tools.rules.load_full(),
         schedule: tools.caller.settings().retry_of(&lease.envelope().stream),
         now: tools.caller.clock().now(),

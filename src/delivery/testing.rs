@@ -58,6 +58,7 @@ pub fn envelope(recipients: usize) -> Envelope {
         credential: "".into(),
         pool: "".into(),
         reverse_path: ReversePath::Address("s@example.com".parse().unwrap()),
+        return_path: None,
         ret: None,
         envid: None,
         author_domain: None,

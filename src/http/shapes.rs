@@ -64,6 +64,9 @@ pub struct Envelope {
     /// The client marked the recipient as one who opened or clicked lately.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub engaged: bool,
+    /// Our return path, if it has one: MAIL FROM on the way out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub return_path: Option<String>,
     /// All of them, those with a final state too.
     pub recipients: Vec<Recipient>,
     /// Why the details could not be read from the spool.
@@ -131,6 +134,7 @@ impl Envelope {
                 shape.accepted_at = envelope.accepted_at.rfc3339();
                 shape.expires_at = envelope.expires_at.rfc3339();
                 shape.sender = envelope.reverse_path.to_string();
+                shape.return_path = envelope.return_path.as_ref().map(ToString::to_string);
                 shape.message_id = envelope.message_id.to_string();
                 shape.size_bytes = envelope.body.size_bytes;
                 shape.release_at = envelope.is_scheduled().then(|| envelope.release_at.rfc3339());

@@ -26,6 +26,16 @@ impl StreamKind {
     }
 }
 
+/// Whose return path MAIL FROM says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum ReturnPath {
+    /// Ours, where the envelope has one: reports come to us first.
+    #[default]
+    Ours,
+    /// The client's own.
+    Client,
+}
+
 /// What the sender wants reported about a recipient: NOTIFY, RFC 3461 §4.1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Notify {
@@ -142,7 +152,7 @@ impl Marks {
     }
 }
 
-/// Recipients that share a domain, a return path and every added header: one SMTP transaction on the way out.
+/// Recipients that share a domain, both paths and every added header: one SMTP transaction on the way out.
 ///
 /// Immutable once accepted. What changes is kept in [`super::Progress`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -170,8 +180,11 @@ pub struct Envelope {
     pub credential: Box<str>,
     /// The name of the pool whose sources carry it.
     pub pool: Box<str>,
-    /// Who hears of trouble. This is what MAIL FROM says.
+    /// Who hears of trouble: what the client said in MAIL FROM.
     pub reverse_path: ReversePath,
+    /// Where peers report trouble, if that is to be us: what MAIL FROM says on the way out. Made once, when the envelope is
+    /// accepted. Absent: peers report to `reverse_path`.
+    pub return_path: Option<Address>,
     /// RFC 3461 §4.3.
     pub ret: Option<Return>,
     /// RFC 3461 §4.4: ENVID as it came (xtext), a safe argument.
@@ -216,10 +229,23 @@ impl Envelope {
         self.release_at > self.accepted_at
     }
 
+    /// What MAIL FROM says to a peer that takes a return path of ours, or one that does not. `None`: `<>`.
+    pub fn mail_from(&self, whose: ReturnPath) -> Option<&Address> {
+        match whose {
+            ReturnPath::Ours => self.return_path.as_ref().or(self.reverse_path.address()),
+            ReturnPath::Client => self.reverse_path.address(),
+        }
+    }
+
+    /// Whether MAIL FROM says a return path of ours to such a peer.
+    pub fn is_ours(&self, whose: ReturnPath) -> bool {
+        whose == ReturnPath::Ours && self.return_path.is_some()
+    }
+
     /// Whether MAIL FROM must say SMTPUTF8: decided by content, never by what the client announced (Go's client
     /// announces it on every message).
-    pub fn needs_smtputf8(&self) -> bool {
-        let from = self.reverse_path.address().is_some_and(Address::needs_smtputf8);
+    pub fn needs_smtputf8(&self, whose: ReturnPath) -> bool {
+        let from = self.mail_from(whose).is_some_and(Address::needs_smtputf8);
         from || self.body.utf8_headers || self.recipients.iter().any(|r| r.address.needs_smtputf8())
     }
 }

@@ -14,7 +14,7 @@ mod reply;
 
 pub use address::{Address, AddressError, ReversePath, is_safe_argument};
 pub use domain::{Domain, DomainError};
-pub use envelope::{BodyFacts, Envelope, Marks, Notify, Prepared, Recipient, Return, StreamKind};
+pub use envelope::{BodyFacts, Envelope, Marks, Notify, Prepared, Recipient, Return, ReturnPath, StreamKind};
 pub use progress::{Attempt, Outcome, Progress, RecipientProgress, RecipientState, Verdict};
 pub use queue_id::{QueueId, QueueIdError};
 pub use reply::{Cause, EnhancedStatus, Reply, Stage, UNREADABLE};

@@ -7,6 +7,7 @@
 
 mod author;
 mod control;
+mod feedback;
 mod header;
 mod mend;
 mod mime;
@@ -15,6 +16,7 @@ mod transfer;
 
 pub use author::{AuthorError, mailboxes};
 pub use control::{Control, ControlError, Families, Family, StreamName, control, quoted};
+pub use feedback::{feedback_id, forbids_more};
 pub use header::{Field, HeaderBlock, HeaderLimits, HeaderTooLarge, Kind, scan, unfold};
 pub use mend::{CannotDowngrade, Warning, downgrade_8bit, shorten_lines};
 pub use stamp::{Missing, Stamped, Trace, facts, stamp};

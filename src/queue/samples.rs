@@ -33,6 +33,7 @@ pub(crate) fn envelope_to(number: u64, recipients: &[&str]) -> Envelope {
         credential: "shop".into(),
         pool: "transactional".into(),
         reverse_path: ReversePath::Address("sender@example.com".parse().expect("a test's address")),
+        return_path: None,
         ret: None,
         envid: None,
         author_domain: None,

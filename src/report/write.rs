@@ -316,6 +316,7 @@ pub(super) mod tests {
             credential: "shop".into(),
             pool: "transactional".into(),
             reverse_path: ReversePath::Address("sender@example.com".parse().unwrap()),
+            return_path: None,
             ret: None,
             envid: Some("order+2B7+0Ax".into()),
             author_domain: Some("example.com".parse().unwrap()),

@@ -569,6 +569,7 @@ impl<W: World> Clerk<W> {
             hosts: shuffled(&aim.target.hosts),
             tls: aim.target.tls,
             login: aim.target.login,
+            return_path: aim.target.return_path,
             allow_private: aim.target.allow_private,
             site,
             domain,

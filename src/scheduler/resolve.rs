@@ -9,7 +9,7 @@ use super::settings::{NamedLimits, Route, Settings};
 use super::world::World;
 use crate::delivery::{Host, TlsPolicy};
 use crate::dns::Failure;
-use crate::mail::Domain;
+use crate::mail::{Domain, ReturnPath};
 
 /// How long hosts are used before they are asked for again. The resolver keeps to the records' own times meanwhile.
 pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(300);
@@ -20,6 +20,7 @@ pub(super) struct Target {
     pub hosts: Arc<[Host]>,
     pub tls: TlsPolicy,
     pub login: Option<(Arc<str>, Arc<str>)>,
+    pub return_path: ReturnPath,
     pub allow_private: bool,
 }
 
@@ -30,6 +31,7 @@ pub(super) struct TargetKey {
     hosts: Box<[(u16, Arc<str>, u16)]>,
     tls: TlsPolicy,
     login: Option<(Arc<str>, Arc<str>)>,
+    return_path: ReturnPath,
     allow_private: bool,
 }
 
@@ -129,8 +131,13 @@ async fn by_route(world: &impl World, route: &Route) -> Result<Way, Failure> {
     match failure {
         Some(failure) if hosts.is_empty() => Err(failure),
         Some(_) | None => {
-            let target =
-                Target { hosts: hosts.into(), tls: route.tls, login: route.login.clone(), allow_private: true };
+            let target = Target {
+                hosts: hosts.into(),
+                tls: route.tls,
+                login: route.login.clone(),
+                return_path: route.return_path,
+                allow_private: true,
+            };
             Ok(way(target, None, Arc::clone(&route.limits)))
         }
     }
@@ -143,7 +150,8 @@ fn by_mx(settings: &Settings, own_tls: Option<TlsPolicy>, hosts: Arc<[Host]>) ->
     let rule = settings.site(&best);
     let tls = own_tls.unwrap_or(rule.map_or(settings.tls, |rule| rule.tls));
     let addresses = rule.is_none().then(|| places(&hosts)).filter(|places| !places.is_empty());
-    let target = Target { hosts, tls, login: None, allow_private: settings.allow_private_peers };
+    let (return_path, allow_private) = (ReturnPath::Ours, settings.allow_private_peers);
+    let target = Target { hosts, tls, login: None, return_path, allow_private };
     let way = way(
         target,
         rule.map(|rule| Arc::clone(&rule.name)),
@@ -170,8 +178,8 @@ fn way(target: Target, rule: Option<Arc<str>>, limits: Arc<NamedLimits>) -> Way 
         set.sort();
         SiteKey::Hosts(set.into())
     });
-    let (tls, login, allow_private) = (target.tls, target.login.clone(), target.allow_private);
-    let target_key = TargetKey { hosts: ranked(hosts), tls, login, allow_private };
+    let Target { tls, return_path, allow_private, .. } = target;
+    let target_key = TargetKey { hosts: ranked(hosts), tls, login: target.login.clone(), return_path, allow_private };
     Way { target, target_key, site_key, limits, own: None, addresses: None }
 }
 

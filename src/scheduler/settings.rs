@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::{Source, TlsPolicy};
-use crate::mail::Domain;
+use crate::mail::{Domain, ReturnPath};
 use crate::time::{Timestamp, Zone};
 use crate::traffic::warmup::{Curve, SendHours};
 use crate::traffic::{Limits, SiteLimits, SourceHandle};
@@ -127,6 +127,8 @@ pub struct Route {
     pub tls: TlsPolicy,
     /// User and password.
     pub login: Option<(Arc<str>, Arc<str>)>,
+    /// Whose return path it takes. A service that one logs in to refuses senders that it does not know.
+    pub return_path: ReturnPath,
 }
 
 /// Limits as the config states them: sources by their names.
@@ -260,6 +262,7 @@ mod tests {
             limits: Arc::default(),
             tls: TlsPolicy::default(),
             login: None,
+            return_path: ReturnPath::Ours,
         };
         let settings = Settings {
             routes: vec![

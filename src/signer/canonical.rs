@@ -22,7 +22,8 @@ const OVERSIGNED: [&str; 12] = [
 ];
 
 /// Signed if present: RFC 8058 §4 and RFC 9477 §3.1 demand it, Gmail's feedback loop too.
-const SIGNED: [&str; 5] = ["List-Unsubscribe-Post", "Feedback-ID", "CFBL-Address", "CFBL-Feedback-ID", "Sender"];
+const SIGNED: [&str; 6] =
+    ["List-Unsubscribe-Post", "Feedback-ID", "CFBL-Address", "CFBL-Feedback-ID", "X-Postrider-Ref", "Sender"];
 
 /// Every field whose name begins so is signed if present (RFC 2369, RFC 2919).
 const SIGNED_PREFIX: &[u8] = b"list-";

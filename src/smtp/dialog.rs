@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 
-use crate::mail::{EnhancedStatus, Envelope, Recipient, Reply, Return, Stage};
+use crate::mail::{EnhancedStatus, Envelope, Notify, Recipient, Reply, Return, ReturnPath, Stage};
 
 use super::reply_reader::Answer;
 
@@ -489,12 +489,17 @@ pub struct Letter<'a> {
     pub places: &'a [usize],
     /// What MAIL must ask for.
     pub needs: Needs,
+    /// Whose return path MAIL says.
+    pub return_path: ReturnPath,
 }
 
 impl Letter<'_> {
     fn mail(&self, offered: &Capabilities, out: &mut Vec<u8>) {
         let envelope = self.envelope;
-        append(out, format_args!("MAIL FROM:<{}>", envelope.reverse_path));
+        match envelope.mail_from(self.return_path) {
+            Some(address) => append(out, format_args!("MAIL FROM:<{address}>")),
+            None => out.extend_from_slice(b"MAIL FROM:<>"),
+        }
         if offered.size.is_some() {
             append(out, format_args!(" SIZE={}", self.needs.size_bytes));
         }
@@ -522,6 +527,12 @@ impl Letter<'_> {
         let Some(Recipient { address, notify, original }) = recipient else { return };
         append(out, format_args!("RCPT TO:<{address}>"));
         if offered.dsn {
+            // RFC 3461 §5.2.7.3, as a list that puts its own return path: what comes to us is for us. Success is reported by
+            // us, when the peer took it; a failure is what we want to hear of, unless nobody may.
+            let notify = match (notify, self.envelope.is_ours(self.return_path)) {
+                (Notify::On { .. }, true) => Notify::On { success: false, failure: true, delay: false },
+                (notify, _) => *notify,
+            };
             if let Some(notify) = notify.parameter() {
                 append(out, format_args!(" NOTIFY={notify}"));
             }
@@ -543,7 +554,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mail::{BodyFacts, Notify, QueueId, ReversePath, StreamKind};
+    use crate::mail::{BodyFacts, QueueId, ReversePath, StreamKind};
     use crate::smtp::reply_reader::ReplyReader;
     use crate::time::Timestamp;
 
@@ -566,6 +577,7 @@ mod tests {
             credential: "".into(),
             pool: "".into(),
             reverse_path: ReversePath::Address("s@example.com".parse().unwrap()),
+            return_path: None,
             ret: Some(Return::Headers),
             envid: Some("QQ314159".into()),
             author_domain: None,
@@ -586,6 +598,38 @@ mod tests {
         Capabilities::parse(&reader.next_reply().unwrap().unwrap())
     }
 
+    #[test]
+    fn a_return_path_of_ours_is_said_where_it_is_taken_and_success_is_not_asked_for_then() {
+        let offered = offered("PIPELINING, DSN, SIZE 0");
+        let mut own = envelope(1);
+        own.return_path = Some("b234@bounce.example.com".parse().unwrap());
+        let mut never = own.clone();
+        never.recipients[0].notify = Notify::Never;
+        let mut silent = own.clone();
+        silent.recipients[0].notify = Notify::Default;
+        let mut null = envelope(1);
+        null.reverse_path = ReversePath::Null;
+        let (ours, theirs) = ("b234@bounce.example.com", "s@example.com");
+        let rows = [
+            (&own, ReturnPath::Ours, ours, " NOTIFY=FAILURE"),
+            (&own, ReturnPath::Client, theirs, " NOTIFY=SUCCESS,FAILURE"),
+            (&envelope(1), ReturnPath::Ours, theirs, " NOTIFY=SUCCESS,FAILURE"),
+            (&never, ReturnPath::Ours, ours, " NOTIFY=NEVER"),
+            (&silent, ReturnPath::Ours, ours, ""),
+            (&null, ReturnPath::Ours, "", " NOTIFY=SUCCESS,FAILURE"),
+        ];
+        for (envelope, return_path, from, notify) in rows {
+            let letter = Letter { envelope, places: &[0], needs: NEEDS, return_path };
+            let mut out = Vec::new();
+            Transaction::new(&offered, 1, false).write_commands(&offered, &letter, &mut out);
+            let want = format!(
+                "MAIL FROM:<{from}> SIZE=1234 RET=HDRS ENVID=QQ314159\r\n\
+                 RCPT TO:<r0@example.net>{notify} ORCPT=rfc822;r0@example.net\r\nDATA\r\n"
+            );
+            assert_eq!(String::from_utf8(out).unwrap(), want);
+        }
+    }
+
     /// Writes as `C: a|b` per write, answers as `0:stage code`, and the end.
     fn dialogue(
         capabilities: &str,
@@ -595,7 +639,7 @@ mod tests {
     ) -> (Vec<String>, String, String) {
         let (offered, envelope) = (offered(capabilities), envelope(recipients));
         let places: Vec<usize> = (0..recipients).collect();
-        let letter = Letter { envelope: &envelope, places: &places, needs: NEEDS };
+        let letter = Letter { envelope: &envelope, places: &places, needs: NEEDS, return_path: ReturnPath::Ours };
         let mut transaction = Transaction::new(&offered, recipients, reset_first);
         let (mut written, mut replies) = (Vec::new(), replies.iter());
         let ended = loop {
@@ -736,7 +780,7 @@ mod tests {
         ];
         for (capabilities, needs, mail, rcpt) in rows {
             let (offered, envelope) = (offered(capabilities), envelope(1));
-            let letter = Letter { envelope: &envelope, places: &[0], needs };
+            let letter = Letter { envelope: &envelope, places: &[0], needs, return_path: ReturnPath::Ours };
             let mut out = Vec::new();
             letter.mail(&offered, &mut out);
             letter.rcpt(0, &offered, &mut out);

@@ -63,6 +63,7 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
         w.u64(envelope.release_at.as_millis());
         write_marks(w, &envelope.marks);
         w.text(&envelope.put_off_by);
+        w.option(envelope.return_path.as_ref(), write_address);
     });
 }
 
@@ -138,6 +139,11 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
         true => Box::default(),
         false => r.text()?.into(),
     };
+    // What was written before we had return paths ends here.
+    let return_path = match r.0.is_empty() {
+        true => None,
+        false => r.option(read_address)?,
+    };
     Some(Envelope {
         id,
         submission,
@@ -151,6 +157,7 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
         credential,
         pool,
         reverse_path,
+        return_path,
         ret,
         envid,
         author_domain,
@@ -369,6 +376,7 @@ mod tests {
             credential: "shop".into(),
             pool: "default".into(),
             reverse_path: ReversePath::Null,
+            return_path: None,
             ret: None,
             envid: None,
             author_domain: "example.com".parse().ok(),
@@ -393,8 +401,8 @@ mod tests {
     #[test]
     fn what_version_1_wrote_is_unscheduled_and_has_no_marks() {
         let envelope = envelope_to(&["a@example.net", "b@example.net"]);
-        // Release u64, engaged u8, two counts u16, the length of an empty text.
-        let old = cut(|w| write_envelope(w, &envelope), 15);
+        // Release u64, engaged u8, two counts u16, the length of an empty text, no return path.
+        let old = cut(|w| write_envelope(w, &envelope), 16);
         assert_eq!(read_envelope(&mut Reader(&old)), Some(envelope));
 
         let mut progress = Progress::new(2, Timestamp::from_secs(5));
@@ -412,14 +420,21 @@ mod tests {
         envelope.marks.metadata = vec![("order".into(), "7".into()), ("empty".into(), "".into())];
         envelope.marks.engaged = true;
         envelope.put_off_by = "the quota".into();
+        envelope.return_path = Some("b2@bounce.example".parse().unwrap());
         let whole = cut(|w| write_envelope(w, &envelope), 0);
         assert_eq!(read_envelope(&mut Reader(&whole)).as_ref(), Some(&envelope));
-        // Without "the quota" and its length it is what was written before there were quotas.
-        let before_quotas = 11;
-        for octets in (1..40).filter(|octets| *octets != before_quotas) {
+        // Without the path, its flag and its lengths it is what was written before there were return paths; without "the
+        // quota" and its length, what was written before there were quotas.
+        let before_paths = 1 + 2 + "b2".len() + 2 + "bounce.example".len();
+        let before_quotas = before_paths + 11;
+        for octets in (1..60).filter(|octets| ![before_paths, before_quotas].contains(octets)) {
             let read = read_envelope(&mut Reader(&cut(|w| write_envelope(w, &envelope), octets)));
             assert!(read.is_none(), "{octets} octets are missing");
         }
+        let old = cut(|w| write_envelope(w, &envelope), before_paths);
+        envelope.return_path = None;
+        assert_eq!(read_envelope(&mut Reader(&old)).as_ref(), Some(&envelope));
+        let before_quotas = 1 + 11;
         let old = cut(|w| write_envelope(w, &envelope), before_quotas);
         envelope.put_off_by = Box::default();
         assert_eq!(read_envelope(&mut Reader(&old)).as_ref(), Some(&envelope));

@@ -28,6 +28,7 @@ fn envelope() -> Envelope {
         credential: "shop".into(),
         pool: "default".into(),
         reverse_path: ReversePath::Address("sender@example.com".parse().unwrap()),
+        return_path: None,
         ret: None,
         envid: None,
         author_domain: None,

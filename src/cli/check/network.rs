@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::lookups::{Lookups, Trouble};
 use super::spf::{self, Spf};
-use super::{Finding, Weight};
+use super::{Finding, Weight, bounce};
 use crate::cli::records::{Record, reverse_name};
 use crate::config::{Config, Source};
 use crate::signer;
@@ -52,6 +52,11 @@ pub async fn findings(
             for (name, address) in known {
                 findings.push(spf_of(domain.name.as_str(), name, address, lookups).await);
             }
+        }
+        let known: Vec<(&str, IpAddr)> =
+            sources.iter().filter_map(|source| Some((source.name, source.public?))).collect();
+        for sending in &config.sending_domains {
+            findings.extend(bounce::findings(config, sending, &known, lookups).await);
         }
         for key in keys {
             findings.push(published(key, lookups).await);
@@ -124,7 +129,7 @@ async fn name_and_address(seen: &Seen<'_>, lookups: &impl Lookups) -> Finding {
     }
 }
 
-async fn spf_of(domain: &str, source: &str, address: IpAddr, lookups: &impl Lookups) -> Finding {
+pub(super) async fn spf_of(domain: &str, source: &str, address: IpAddr, lookups: &impl Lookups) -> Finding {
     let subject = format!("SPF {domain}");
     let term = if address.is_ipv4() { format!("ip4:{address}") } else { format!("ip6:{address}") };
     match spf::evaluate(lookups, domain, address).await {
@@ -219,7 +224,7 @@ async fn peer(domain: &str, source: IpAddr, lookups: &impl Lookups) -> Option<So
     fits.map(|address| SocketAddr::new(address, 25))
 }
 
-fn unanswered(subject: String, kind: &str, name: &str, trouble: &Trouble) -> Finding {
+pub(super) fn unanswered(subject: String, kind: &str, name: &str, trouble: &Trouble) -> Finding {
     Finding::doubtful(subject, format!("no answer to \"{kind} {name}\": {}", trouble.0), String::new())
 }
 
@@ -364,6 +369,95 @@ mod tests {
             let [one] = bad.as_slice() else { panic!("{subject}: {findings:#?}") };
             assert!(one.subject == subject && one.text.starts_with(text) && one.cure.contains(cure), "{one:#?}");
         }
+    }
+
+    /// What a bounce domain lacks, and what is to be pasted.
+    #[tokio::test]
+    async fn a_bounce_domain_needs_an_mx_here_spf_and_alignment() {
+        let config = |bounce: &str| {
+            format!("{CONFIG}bounce_domain = \"{bounce}\"\n[[listener]]\nbind = \"0.0.0.0:25\"\nmode = \"smtp\"\n")
+        };
+        let good = |bounce: &str| {
+            let mut world = world();
+            world.exchanges.insert(bounce.to_owned(), row(&["relay.example.com."]));
+            world.texts.insert(bounce.to_owned(), vec!["v=spf1 ip4:192.0.2.1 -all".to_owned()]);
+            world
+        };
+        let bounce = "bounce.example.com";
+        let subjects: Vec<String> = told(&good(bounce), &config(bounce))
+            .await
+            .into_iter()
+            .filter(|finding| finding.weight == Weight::Good)
+            .map(|finding| finding.subject)
+            .collect();
+        let want = ["MX bounce.example.com", "SPF bounce.example.com", "alignment bounce.example.com"];
+        assert!(want.iter().all(|want| subjects.iter().any(|subject| subject == want)), "{subjects:?}");
+        let mut by_address = good(bounce);
+        by_address.exchanges.insert(bounce.to_owned(), row(&["mx.example.com"]));
+        by_address.addresses.insert("mx.example.com".to_owned(), row(&["192.0.2.1"]));
+        assert!(told(&by_address, &config(bounce)).await.iter().all(|finding| finding.weight == Weight::Good));
+
+        type Row = (Harm, String, &'static str, &'static str, &'static str);
+        let rows: [Row; 6] = [
+            (
+                |t| drop(t.exchanges.remove("bounce.example.com")),
+                config(bounce),
+                "MX bounce.example.com",
+                "there is no MX",
+                "bounce.example.com. 3600 IN MX 10 relay.example.com.",
+            ),
+            (
+                |t| drop(t.exchanges.insert("bounce.example.com".to_owned(), row(&["mx.gmail.com"]))),
+                config(bounce),
+                "MX bounce.example.com",
+                "it leads to mx.gmail.com, which is not this machine",
+                "IN MX 10 relay.example.com.",
+            ),
+            (
+                |_| {},
+                config(bounce).replace("0.0.0.0:25", "127.0.0.1:25"),
+                "MX bounce.example.com",
+                "it leads to",
+                "mode = \"smtp\"",
+            ),
+            (
+                |t| drop(t.texts.remove("bounce.example.com")),
+                config(bounce),
+                "SPF bounce.example.com",
+                "there is no SPF record",
+                "v=spf1 ip4:192.0.2.1",
+            ),
+            (
+                |t| drop(t.texts.insert("bounce.example.com".to_owned(), vec!["v=spf1 -all".to_owned()])),
+                config(bounce),
+                "SPF bounce.example.com",
+                "\"v=spf1 -all\" does not let 192.0.2.1",
+                "v=spf1 ip4:192.0.2.1 -all",
+            ),
+            (
+                |_| {},
+                config("bounce.other.example"),
+                "alignment bounce.other.example",
+                "bounce.other.example belongs",
+                "bounce.example.com",
+            ),
+        ];
+        for (harm, config, subject, text, cure) in rows {
+            let mut world = good(if subject.ends_with("other.example") { "bounce.other.example" } else { bounce });
+            harm(&mut world);
+            let findings = told(&world, &config).await;
+            let bad: Vec<&Finding> = findings.iter().filter(|finding| finding.weight != Weight::Good).collect();
+            let [one] = bad.as_slice() else { panic!("{subject}: {findings:#?}") };
+            assert!(one.subject == subject && one.text.starts_with(text) && one.cure.contains(cure), "{one:#?}");
+        }
+        // Side by side, below one domain that says who it is.
+        let mut world = good("bounce.corp.example");
+        world.texts.insert("_dmarc.corp.example".to_owned(), vec!["v=DMARC1; p=none; psd=n".to_owned()]);
+        world.texts.insert("_dmarc.example".to_owned(), vec!["v=DMARC1; psd=y".to_owned()]);
+        let aligned = config("bounce.corp.example").replace("example.com\"", "mail.corp.example\"");
+        let findings = told(&world, &aligned).await;
+        let found = findings.iter().find(|finding| finding.subject == "alignment bounce.corp.example").unwrap();
+        assert_eq!(found.weight, Weight::Good, "{found:?}");
     }
 
     #[tokio::test]

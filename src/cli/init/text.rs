@@ -140,6 +140,8 @@ from_domains = ["{domain}"]
 name = "{domain}"
 dkim = [
 {keys}]
+# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this machine:
+#bounce_domain = "bounce.{domain}"
 "#
         )
     }
@@ -180,7 +182,7 @@ dkim = [
                 format!("v=DMARC1; p=none; rua=mailto:postmaster@{domain}"),
                 "DMARC: reports first; \"p=quarantine\" once they show nothing foreign",
             ),
-            Record::exchange(&*bounce, hostname.as_str(), "bounces: where a later version takes them in"),
+            Record::exchange(&*bounce, hostname.as_str(), "bounces: for the return paths of bounce_domain"),
             Record::txt(&*bounce, format!("v=spf1 {sender} -all"), "SPF of the return path"),
         ]);
         records

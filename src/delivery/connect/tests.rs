@@ -101,6 +101,7 @@ fn plan(tls: TlsPolicy, addresses: &[SocketAddr]) -> Plan {
         hosts: hosts.into(),
         tls,
         login: None,
+        return_path: crate::mail::ReturnPath::Ours,
         allow_private: true,
         domain: "example.net".parse().unwrap(),
     }

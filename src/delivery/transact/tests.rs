@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, duplex};
 use super::super::session::Peer;
 use super::super::testing::{envelope, impatient, patient, play};
 use super::*;
-use crate::mail::Envelope;
+use crate::mail::{Envelope, ReturnPath};
 use crate::smtp::dialog::{Capabilities, Needs};
 
 const PEER: fn() -> Peer =
@@ -58,7 +58,7 @@ async fn told(offered: Capabilities, envelope: &Envelope, content: Content, sett
     session.offered = offered;
     let places: Vec<usize> = (0..envelope.recipients.len()).collect();
     let needs = Needs { size_bytes: content.size() as u64, eight_bit: false, smtputf8: false };
-    let letter = Letter { envelope, places: &places, needs };
+    let letter = Letter { envelope, places: &places, needs, return_path: ReturnPath::Ours };
     let dot = Cell::new(false);
     let ours = async {
         let nothing = || std::future::ready(());
@@ -176,7 +176,7 @@ async fn a_peer_that_stops_reading_is_given_up_and_nothing_is_uncertain() {
     session.offered = pipelining();
     let (envelope, content, settings) = (envelope(1), content(&body), impatient());
     let needs = Needs { size_bytes: content.size() as u64, eight_bit: false, smtputf8: false };
-    let letter = Letter { envelope: &envelope, places: &[0], needs };
+    let letter = Letter { envelope: &envelope, places: &[0], needs, return_path: ReturnPath::Ours };
     let dot = Cell::new(false);
     let nothing = || std::future::ready(());
     let transact = session.transact(&letter, &content, &settings, nothing(), nothing(), || dot.set(true));
@@ -224,7 +224,7 @@ async fn no_dot_goes_out_before_the_last_settle_is_written() {
     session.offered = pipelining();
     let (envelope, content, settings) = (envelope(1), content("a\r\n"), patient());
     let needs = Needs { size_bytes: content.size() as u64, eight_bit: false, smtputf8: false };
-    let letter = Letter { envelope: &envelope, places: &[0], needs };
+    let letter = Letter { envelope: &envelope, places: &[0], needs, return_path: ReturnPath::Ours };
     let (written, gate) = tokio::sync::oneshot::channel::<()>();
     let gate = async { gate.await.unwrap() };
     let transact = session.transact(&letter, &content, &settings, std::future::ready(()), gate, || {});
@@ -248,7 +248,7 @@ async fn a_reset_goes_first_only_after_a_transaction_that_was_left_open() {
     session.offered = pipelining();
     let (envelope, content, settings) = (envelope(1), content("a\r\n"), patient());
     let needs = Needs { size_bytes: content.size() as u64, eight_bit: false, smtputf8: false };
-    let letter = Letter { envelope: &envelope, places: &[0], needs };
+    let letter = Letter { envelope: &envelope, places: &[0], needs, return_path: ReturnPath::Ours };
     let script = "C: DATA\nS: 250 a\nS: 550 b\nS: 503 none\nC: RSET\nS: 250 ok\nC: DATA\nS: 250 a\nS: 250 b\nS: 354 go\n\
         C: .\nS: 250 ok\nC: DATA\nS: 250 a\nS: 250 b\nS: 354 go\nC: .\nS: 250 ok";
     let ours = async {

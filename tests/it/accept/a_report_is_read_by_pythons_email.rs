@@ -52,6 +52,7 @@ fn a_report_is_read_by_pythons_email() {
         credential: "shop".into(),
         pool: "default".into(),
         reverse_path: ReversePath::Address("sender@example.com".parse().unwrap()),
+        return_path: None,
         ret: None,
         envid: Some("a+2Bb".into()),
         author_domain: None,

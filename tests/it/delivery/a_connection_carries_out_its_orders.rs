@@ -104,6 +104,7 @@ impl House {
             hosts: [host].into(),
             tls: TlsPolicy::None,
             login: None,
+            return_path: postrider::mail::ReturnPath::Ours,
             allow_private: true,
             domain: "example.net".parse().unwrap(),
         };

@@ -10,7 +10,7 @@ pub mod data_dir;
 mod ledger;
 mod message;
 mod peer;
-mod port;
+pub mod port;
 mod self_test;
 mod small_disk;
 mod zone;

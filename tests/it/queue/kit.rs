@@ -63,6 +63,7 @@ pub fn envelope(queue: &Queue, recipients: &[&str]) -> Envelope {
         credential: "shop".into(),
         pool: "transactional".into(),
         reverse_path: ReversePath::Address("sender@example.com".parse().unwrap()),
+        return_path: None,
         ret: None,
         envid: None,
         author_domain: None,

@@ -6,6 +6,7 @@ mod a_header_chooses_the_stream_and_never_leaves;
 mod a_limit_by_time_holds_on_the_wire;
 mod a_lost_index_costs_nothing;
 mod a_message_goes_through;
+mod a_newsletter_carries_its_own_way_back;
 mod a_quota_puts_mail_off_or_refuses_it;
 mod a_restart_keeps_the_queue;
 mod a_scheduled_message_waits_for_its_time;

@@ -103,6 +103,7 @@ pub fn envelope(id: u64, submission: u64, recipients: usize) -> Envelope {
             0 => ReversePath::Null,
             _ => ReversePath::Address("bounce@example.com".parse().unwrap()),
         },
+        return_path: id.is_multiple_of(4).then(|| format!("b{id}@bounce.example.com").parse().unwrap()),
         ret: None,
         envid: id.is_multiple_of(3).then(|| "envelope+2Bid".into()),
         author_domain: Some("example.com".parse().unwrap()),

@@ -239,6 +239,7 @@ async fn a_route_goes_before_the_mx_and_names_its_own_hosts() {
         limits: Arc::new(NamedLimits::of_each(Limits { connections: 3, ..Limits::NONE })),
         tls: TlsPolicy::Verify,
         login: Some(("me".into(), "secret".into())),
+        return_path: postrider::mail::ReturnPath::Client,
     };
     let settings = Settings { routes: vec![route], ..Settings::default() };
     let (handle, peers) = start(settings, (0..200).map(|n| waiting(n, &format!("null{}.example", n % 7))).collect());
@@ -248,6 +249,7 @@ async fn a_route_goes_before_the_mx_and_names_its_own_hosts() {
     assert!(seen.looked_up.is_empty(), "no MX was asked for");
     assert!(seen.plans.len() <= 3, "the domains share the smarthost's limit: {}", seen.plans.len());
     let plan = &seen.plans[0];
+    assert_eq!(plan.return_path, postrider::mail::ReturnPath::Client);
     assert_eq!((plan.hosts[0].port, plan.tls, plan.allow_private), (2525, TlsPolicy::Verify, true));
     assert!(plan.login.is_some());
 }
