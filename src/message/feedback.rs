@@ -48,11 +48,11 @@ pub fn forbids_more(header: &HeaderBlock, name: &str) -> bool {
 /// The names of an `h=` tag (RFC 6376 §3.5). Folding white space may stand around tags and names.
 fn signed_names(value: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let tags = value.split(|byte| *byte == b';');
-    let names = tags.filter_map(|tag| {
+    let mut names = tags.filter_map(|tag| {
         let (name, names) = tag.split_at(tag.iter().position(|byte| *byte == b'=')?);
         (name.trim_ascii() == b"h").then_some(&names[1..])
     });
-    Some(names.last()?.split(|byte| *byte == b':'))
+    Some(names.next_back()?.split(|byte| *byte == b':'))
 }
 
 #[cfg(test)]
