@@ -97,7 +97,25 @@ impl Meters {
         self.lesson(source).is_some_and(|(_, meter)| meter.uses().any(most))
     }
 
-    /// The meters that a source's mail passes here: its own, that of all together, and what was learned.
+    /// The meters that a source's mail would pass here. One that is not there yet says what it would say if it were: a
+    /// look makes none, or a site would have one for each source that was never used there.
+    fn looked_at(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit, mut visit: impl FnMut(&mut Meter)) {
+        if unit == Unit::Messages {
+            let learned = self.learned.iter_mut().filter(|(other, ..)| *other == source);
+            learned.for_each(|(_, _, meter)| visit(meter));
+        }
+        for source in [Some(source), None] {
+            let of = source.map_or(&limits.total, |source| limits.of(source));
+            let rates = rates(of, unit);
+            match self.find(source, unit) {
+                _ if rates.is_empty() => {}
+                Some(meter) => visit(meter),
+                None => visit(&mut Meter::at_start(rates, self.started)),
+            }
+        }
+    }
+
+    /// The meters that a source's mail passes here, made if need be: its own, that of all together, and what was learned.
     fn passed(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit, mut visit: impl FnMut(&mut Meter)) {
         if unit == Unit::Messages {
             let learned = self.learned.iter_mut().filter(|(other, ..)| *other == source);
@@ -155,7 +173,7 @@ impl Meters {
         haste: Haste,
     ) -> Result<u32, Shut> {
         let (mut room, mut shut) = (u32::MAX, None);
-        self.passed(limits, source, unit, |meter| match meter.room(now, haste) {
+        self.looked_at(limits, source, unit, |meter| match meter.room(now, haste) {
             Room::For(count) => room = room.min(count),
             Room::At(at, ..) => {
                 shut = Some(match shut {
@@ -171,7 +189,7 @@ impl Meters {
     /// The most that one transaction can ever take.
     fn largest(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit) -> u32 {
         let mut largest = u32::MAX;
-        self.passed(limits, source, unit, |meter| largest = largest.min(meter.largest()));
+        self.looked_at(limits, source, unit, |meter| largest = largest.min(meter.largest()));
         largest
     }
 }
@@ -284,12 +302,18 @@ impl Engine {
         }
     }
 
-    /// Whether a source may make one more connection to a site, as far as time limits it; and the site's own mail has
-    /// use for it.
-    pub(super) fn may_dial_now(&mut self, source: SourceHandle, site: u32, lane: u32, kind: StreamKind) -> bool {
+    /// What time has against one more connection of a source to a site, to which its own mail has use for it. `Err`: until
+    /// when, if it is looked at again by then.
+    pub(super) fn may_dial_now(
+        &mut self,
+        source: SourceHandle,
+        site: u32,
+        lane: u32,
+        kind: StreamKind,
+    ) -> Result<(), Option<Shut>> {
         let now = self.steady();
         if self.rules.first_dial > self.now {
-            return false;
+            return Err(None);
         }
         let haste = self.haste(lane, kind);
         let known = &mut self.sites[site];
@@ -300,10 +324,11 @@ impl Engine {
         let recipients = known.meters.room(&limits, source, Unit::Recipients, now, haste);
         let found = connections.and_then(|_| Ok(messages?.min(recipients?)));
         match found {
-            Ok(room) => room > dialing,
+            Ok(room) if room > dialing => Ok(()),
+            Ok(_) => Err(None),
             Err(shut) => {
                 self.wait_at(site, shut);
-                false
+                Err(Some(shut))
             }
         }
     }

@@ -85,8 +85,9 @@ impl Site {
         }
     }
 
-    pub fn path(&self, source: SourceHandle) -> Path {
-        self.paths.iter().find(|(other, _)| *other == source).map_or_else(Path::default, |(_, path)| *path)
+    pub fn path(&self, source: SourceHandle) -> &Path {
+        const NEW: &Path = &Path::NEW;
+        self.paths.iter().find(|(other, _)| *other == source).map_or(NEW, |(_, path)| path)
     }
 
     /// The state of a source here, made if it is still the default one.
@@ -221,7 +222,7 @@ impl Engine {
                 let carried = queued[slot as usize].by_source.keys().copied();
                 let known: BTreeSet<SourceHandle> =
                     site.paths.iter().map(|(source, _)| *source).chain(carried).collect();
-                known.into_iter().map(|source| self.path_view(site, source, &site.path(source))).collect()
+                known.into_iter().map(|source| self.path_view(site, source, site.path(source))).collect()
             },
             carried: std::mem::take(&mut queued[slot as usize].by_source).into_iter().collect(),
         };
