@@ -153,6 +153,11 @@ impl Path {
         (self.most > 0).then_some(self.most)
     }
 
+    /// It is not tried before this, for a reason of ours.
+    pub fn wait(&mut self, until: Timestamp) {
+        self.throttled_until = self.throttled_until.max(until);
+    }
+
     /// An operator wants it tried now.
     pub fn end_pause(&mut self) {
         (self.throttled_until, self.blocked_until) = (Timestamp::ZERO, Timestamp::ZERO);

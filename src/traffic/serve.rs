@@ -11,7 +11,7 @@ use crate::mail::StreamKind;
 /// Of this many grants while both kinds wait, one is marketing's.
 const MARKETING_ONE_IN: u8 = 10;
 /// After so many transactions a connection makes room for others that wait for its slot.
-const ROTATE_AFTER: u32 = 20;
+pub(super) const ROTATE_AFTER: u32 = 20;
 /// Lanes of a site that are tried for one free slot; the others stand first the next time.
 const TRIES: usize = 32;
 /// Sites that share one free connection are tried up to this many at once.
@@ -138,7 +138,7 @@ impl Engine {
     }
 
     /// The next source of a lane, in turn, that may have one more connection at the site. The first that lacks nothing but
-    /// allowance that is durable gets some: others need none before their turn comes.
+    /// durable allowance for it gets some: others need none before their turn comes.
     fn next_source(&mut self, lane: u32, site: u32, kind: StreamKind, out: &mut Vec<Order>) -> Option<SourceHandle> {
         let sources = self.sources(self.lanes[lane].via);
         let turn = usize::from(self.lanes[lane].turn);
@@ -174,7 +174,7 @@ impl Engine {
             }
         }
         if let Some(source) = unreserved {
-            self.reserve_ahead(site, None, source, out);
+            self.reserve_dials(site, source, out);
         }
         found
     }

@@ -103,6 +103,12 @@ impl Site {
         &mut self.paths[place].1
     }
 
+    /// Sources that were used here.
+    pub fn sources(&self) -> BTreeSet<SourceHandle> {
+        let used = self.meters.uses().filter_map(|(source, ..)| source);
+        self.paths.iter().map(|(source, _)| *source).chain(used).collect()
+    }
+
     pub fn allowed(&self, source: SourceHandle) -> u16 {
         self.path(source).allowed(self.limits.of(source).connections)
     }
@@ -229,6 +235,11 @@ impl Engine {
         self.sites.iter().map(view).collect()
     }
 
+    /// The limits of a site.
+    pub fn limits_of(&self, site: SiteHandle) -> Option<&SiteLimits> {
+        self.sites.get(site.0).map(|site| &*site.limits)
+    }
+
     /// What is queued for each site.
     fn queued_by_site(&self, slots: usize) -> Vec<Queued> {
         let mut sites: Vec<Queued> = std::iter::repeat_with(Queued::default).take(slots).collect();
@@ -276,6 +287,7 @@ impl Engine {
             Some(known) if known.limits != limits => {
                 known.meters.change(&limits, now);
                 known.limits = limits;
+                self.fit_places_of(site.0);
             }
             Some(_) => {}
         }
