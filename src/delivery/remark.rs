@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::classify::{Observation, Rules, stage_named};
-    use crate::delivery::{ConnectionId, Source, TlsPolicy};
+    use crate::delivery::{ConnectionId, SlotLimits, Source, TlsPolicy};
     use crate::mail::{Cause, Reply};
 
     fn plan() -> Plan {
@@ -153,6 +153,7 @@ mod tests {
             login: None,
             return_path: crate::mail::ReturnPath::Ours,
             allow_private: false,
+            slots: SlotLimits::default(),
             site: "google".into(),
             domain: "dest.test".parse().unwrap(),
         }
