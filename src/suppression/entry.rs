@@ -125,6 +125,19 @@ impl Cause {
     }
 }
 
+impl std::str::FromStr for Cause {
+    type Err = UnknownCause;
+
+    fn from_str(text: &str) -> Result<Cause, UnknownCause> {
+        Cause::parse(text).ok_or(UnknownCause)
+    }
+}
+
+/// What stands where a cause should.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a cause is one of hard_bounce, soft_bounce, complaint, unsubscribe, manual, import")]
+pub struct UnknownCause;
+
 /// One reason not to send to an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {

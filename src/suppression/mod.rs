@@ -21,7 +21,7 @@ mod listing;
 mod query;
 mod scan;
 
-pub use entry::{Cause, EVIDENCE_LENGTH_MAX, Entry, Scope};
+pub use entry::{Cause, EVIDENCE_LENGTH_MAX, Entry, Scope, UnknownCause};
 pub use import::{Import, Imported, Run};
 pub use listing::{Counts, Export, Page};
 pub use query::{Query, State};
