@@ -15,6 +15,7 @@ mod block;
 mod entry;
 mod file;
 mod filter;
+pub mod foreign;
 mod import;
 mod key;
 mod listing;
