@@ -8,6 +8,7 @@ use crate::mail::{Address, Domain, DomainError, ReturnPath, StreamKind};
 use crate::message::{Families, HeaderLimits};
 use crate::report::Bounces;
 use crate::size::ByteSize;
+use crate::suppression::Cause;
 use crate::token::Keys;
 use crate::traffic::Rates;
 
@@ -174,6 +175,8 @@ pub struct Rights {
     pub over: Over,
     /// Whose return path its mail leaves with. Default: ours, where its sending domain has a bounce domain.
     pub return_path: ReturnPath,
+    /// Causes for which the suppression list does not hold its mail back. Default: none.
+    pub bypass: Vec<Cause>,
 }
 
 /// A domain that a credential may use as a sender.
