@@ -33,7 +33,7 @@ pub(super) fn within(text: &str) -> Vec<String> {
         let domain = back.get(..end).unwrap_or_default().trim_end_matches(['.', '-']);
         from = at + 1;
         let is_domain = domain.contains('.') && !domain.starts_with(['.', '-']) && domain.len() <= 255;
-        if !local.is_empty() && local.len() <= 128 && is_domain {
+        if !local.is_empty() && local.len() <= 128 && is_domain && !local.contains(char::is_control) {
             from = at + 1 + domain.len();
             found.push(format!("{local}@{domain}"));
         }
@@ -66,7 +66,7 @@ pub(super) fn typed(value: &str) -> Option<String> {
         return Some(found);
     }
     let bare = rest.trim_matches(['<', '>', '"', ' ', '\'']).split([' ', '(']).next().unwrap_or_default();
-    Some(bare.to_owned()).filter(|bare| !bare.is_empty() && bare.len() <= 256)
+    Some(bare.to_owned()).filter(|bare| !bare.is_empty() && bare.len() <= 256 && !bare.contains(char::is_control))
 }
 
 /// `\x{HEX}` of utf-8-addr-xtext and utf-8-addr-unitext, RFC 6533 §3.

@@ -34,6 +34,12 @@ pub(super) fn of(text: &str) -> Answer {
         Some(again) if again.starts_with([' ', '-']) => again.trim_start_matches([' ', '-']),
         _ => rest,
     };
+    // "Mailbox unavailable. [SMTP Error Code 550]": the words stand before it.
+    if rest.chars().filter(|c| c.is_alphanumeric()).count() < 4 {
+        let front = text.get(..place).unwrap_or_default();
+        let words = front.trim_end_matches(|c: char| !c.is_alphanumeric()).to_owned();
+        return Answer { code: Some(code), status: marked_status(rest), stage, host, text: words };
+    }
     let bare = rest.trim_start_matches(['#', '<', '(', '[']);
     let (word, tail) = bare.split_once([' ', ':', ',', ';', ')', '>', ']']).unwrap_or((bare, ""));
     match EnhancedStatus::split(word.trim_end_matches('.')) {

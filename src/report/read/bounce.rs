@@ -55,20 +55,24 @@ pub(super) fn read(letter: &Letter, original: &Returned) -> Option<Reading> {
 
 /// How much speaks for a bounce.
 pub(super) fn evidence(letter: &Letter, passages: &Passages) -> u8 {
-    let mut points = 0;
+    let mut who = 0;
     let from = letter.fields.first("from").unwrap_or_default().to_lowercase();
     let sender = letter.fields.first("return-path").map(str::trim);
-    points += if phrases::has(&from, phrases::DAEMONS) { 2 } else { 0 };
-    points += if sender == Some("<>") || sender == Some("") || from.trim() == "<>" { 1 } else { 0 };
-    points += if phrases::has(&letter.subject(), phrases::FAILURE_SUBJECTS) { 2 } else { 0 };
-    points += if letter.fields.first("x-failed-recipients").is_some() { 4 } else { 0 };
+    who += if phrases::has(&from, phrases::DAEMONS) { 2 } else { 0 };
+    who += if sender == Some("<>") || sender == Some("") || from.trim() == "<>" { 1 } else { 0 };
+    who += if letter.fields.first("x-failed-recipients").is_some() { 4 } else { 0 };
     let content = letter.fields.first("content-type").unwrap_or_default().to_ascii_lowercase();
-    points += if content.contains("multipart/report") && !content.contains("disposition") { 2 } else { 0 };
+    who += if content.contains("multipart/report") && !content.contains("disposition") { 2 } else { 0 };
+    let mut points = who + if phrases::has(&letter.subject(), phrases::FAILURE_SUBJECTS) { 2 } else { 0 };
     let lower = passages.lines.join("\n").to_lowercase();
     points += if phrases::has(&lower, phrases::FAILURES) { 2 } else { 0 };
     points += if passages.lines.iter().take(200).any(|line| answer::has_code(line)) { 1 } else { 0 };
     let returned = letter.pieces.iter().any(|piece| matches!(piece.kind, piece::Kind::Message | piece::Kind::Header));
     points += if returned || passages.has_returned { 1 } else { 0 };
+    // People and newsletters write of bounces, too, but not with the address on a line of its own.
+    if who == 0 && !returned && !passages.has_returned && !passages.has_list() {
+        return 0;
+    }
     let is_receipt = letter.pieces.iter().any(|piece| piece.kind == piece::Kind::Disposition);
     // A receipt is no failure, but for the one that says that the message was thrown back (RFC 5429, Dovecot).
     if is_receipt && !phrases::has(&lower, &["automatically rejected"]) {
@@ -153,7 +157,13 @@ const LABELS: &[&str] = &[
     "recipient",
     "rcpt to",
     "rcpt:",
-    "user",
+    "user:",
+    "user <",
+    "user (",
+    "following user",
+    "user unknown",
+    "userid",
+    "was addressed",
     "unknown",
     "deliver",
     "failed",
@@ -306,6 +316,15 @@ fn rcpt_to(words: &str) -> Option<String> {
 }
 
 impl Passages {
+    /// Whether a recipient stands out of the text.
+    fn has_list(&self) -> bool {
+        let named: Vec<String> = self.named.iter().map(|address| address.to_lowercase()).collect();
+        self.lines.iter().any(|line| {
+            let lower = line.trim().to_lowercase();
+            named.iter().any(|address| stands_out(&lower, address))
+        })
+    }
+
     /// The reason that stands beside an address: the repeated reply that names it, else what is said below it, else above
     /// it, else anywhere.
     pub fn reason_of(&self, address: Option<&str>, count: usize) -> Option<Answer> {
@@ -317,21 +336,21 @@ impl Passages {
             return self.anywhere(count);
         };
         let here = |line: &String| line.to_lowercase().contains(&wanted);
+        // A transcript has the reply to the very command.
+        if let Some(place) = self.lines.iter().position(|line| is_command(line) && here(line))
+            && let Some(found) = self.answered(place)
+        {
+            return Some(found);
+        }
         // A reply that repeats the address is about it.
         let named = self.lines.iter().position(|line| {
             let after = line.to_lowercase().find(&wanted).map(|place| place + wanted.len());
-            let is_command = line.trim_start().starts_with(">>>") || line.trim_start().starts_with("->");
-            !is_command
+            !is_command(line)
                 && (answer::has_code(line) && here(line)
                     || after.and_then(|place| line.get(place..)).is_some_and(answer::has_code))
         });
         if let Some(place) = named {
             return Some(answer::of(&self.paragraph(place, &wanted)));
-        }
-        if let Some(place) = self.lines.iter().position(|line| line.trim_start().starts_with(">>>") && here(line))
-            && let Some(found) = self.answered(place)
-        {
-            return Some(found);
         }
         // Below the address, to the next one that stands out.
         let is_other = |line: &String| {
@@ -347,18 +366,21 @@ impl Passages {
             .map_or(self.lines.len(), |(place, _)| place);
         let below = self.blocks(place, end);
         let shared = self.blocks(end, self.lines.len());
-        let above = self.blocks(0, place);
-        let telling = |blocks: &[String]| tell(blocks, &wanted);
-        let found = telling(&below)
-            .or_else(|| telling(&above.iter().rev().cloned().collect::<Vec<_>>()))
-            .or_else(|| telling(&shared));
-        found.or_else(|| {
-            below
-                .iter()
-                .map(|block| without(block, &wanted))
-                .find(|block| block.trim().len() > 8)
-                .map(|block| answer::of(&block))
-        })
+        let mut above = self.blocks(0, place);
+        above.reverse();
+        // Beside it, then a repeated reply of the whole report, which is about it if it is alone, then any words.
+        let own = below.get(..1).unwrap_or_default();
+        let rest = below.get(1..).unwrap_or_default();
+        let alone = |blocks: &[String]| replied(blocks).filter(|_| count == 1);
+        let found = replied(&below)
+            .or_else(|| in_words(own, &wanted))
+            .or_else(|| alone(&above))
+            .or_else(|| alone(&shared))
+            .or_else(|| in_words(rest, &wanted))
+            .or_else(|| in_words(&above, &wanted))
+            .or_else(|| in_words(&shared, &wanted));
+        let bare = || below.iter().map(|block| without(block, &wanted)).find(|block| block.trim().len() > 8);
+        found.or_else(|| bare().map(|block| answer::of(&block)))
     }
 
     /// What a reply answered, where the words beside it say so.
@@ -373,7 +395,8 @@ impl Passages {
         if count > 1 {
             return None;
         }
-        tell(&self.blocks(0, self.lines.len()), "")
+        let blocks = self.blocks(0, self.lines.len());
+        replied(&blocks).or_else(|| in_words(&blocks, ""))
     }
 
     /// The reply lines behind a repeated command.
@@ -434,14 +457,21 @@ fn is_rule(lower: &str) -> bool {
         || lower.starts_with("***") && lower.ends_with("***")
 }
 
-/// The first block that repeats a reply, else the first that has a status, else the first whose words give a reason.
-fn tell(blocks: &[String], wanted: &str) -> Option<Answer> {
-    let is_sent = |block: &&String| !block.trim_start().starts_with(">>>") || block.contains("<<<");
+/// A repeated command of a transcript.
+fn is_command(line: &str) -> bool {
+    line.trim_start().starts_with(">>>")
+}
+
+/// The first block that repeats a reply, else the first that has a status.
+fn replied(blocks: &[String]) -> Option<Answer> {
+    let is_sent = |block: &&String| !is_command(block) || block.contains("<<<");
     let coded = blocks.iter().filter(is_sent).find(|block| answer::has_code(block));
-    let marked = || blocks.iter().find(|block| answer::has_status(block));
-    if let Some(block) = coded.or_else(marked) {
-        return Some(answer::of(&transcript(block)));
-    }
+    let found = coded.or_else(|| blocks.iter().find(|block| answer::has_status(block)))?;
+    Some(answer::of(&transcript(found)))
+}
+
+/// The first block whose words give a reason.
+fn in_words(blocks: &[String], wanted: &str) -> Option<Answer> {
     let plain = blocks.iter().map(|block| without(block, wanted)).find(|block| {
         let lower = block.to_lowercase();
         phrases::has(&lower, phrases::REASONS) && !is_greeting(&lower)

@@ -196,6 +196,9 @@ fn read_letter(letter: &Letter) -> Reading {
             ..original
         };
     }
+    for shown in [&mut reading.reporter, &mut reading.feedback_type].into_iter().flatten() {
+        *shown = shown.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect::<String>().into();
+    }
     reading.recipients.truncate(RECIPIENTS_MAX);
     reading
 }

@@ -33,8 +33,18 @@ pub(super) fn of_fields(fields: &Fields) -> Returned {
     let first = |name: &str| fields.first(name).map(|value| value.trim().into());
     let bare = |name: &str| fields.first(name).map(|value| value.trim().trim_matches(['<', '>']).into());
     let to = ["to", "cc", "x-failed-recipients"];
-    let to: Vec<Box<str>> =
+    let mut to: Vec<Box<str>> =
         to.iter().flat_map(|name| fields.all(name)).flat_map(address::within).take(64).map(Into::into).collect();
+    // `for <user@example.net>` of the hosts that it passed, where lists and redactions have changed To.
+    for hop in fields.all("received").take(8) {
+        let named =
+            hop.split(" for ").nth(1).and_then(|rest| rest.split(';').next()).map(address::within).unwrap_or_default();
+        for address in named.into_iter().take(1) {
+            if !to.iter().any(|known| known.eq_ignore_ascii_case(&address)) {
+                to.push(address.into());
+            }
+        }
+    }
     let extension = fields.iter().filter(|(name, _)| name.starts_with("x-")).take(EXTENSIONS_MAX);
     Returned {
         message_id: bare("message-id"),
@@ -76,6 +86,8 @@ fn begins_header(lower: &str) -> bool {
         &[
             "received:",
             "return-path:",
+            ">received:",
+            ">return-path:",
             "> received:",
             "> return-path:",
             "x-originating-ip:",
@@ -96,7 +108,7 @@ fn follows_header(lines: &[&str], place: usize) -> bool {
 fn is_header(lines: &[&str], place: usize) -> bool {
     let mut fields = 0;
     for line in lines.iter().skip(place).take(24) {
-        let line = line.trim_start_matches("> ");
+        let line = unquoted(line);
         let is_field = line.split_once(':').is_some_and(|(name, _)| {
             !name.is_empty() && name.len() < 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         });
@@ -109,13 +121,24 @@ fn is_header(lines: &[&str], place: usize) -> bool {
     fields >= FIELDS_MIN
 }
 
+/// A line without its mark of a quotation.
+fn unquoted(line: &str) -> &str {
+    match line.strip_prefix('>') {
+        Some(rest) => rest.strip_prefix(' ').unwrap_or(rest),
+        None => line,
+    }
+}
+
 /// The header in what is below: it may be indented, quoted, or stand behind a sentence.
 fn header_within(rest: &str) -> Fields {
     let lines: Vec<&str> = rest.lines().take(400).collect();
     for place in 0..lines.len().min(40) {
         if is_header(&lines, place) {
             let text = lines.get(place..).unwrap_or_default().join("\n");
-            let text = if text.starts_with("> ") { text.replace("\n> ", "\n").replacen("> ", "", 1) } else { text };
+            let text = text.lines().map(unquoted).collect::<Vec<_>>().join(
+                "
+",
+            );
             return field::header(text.as_bytes()).0;
         }
     }

@@ -229,5 +229,6 @@ fn is_hollow(text: &str) -> bool {
 fn host_of(value: &str) -> Option<String> {
     let name = value.split(';').next_back().unwrap_or_default().trim();
     let name = name.split([' ', '(', '[', '\t']).next().unwrap_or_default().trim_end_matches('.');
-    Some(name.to_ascii_lowercase()).filter(|name| !name.is_empty() && name.len() <= 255)
+    let is_host = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte));
+    Some(name.to_ascii_lowercase()).filter(|name| !name.is_empty() && name.len() <= 255 && is_host(name))
 }
