@@ -96,7 +96,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Ex
 }
 
 /// The shipped rules, and before them those that the config names. `None`: they have mistakes, which were told.
-fn rules(context: &Context) -> Option<Arc<Rules>> {
+pub(super) fn rules(context: &Context) -> Option<Arc<Rules>> {
     let named = match std::fs::read_to_string(&context.config) {
         Ok(text) => match config::Config::parse(&text, &context.config) {
             Ok(config) => config.replies,

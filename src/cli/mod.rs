@@ -13,6 +13,7 @@ mod metrics;
 mod moment;
 pub mod queue;
 pub mod records;
+mod report;
 mod sandbox;
 pub mod spool;
 pub mod trace;
@@ -82,6 +83,9 @@ enum Command {
     Why(why::Arguments),
     /// Say what a peer's reply means, as JSON; with --json and no reply, of each line of standard input.
     Classify(classify::Arguments),
+    /// Read bounces and complaints as the bounce side would, from files.
+    #[command(subcommand)]
+    Report(report::Command),
     /// Show the daemon's numbers, as Prometheus reads them.
     Metrics(metrics::Arguments),
     /// Show sites and sources at a glance; stop and resume them.
@@ -173,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
         Command::Classify(arguments) => classify::run(&context, &arguments).map(ExitCode::from),
+        Command::Report(command) => report::run(&context, &command).map(ExitCode::from),
         Command::Metrics(arguments) => context.ask(|daemon, out| metrics::run(daemon, &arguments, out)),
         Command::Traffic(command) => context.ask(|daemon, out| traffic::run(daemon, &command, context.json, out)),
         Command::Trace(arguments) => context.ask(|daemon, out| trace::run(daemon, &arguments, context.json, out)),

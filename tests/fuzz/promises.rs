@@ -10,6 +10,7 @@ use postrider::config::Config;
 use postrider::history;
 use postrider::mail::{Cause, Marks, QueueId, Reply, Stage};
 use postrider::message::{self, Families, Family, HeaderLimits, Kind, Missing, Trace};
+use postrider::report;
 use postrider::smtp::dialog::Capabilities;
 use postrider::smtp::encode::Encoder;
 use postrider::smtp::exercise;
@@ -31,6 +32,7 @@ pub const TARGETS: [Target; 11] = [
     ("history_block", history_block),
     ("message", message),
     ("reply_reader", reply_reader),
+    ("report", report),
     ("session", session),
     ("spool_record", spool_record),
     ("token", token),
@@ -252,6 +254,26 @@ pub fn classify(octets: &[u8]) {
     assert!(!failed || matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data | Stage::FinalDot), "from MAIL on");
     assert!(!meaning.suppress || failed && meaning.class == Class::RecipientInvalid, "a dead recipient failed");
     assert!(meaning.again_in.is_none_or(|wait| (30..=86_400).contains(&wait.as_secs())), "a wait is bounded");
+}
+
+/// Bounces and complaints: whatever is read is bounded and harmless to show, and the words are a refusal's.
+pub fn report(octets: &[u8]) {
+    let reading = report::read(octets);
+    assert!(reading.recipients.len() <= report::RECIPIENTS_MAX, "a report speaks of so many");
+    let counts = matches!(reading.kind, report::Kind::Bounce | report::Kind::Complaint | report::Kind::Unsubscribe);
+    assert!(!counts || !reading.recipients.is_empty(), "what counts, counts for somebody");
+    for reported in &reading.recipients {
+        for shown in [&reported.address, &reported.forwarded_to, &reported.remote_host].into_iter().flatten() {
+            assert!(!shown.contains(char::is_control), "an address is one line");
+        }
+        let Cause::Reply(reply) = reported.cause() else { unreachable!("a report repeats a reply") };
+        assert!((400..=599).contains(&reply.code) && !reply.text.contains(char::is_control), "a refusal, harmless");
+        assert!(reading.kind != report::Kind::Bounce || reported.fate == report::Fate::Failed, "only failures count");
+        let _ = reported.names_another();
+    }
+    for shown in [&reading.reporter, &reading.feedback_type].into_iter().flatten() {
+        assert!(!shown.contains(char::is_control), "what is shown is one line");
+    }
 }
 
 /// The config: an error names a line, and what is read can be asked for its warnings.

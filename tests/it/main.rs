@@ -10,6 +10,7 @@ mod metrics;
 mod queue;
 mod relay;
 mod replies_mean_what_a_postmaster_would_say;
+mod reports_are_read_as_labelled;
 mod spool;
 mod submission;
 mod traffic;

@@ -1,0 +1,545 @@
+//! Bounces that are no RFC 3464: qmail, Exim, old Exchange and sendmail, Gmail, gateways and carriers. Their words are read
+//! as a person would: who returned it, which addresses stand out, and what is said beside each.
+
+use super::answer::{self, Answer};
+use super::piece::{self, Letter};
+use super::{Fate, Kind, RECIPIENTS_MAX, Reading, Reported, Returned};
+use super::{address, phrases, quoted};
+use crate::mail::Stage;
+
+/// Points at which a message is taken for a bounce; each of who, how and what gives two or more.
+const EVIDENCE_MIN: u8 = 4;
+/// Longest passage that gives a reason. Unit: lines.
+const PASSAGE_MAX: usize = 24;
+
+/// Reads a message that looks returned.
+pub(super) fn read(letter: &Letter, original: &Returned) -> Option<Reading> {
+    let passages = passages(letter, original);
+    if evidence(letter, &passages) < EVIDENCE_MIN {
+        return None;
+    }
+    let lower = passages.lines.join("\n").to_lowercase();
+    let subject = letter.subject();
+    let is_delay = phrases::has(&subject, phrases::DELAY_SUBJECTS) || phrases::has(&lower, phrases::DELAYS);
+    let fate = match is_delay && !phrases::has(&lower, phrases::GIVEN_UP) {
+        true => Fate::Delayed,
+        false => Fate::Failed,
+    };
+    let mut reading = Reading::of(if fate == Fate::Failed { Kind::Bounce } else { Kind::Other });
+    let mut named = passages.named.clone();
+    if named.is_empty() {
+        // The program names nobody: it was for whom the returned message was for.
+        named = match original.to.as_slice() {
+            [only] => vec![only.to_string()],
+            _ => rcpt_to(&letter.words).into_iter().collect(),
+        };
+    }
+    let count = named.len();
+    let to = named.into_iter().map(Some).chain((count == 0).then_some(None));
+    for address in to.take(RECIPIENTS_MAX) {
+        let said = passages.reason_of(address.as_deref(), count.max(1)).unwrap_or_default();
+        let stage = said.stage.or_else(|| passages.stage_of(address.as_deref(), count.max(1)));
+        reading.recipients.push(Reported {
+            address: address.map(Into::into),
+            forwarded_to: None,
+            fate,
+            status: said.status,
+            code: said.code,
+            stage,
+            text: said.text.into(),
+            remote_host: said.host.map(Into::into),
+        });
+    }
+    Some(reading)
+}
+
+/// How much speaks for a bounce.
+pub(super) fn evidence(letter: &Letter, passages: &Passages) -> u8 {
+    let mut who = 0;
+    let from = letter.fields.first("from").unwrap_or_default().to_lowercase();
+    let sender = letter.fields.first("return-path").map(str::trim);
+    who += if phrases::has(&from, phrases::DAEMONS) { 2 } else { 0 };
+    who += if sender == Some("<>") || sender == Some("") || from.trim() == "<>" { 1 } else { 0 };
+    who += if letter.fields.first("x-failed-recipients").is_some() { 4 } else { 0 };
+    let content = letter.fields.first("content-type").unwrap_or_default().to_ascii_lowercase();
+    who += if content.contains("multipart/report") && !content.contains("disposition") { 2 } else { 0 };
+    let mut points = who + if phrases::has(&letter.subject(), phrases::FAILURE_SUBJECTS) { 2 } else { 0 };
+    let lower = passages.lines.join("\n").to_lowercase();
+    points += if phrases::has(&lower, phrases::FAILURES) { 2 } else { 0 };
+    points += if passages.lines.iter().take(200).any(|line| answer::has_code(line)) { 1 } else { 0 };
+    let returned = letter.pieces.iter().any(|piece| matches!(piece.kind, piece::Kind::Message | piece::Kind::Header));
+    points += if returned || passages.has_returned { 1 } else { 0 };
+    // People and newsletters write of bounces, too, but not with the address on a line of its own.
+    if who == 0 && !returned && !passages.has_returned && !passages.has_list() {
+        return 0;
+    }
+    let is_receipt = letter.pieces.iter().any(|piece| piece.kind == piece::Kind::Disposition);
+    // A receipt is no failure, but for the one that says that the message was thrown back (RFC 5429, Dovecot).
+    if is_receipt && !phrases::has(&lower, &["automatically rejected"]) {
+        return 0;
+    }
+    points
+}
+
+/// What the program that returned the message says, apart from the returned message, and whom it names.
+pub(super) struct Passages {
+    lines: Vec<String>,
+    has_returned: bool,
+    /// The recipients, in their order.
+    named: Vec<String>,
+}
+
+/// Finds what a program says, and whom it names.
+pub(super) fn passages(letter: &Letter, original: &Returned) -> Passages {
+    let (lines, rest) = quoted::cut(&letter.words);
+    let lines: Vec<String> = lines.into_iter().map(|line| line.trim_end().to_owned()).collect();
+    let named = named(letter, original, &lines);
+    Passages { lines, has_returned: rest.is_some(), named }
+}
+
+/// Ranks every address that stands in the words.
+fn named(letter: &Letter, original: &Returned, lines: &[String]) -> Vec<String> {
+    let failed: Vec<String> = letter.fields.all("x-failed-recipients").flat_map(address::within).collect();
+    if !failed.is_empty() {
+        return failed;
+    }
+    let own = letter.recipients();
+    let from = letter.from().unwrap_or_default();
+    let mut ranked: Vec<(i32, String)> = Vec::new();
+    let mut before = String::new();
+    for line in lines {
+        let lower = line.trim().to_lowercase();
+        for found in address::within(line).into_iter().take(RECIPIENTS_MAX) {
+            let is_known = |list: &[Box<str>]| list.iter().any(|known| known.eq_ignore_ascii_case(&found));
+            let is_target = is_known(&original.to);
+            let mut rank = 0;
+            rank += if stands_out(&lower, &found.to_lowercase()) { 3 } else { 0 };
+            rank += if is_target { 3 } else { 0 };
+            rank += if phrases::has(&lower, LABELS) || phrases::has(&before, LEADS) { 2 } else { 0 };
+            rank += if answer::has_code(line) { 1 } else { 0 };
+            let is_sender = is_known(&own) || from.eq_ignore_ascii_case(&found);
+            rank -= if is_sender && !is_target { 10 } else { 0 };
+            rank -= if phrases::begins(&lower, NOT_RECIPIENTS)
+                || phrases::has(&lower, CONTACTS) && !stands_out(&lower, &found.to_lowercase())
+            {
+                10
+            } else {
+                0
+            };
+            let local = found.split('@').next().unwrap_or_default().to_ascii_lowercase();
+            rank -= if !is_target && OFFICES.contains(&local.as_str()) { 10 } else { 0 };
+            let count = ranked.len();
+            match ranked.iter_mut().find(|(_, known)| known.eq_ignore_ascii_case(&found)) {
+                Some((best, _)) => *best = rank.max(*best),
+                None if count < RECIPIENTS_MAX => ranked.push((rank, found)),
+                None => {}
+            }
+        }
+        if !lower.is_empty() {
+            before = lower;
+        }
+    }
+    let best = ranked.iter().map(|(rank, _)| *rank).max().unwrap_or(0);
+    ranked.retain(|(rank, _)| *rank >= 2 && *rank >= best - 3);
+    ranked.into_iter().map(|(_, address)| address).collect()
+}
+
+/// The line is the address, or begins with it.
+fn stands_out(lower: &str, address: &str) -> bool {
+    let bare = lower.trim_start_matches(|c: char| !(c.is_alphanumeric() || c == '"' || c == '_'));
+    let bare = bare.strip_prefix("mailto:").unwrap_or(bare);
+    let bare = bare.strip_prefix("smtp:").unwrap_or(bare);
+    bare.starts_with(address)
+}
+
+/// Words beside an address that is a recipient.
+const LABELS: &[&str] = &[
+    "recipient",
+    "rcpt to",
+    "rcpt:",
+    "user:",
+    "user <",
+    "user (",
+    "following user",
+    "user unknown",
+    "userid",
+    "was addressed",
+    "unknown",
+    "deliver",
+    "failed",
+    "addressed to",
+    "address:",
+    "mailbox",
+    "account",
+    "error-for",
+    "sent to",
+    "no such",
+    "reject",
+    "message to",
+    "mail to",
+    "not reach",
+    "could not be",
+    "destinat",
+    "empfänger",
+    "benutzer",
+    "adresse",
+    "destinatario",
+    "utente",
+    "получател",
+    "адрес",
+    "收件人",
+    "宛先",
+    "ontvanger",
+    "odbiorc",
+    "undeliverable",
+    "send to",
+    "for <",
+    "to: <",
+    "does not exist",
+    "not found",
+];
+/// Words of the line before one.
+const LEADS: &[&str] = &[
+    "recipient",
+    "following address",
+    "address(es)",
+    "addresses",
+    "delivered to",
+    "could not be delivered",
+    "did not reach",
+    "deliver to",
+    "delivery to",
+    "message to",
+    "failed",
+    "empfänger",
+    "adressen",
+    "destinatari",
+    "destinataire",
+    "收件人",
+    "宛先",
+    "アドレス",
+    "user(s)",
+    "users",
+    "addressee",
+    "адрес",
+    "following e-mail",
+];
+/// Fields that name others.
+const NOT_RECIPIENTS: &[&str] = &[
+    "from:",
+    "from :",
+    "sender",
+    "reply-to",
+    "message-id",
+    "in-reply-to",
+    "references",
+    "return-path",
+    "mail from",
+    "received",
+    "x-mailer",
+    "x-sender",
+    "subject:",
+    "original sender",
+    "von:",
+    "absender",
+    "de:",
+    "da:",
+    "reporting-mta",
+    "envelope-from",
+    "errors-to",
+    "message id",
+    "queue-id",
+    "发件人",
+    "発信者",
+    "差出人",
+    "отправитель",
+    "remitente",
+    "mittente",
+    "expéditeur",
+    ">>> mail from",
+    "-> mail from",
+    "the original message was received",
+    "message from",
+    "messageid",
+    "x-",
+    "<<< 250",
+    "250 ",
+];
+/// Sentences that name whom to ask.
+const CONTACTS: &[&str] = &[
+    "please contact",
+    "please send mail to",
+    "send mail to <postmaster",
+    "for further assistance",
+    "for assistance",
+    "contact your",
+    "help desk",
+    "helpdesk",
+    "questions",
+    "write to",
+    "if you do so",
+    "report this",
+    "forward this",
+    "e-mail us",
+    "email us",
+    "kontaktieren",
+    "wenden sie sich",
+    "contactez",
+    "обратитесь",
+    "联系",
+    "message-id",
+    "sent by",
+    "on behalf of",
+    "sent from",
+];
+/// Mailboxes of a house, which are named as whom to ask.
+const OFFICES: &[&str] = &[
+    "postmaster",
+    "mailer-daemon",
+    "abuse",
+    "support",
+    "helpdesk",
+    "admin",
+    "administrator",
+    "hostmaster",
+    "root",
+    "webmaster",
+    "noreply",
+    "no-reply",
+];
+
+/// The recipient of a repeated SMTP command.
+fn rcpt_to(words: &str) -> Option<String> {
+    let line = words.lines().take(4000).find(|line| line.to_ascii_lowercase().contains("rcpt to:"))?;
+    let place = line.to_ascii_lowercase().find("rcpt to:")?;
+    address::within(line.get(place..)?).into_iter().next()
+}
+
+impl Passages {
+    /// Whether a recipient stands out of the text.
+    fn has_list(&self) -> bool {
+        let named: Vec<String> = self.named.iter().map(|address| address.to_lowercase()).collect();
+        self.lines.iter().any(|line| {
+            let lower = line.trim().to_lowercase();
+            named.iter().any(|address| stands_out(&lower, address))
+        })
+    }
+
+    /// The reason that stands beside an address: the repeated reply that names it, else what is said below it, else above
+    /// it, else anywhere.
+    pub fn reason_of(&self, address: Option<&str>, count: usize) -> Option<Answer> {
+        let Some((wanted, place)) = address.and_then(|address| {
+            let wanted = address.to_lowercase();
+            let place = self.lines.iter().position(|line| line.to_lowercase().contains(&wanted))?;
+            Some((wanted, place))
+        }) else {
+            return self.anywhere(count);
+        };
+        let here = |line: &String| line.to_lowercase().contains(&wanted);
+        // A transcript has the reply to the very command.
+        if let Some(place) = self.lines.iter().position(|line| is_command(line) && here(line))
+            && let Some(found) = self.answered(place)
+        {
+            return Some(found);
+        }
+        // A reply that repeats the address is about it.
+        let named = self.lines.iter().position(|line| {
+            let after = line.to_lowercase().find(&wanted).map(|place| place + wanted.len());
+            !is_command(line)
+                && (answer::has_code(line) && here(line)
+                    || after.and_then(|place| line.get(place..)).is_some_and(answer::has_code))
+        });
+        if let Some(place) = named {
+            return Some(answer::of(&self.paragraph(place, &wanted)));
+        }
+        // Below the address, to the next one that stands out.
+        let is_other = |line: &String| {
+            let lower = line.trim().to_lowercase();
+            self.named.iter().any(|other| other.to_lowercase() != wanted && stands_out(&lower, &other.to_lowercase()))
+        };
+        let end = self
+            .lines
+            .iter()
+            .enumerate()
+            .skip(place + 1)
+            .find(|(_, line)| is_other(line))
+            .map_or(self.lines.len(), |(place, _)| place);
+        let below = self.blocks(place, end);
+        let shared = self.blocks(end, self.lines.len());
+        let mut above = self.blocks(0, place);
+        above.reverse();
+        // Beside it, then a repeated reply of the whole report, which is about it if it is alone, then any words.
+        let own = below.get(..1).unwrap_or_default();
+        let rest = below.get(1..).unwrap_or_default();
+        let alone = |blocks: &[String]| replied(blocks).filter(|_| count == 1);
+        let found = replied(&below)
+            .or_else(|| in_words(own, &wanted))
+            .or_else(|| alone(&above))
+            .or_else(|| alone(&shared))
+            .or_else(|| in_words(rest, &wanted))
+            .or_else(|| in_words(&above, &wanted))
+            .or_else(|| in_words(&shared, &wanted));
+        let bare = || below.iter().map(|block| without(block, &wanted)).find(|block| block.trim().len() > 8);
+        found.or_else(|| bare().map(|block| answer::of(&block)))
+    }
+
+    /// What a reply answered, where the words beside it say so.
+    pub fn stage_of(&self, address: Option<&str>, count: usize) -> Option<Stage> {
+        let wanted = address?.to_lowercase();
+        let place = self.lines.iter().position(|line| line.to_lowercase().contains(&wanted))?;
+        let end = if count == 1 { self.lines.len() } else { place + 8 };
+        self.blocks(place, end.min(self.lines.len())).iter().find_map(|block| answer::of(block).stage)
+    }
+
+    fn anywhere(&self, count: usize) -> Option<Answer> {
+        if count > 1 {
+            return None;
+        }
+        let blocks = self.blocks(0, self.lines.len());
+        replied(&blocks).or_else(|| in_words(&blocks, ""))
+    }
+
+    /// The reply lines behind a repeated command.
+    fn answered(&self, place: usize) -> Option<Answer> {
+        let next = self.lines.iter().skip(place + 1).map(|line| line.trim_start());
+        let replies: Vec<&str> =
+            next.take_while(|line| line.starts_with("<<<")).map(|line| line.trim_start_matches(['<', ' '])).collect();
+        let text = replies.join(" ");
+        answer::has_code(&text).then(|| Answer { stage: Some(Stage::Rcpt), ..answer::of(&text) })
+    }
+
+    /// From a line to the end of its paragraph, before any other address's.
+    fn paragraph(&self, place: usize, wanted: &str) -> String {
+        let mut text = String::new();
+        for (count, line) in self.lines.iter().skip(place).take(PASSAGE_MAX).enumerate() {
+            let lower = line.trim().to_lowercase();
+            let is_other = count > 0
+                && self
+                    .named
+                    .iter()
+                    .any(|other| other.to_lowercase() != wanted && lower.contains(&other.to_lowercase()));
+            if lower.is_empty() || is_other || is_rule(&lower) {
+                break;
+            }
+            text.push_str(line.trim());
+            text.push(' ');
+        }
+        text
+    }
+
+    /// The paragraphs of some lines, each as one line.
+    fn blocks(&self, from: usize, to: usize) -> Vec<String> {
+        let mut blocks = Vec::new();
+        let mut block = String::new();
+        for line in self.lines.get(from..to).unwrap_or_default() {
+            let lower = line.trim().to_lowercase();
+            let is_end = lower.is_empty() || is_rule(&lower);
+            if !is_end && block.len() < 4000 {
+                block.push_str(line.trim());
+                block.push(' ');
+            }
+            if is_end && !block.is_empty() {
+                blocks.push(std::mem::take(&mut block));
+            }
+            if blocks.len() > 100 {
+                break;
+            }
+        }
+        blocks.extend(Some(block).filter(|block| !block.is_empty()));
+        blocks
+    }
+}
+
+/// A ruled line parts what is said from what is said of it.
+fn is_rule(lower: &str) -> bool {
+    lower.starts_with("---") && (lower.ends_with("---") || lower.len() < 60)
+        || lower.starts_with("===")
+        || lower.starts_with("***") && lower.ends_with("***")
+}
+
+/// A repeated command of a transcript.
+fn is_command(line: &str) -> bool {
+    line.trim_start().starts_with(">>>")
+}
+
+/// The first block that repeats a reply, else the first that has a status.
+fn replied(blocks: &[String]) -> Option<Answer> {
+    let is_sent = |block: &&String| !is_command(block) || block.contains("<<<");
+    let coded = blocks.iter().filter(is_sent).find(|block| answer::has_code(block));
+    let found = coded.or_else(|| blocks.iter().find(|block| answer::has_status(block)))?;
+    Some(answer::of(&transcript(found)))
+}
+
+/// The first block whose words give a reason.
+fn in_words(blocks: &[String], wanted: &str) -> Option<Answer> {
+    let plain = blocks.iter().map(|block| without(block, wanted)).find(|block| {
+        let lower = block.to_lowercase();
+        phrases::has(&lower, phrases::REASONS) && !is_greeting(&lower)
+    })?;
+    Some(answer::of(&reason_sentence(&plain)))
+}
+
+/// Of a transcript, from the first refusal on.
+fn transcript(block: &str) -> String {
+    match block.find("<<< 5").or_else(|| block.find("<<< 4")) {
+        Some(place) => {
+            let front = block.get(..place).unwrap_or_default();
+            let rest = block.get(place + 4..).unwrap_or_default().replace("<<< ", "");
+            let stage = front.rfind(">>>").and_then(|place| front.get(place..)).unwrap_or_default();
+            // The command stays, because it tells the stage; the reply stands first.
+            format!("{} {}", rest.split(">>>").next().unwrap_or_default(), stage)
+        }
+        None => block.to_owned(),
+    }
+}
+
+/// Openings that no reason stands in, though their words would look like one.
+fn is_greeting(lower: &str) -> bool {
+    phrases::begins(
+        lower,
+        &[
+            "hi. this is",
+            "this is the mail system",
+            "i'm sorry to have to inform",
+            "this message was created automatically",
+            "this is an automatically generated",
+            "the original message was received",
+            "this is a permanent error; i've given up",
+        ],
+    ) && !lower.contains("because")
+}
+
+/// Of a paragraph that opens with a greeting, the sentences from the reason on.
+fn reason_sentence(block: &str) -> String {
+    if block.len() < 160 {
+        return block.to_owned();
+    }
+    let sentences: Vec<&str> = block.split_inclusive(['.', '。', ':']).collect();
+    let found = sentences.iter().position(|sentence| {
+        let lower = sentence.to_lowercase();
+        phrases::has(&lower, phrases::REASONS)
+    });
+    found.map_or_else(
+        || block.to_owned(),
+        |place| sentences.get(place..(place + 3).min(sentences.len())).unwrap_or_default().concat(),
+    )
+}
+
+/// A block without the address and what clings to it.
+fn without(block: &str, wanted: &str) -> String {
+    if wanted.is_empty() {
+        return block.to_owned();
+    }
+    let lower = block.to_lowercase();
+    match lower.find(wanted) {
+        // Lower case may change the length of other scripts: then the address stays, which harms nothing.
+        Some(place) if lower.len() == block.len() => {
+            let (front, back) =
+                (block.get(..place).unwrap_or_default(), block.get(place + wanted.len()..).unwrap_or_default());
+            let front = front.trim_end_matches(['<', '"', '\'', ' ', '(']);
+            let back = back.trim_start_matches(['>', '"', '\'', ':', ' ', ')', ',', ';', '.']);
+            format!("{front} {back}").trim().to_owned()
+        }
+        _ => block.to_owned(),
+    }
+}
