@@ -108,7 +108,11 @@ struct Counters {
     refused_over_quota: Counter,
     capped: Family<Counter>,
     suppressed: [Tally; Suppressing::ALL.len()],
+    came_back: [Tally; CAME_BACK.len()],
 }
+
+/// Kinds of mail that comes back, as metrics name them.
+const CAME_BACK: [&str; 5] = ["bounce", "complaint", "auto-reply", "unsubscribe", "other"];
 
 impl Default for Counters {
     fn default() -> Counters {
@@ -131,6 +135,7 @@ impl Default for Counters {
             refused_over_quota: Counter::default(),
             capped: Family::default(),
             suppressed: Default::default(),
+            came_back: Default::default(),
         }
     }
 }
@@ -333,6 +338,13 @@ impl Events {
     /// A recipient is in the suppression list, for this cause.
     pub fn suppressed(&self, how: Suppressing, cause: &'static str) {
         self.counters.suppressed[how as usize].one(cause);
+    }
+
+    /// A bounce, a complaint or an unsubscribe mail came in. `kind` is one of [`CAME_BACK`].
+    pub fn came_back(&self, kind: &str, effect: &'static str) {
+        if let Some(place) = CAME_BACK.iter().position(|known| *known == kind) {
+            self.counters.came_back[place].one(effect);
+        }
     }
 
     /// A peer refused something, and this is the class of what it meant.
@@ -551,6 +563,9 @@ impl Events {
         page.count(Metric::QuotaRecipients, &["refused"], counters.refused_over_quota.read());
         for (stream, capped) in counters.capped.all() {
             page.count(Metric::CapRecipients, &[&stream], capped.read());
+        }
+        for (kind, tally) in CAME_BACK.iter().zip(&counters.came_back) {
+            tally.all().iter().for_each(|(effect, count)| page.count(Metric::CameBack, &[kind, effect], *count));
         }
         for (how, tally) in Suppressing::ALL.iter().zip(&counters.suppressed) {
             tally.all().iter().for_each(|(cause, count)| page.count(Metric::Suppressed, &[how.name(), cause], *count));

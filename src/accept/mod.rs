@@ -5,6 +5,7 @@
 //! roof, `http` (bounce). It never connects to anything, and never decides when mail goes.
 
 mod conclude;
+mod intake;
 mod letterhead;
 mod prepare;
 mod quota;
@@ -210,8 +211,22 @@ impl Door {
     /// Dropped while waiting, the message may or may not have been kept; no 250 was answered, so the client sends it
     /// again.
     pub async fn accept(&self, submission: Submission) -> Result<Receipt, Refusal> {
-        let accepted = self.take_over(submission, Counting::Counted).await;
+        let accepted = self.take_over_or_in(submission).await;
         accepted.inspect_err(|refusal| self.events.refused(RefusedAt::Message, refusal.status))
+    }
+
+    /// Mail to addresses of ours is taken in; the rest of a message goes on.
+    async fn take_over_or_in(&self, mut submission: Submission) -> Result<Receipt, Refusal> {
+        let tokens = self.take_out_ours(&mut submission);
+        let to_house = self.take_out_house(&mut submission);
+        if tokens.is_empty() && !to_house {
+            return self.take_over(submission, Counting::Counted).await;
+        }
+        let taken_in = self.take_in(&submission, tokens, to_house).await?;
+        match submission.recipients.is_empty() {
+            true => Ok(taken_in),
+            false => self.take_over(submission, Counting::Counted).await,
+        }
     }
 
     /// Tells the postmaster of an alarm: a message of ours as any other, from nobody, so that nothing ever comes back of it.

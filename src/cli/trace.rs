@@ -156,6 +156,17 @@ fn words(fact: &Fact) -> (&str, String) {
             (&it.decision, rest)
         }
         Fact::Reported(it) => ("reported", format!("the sender is told, by {}", it.report)),
+        Fact::CameBack(it) => {
+            let mut rest = it.recipient.clone();
+            if !it.class.is_empty() {
+                let _ = write!(rest, ", {}", it.class);
+            }
+            if !it.text.is_empty() {
+                let _ = write!(rest, ", \"{} {}\"", plain(&it.status), plain(&it.text));
+            }
+            let _ = write!(rest, "; did: {}", it.effect);
+            (&it.kind, rest)
+        }
         Fact::Started(_) | Fact::Lost(_) | Fact::Dialed(_) | Fact::Connected(_) | Fact::Closed(_) | Fact::Limits(_) => {
             ("", String::new())
         }

@@ -31,13 +31,14 @@ use tracing::{error, warn};
 
 pub use audit::{Audit, Certificate, Holder, Unit, Use, Violation, windows_text};
 pub use row::{
-    Accepted, Attempt, Closed, Connected, Decided, Dialed, Fact, Limits, Lost, Outcome, Reported, Row, Started,
+    Accepted, Attempt, CameBack, Closed, Connected, Decided, Dialed, Fact, Limits, Lost, Outcome, Reported, Row, Started,
 };
 pub use search::{Answer, ENVELOPES_MAX, Question, ROWS_MAX, trace};
 
 use block::Builder;
 use day::{Day, Open};
 
+use crate::mail::QueueId;
 use crate::time::Timestamp;
 
 /// What waits to be written, at most. Unit: octets. Some 200,000 rows: more than a second of the fastest relay.
@@ -181,6 +182,19 @@ impl History {
         let wait = Duration::from_secs(5);
         let done = shared.written.wait_timeout_while(waiting, wait, |w| w.flushes.1 < mine && !w.closing);
         drop(done);
+    }
+
+    /// All that is kept of an envelope up to a day after it was accepted. Blocks.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn find(&self, id: QueueId, now: Timestamp) -> io::Result<Vec<Row>> {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let Some(shared) = &self.shared else { return Ok(Vec::new()) };
+        self.flush();
+        let made_at = id.made_at();
+        let (since, until) = (made_at.before(DAY), now.min(made_at.after(DAY)));
+        Ok(trace(&shared.directory, &Question { what: id.to_string(), since, until })?.rows)
     }
 
     /// Follows other settings; the directory stays.

@@ -36,6 +36,8 @@ pub enum Fact {
     Decided(Decided),
     /// The sender was told of an envelope's fate.
     Reported(Reported),
+    /// A bounce, a complaint or an unsubscribe mail came in.
+    CameBack(CameBack),
     /// A transaction with a peer is over.
     Attempt(Attempt),
     /// A connection to a peer is being made: it counts from here.
@@ -154,6 +156,33 @@ pub struct Reported {
     pub report: QueueId,
     /// How many recipients it speaks of.
     pub recipients: u64,
+}
+
+/// See [`Fact::CameBack`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CameBack {
+    /// The envelope that it is about.
+    #[serde(with = "id")]
+    pub queue_id: QueueId,
+    /// The recipient that it is about: the envelope's own. Empty: it does not say.
+    pub recipient: String,
+    /// bounce, complaint, auto-reply, unsubscribe, other.
+    pub kind: String,
+    /// The class of what it quotes, as `classify` names it; empty: it quotes no reply.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub class: String,
+    /// The enhanced status that it quotes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub status: String,
+    /// The words that it quotes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// What it did: suppressed, pending, known, nothing.
+    pub effect: String,
+    /// Who brought it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub client: String,
 }
 
 /// See [`Fact::Attempt`]. Its times are by a clock that nobody sets, and what limits are counted by.
@@ -292,6 +321,7 @@ impl Fact {
             Fact::Connected(_) => 9,
             Fact::Closed(_) => 10,
             Fact::Limits(_) => 11,
+            Fact::CameBack(_) => 12,
         }
     }
 
@@ -309,6 +339,7 @@ impl Fact {
             9 => Fact::Connected(Connected::default()),
             10 => Fact::Closed(Closed::default()),
             11 => Fact::Limits(Limits::default()),
+            12 => Fact::CameBack(CameBack::default()),
             _ => return None,
         })
     }
@@ -353,6 +384,14 @@ impl Fact {
                 to.id(&mut it.queue_id)?;
                 to.id(&mut it.report)?;
                 to.number(&mut it.recipients)
+            }
+            Fact::CameBack(it) => {
+                to.id(&mut it.queue_id)?;
+                to.text(&mut it.recipient)?;
+                for word in [&mut it.kind, &mut it.class, &mut it.status, &mut it.text, &mut it.effect, &mut it.client] {
+                    to.word(word)?;
+                }
+                Some(())
             }
             Fact::Attempt(it) => {
                 to.id(&mut it.queue_id)?;
@@ -415,6 +454,12 @@ impl Fact {
                 found(Key::of_id(it.queue_id));
                 found(Key::of_address(&it.recipient));
             }
+            Fact::CameBack(it) => {
+                found(Key::of_id(it.queue_id));
+                if !it.recipient.is_empty() {
+                    found(Key::of_address(&it.recipient));
+                }
+            }
             Fact::Reported(it) => {
                 found(Key::of_id(it.queue_id));
                 found(Key::of_id(it.report));
@@ -438,6 +483,7 @@ impl Fact {
             | Fact::Outcome(Outcome { queue_id, .. })
             | Fact::Decided(Decided { queue_id, .. })
             | Fact::Reported(Reported { queue_id, .. })
+            | Fact::CameBack(CameBack { queue_id, .. })
             | Fact::Attempt(Attempt { queue_id, .. }) => Some(*queue_id),
             Fact::Started(_)
             | Fact::Lost(_)
@@ -451,7 +497,9 @@ impl Fact {
     /// Which recipient it is about, if about one.
     pub fn recipient(&self) -> Option<&str> {
         match self {
-            Fact::Accepted(Accepted { recipient, .. }) | Fact::Outcome(Outcome { recipient, .. }) => Some(recipient),
+            Fact::Accepted(Accepted { recipient, .. })
+            | Fact::Outcome(Outcome { recipient, .. })
+            | Fact::CameBack(CameBack { recipient, .. }) => Some(recipient),
             Fact::Started(_)
             | Fact::Lost(_)
             | Fact::Decided(_)
@@ -474,7 +522,7 @@ impl Fact {
             | Fact::Connected(_)
             | Fact::Closed(_)
             | Fact::Limits(_) => true,
-            Fact::Accepted(_) | Fact::Outcome(_) | Fact::Decided(_) | Fact::Reported(_) => false,
+            Fact::Accepted(_) | Fact::Outcome(_) | Fact::Decided(_) | Fact::Reported(_) | Fact::CameBack(_) => false,
         }
     }
 
@@ -490,6 +538,7 @@ impl Fact {
                     || (!it.message_id.is_empty() && it.message_id == asked.text)
             }
             Fact::Outcome(it) => is(it.queue_id) || about(&it.recipient),
+            Fact::CameBack(it) => is(it.queue_id) || about(&it.recipient),
             Fact::Reported(it) => is(it.queue_id) || is(it.report),
             Fact::Decided(_) | Fact::Attempt(_) => self.queue_id().is_some_and(is),
             Fact::Started(_)

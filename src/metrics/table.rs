@@ -73,6 +73,10 @@ table! {
     Suppressed = Counter "postrider_suppressed_recipients_total", "recipients", ["how", "cause"],
         "Recipients that the suppression list names: `refused` at RCPT, `accepted` and reported as suppressed, suppressed while their message was `waiting`, or `bypassed`.",
         "An application mails an old list: let it read what is suppressed (`postrider suppression export`).";
+    CameBack = Counter "postrider_reports_total", "reports", ["kind", "effect"],
+        "Mail that came back to return paths, unsubscribe addresses and the postmaster, by what it is and what it did: an address was `suppressed` or \
+         is `pending`, it was `known`, it had `nothing` to say, it was `forged`, `expired`, or its message is `unknown`.",
+        "bounce, nothing: blocks and full mailboxes, `postrider trace`. forged: somebody tries, or keys were lost. complaint: a list that people did not ask for.";
     SuppressionRecords = Gauge "postrider_suppression_records", "records", ["where"],
         "Entries of the suppression list, and notes that one was removed: in its `files`, and in `memory` until the next file is written.",
         "memory over 20000 for long: files cannot be written; look at the log and the disk.";

@@ -23,6 +23,9 @@ use super::{
 };
 use crate::mail::{Prepared, Progress, QueueId};
 
+/// The table of [`Spool::prove`]: it never has an entry.
+const PROOF_TABLE: u16 = u16::MAX;
+
 /// What is done when the disk broke a promise: it must not return to a daemon that goes on answering 250.
 pub type Fatal = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -156,11 +159,20 @@ impl Spool {
     ///
     /// # Errors
     /// As [`Spool::put`]; the reserve is used before `Full`.
-    pub async fn state_put(&self, table: u16, key: Bytes, value: Option<Bytes>) -> Result<(), PutError> {
+    pub async fn state_put(&self, table: u16, key: Bytes, value: Option<Bytes>) -> Result<DurableSeq, PutError> {
         let Ok(_place) = self.shared.places.acquire().await else { return Err(PutError::Closed) };
         let (request, done) = StateRequest::new(table, key, value);
         self.shared.fill(|inbox| inbox.work.states.push(request));
         done.await.unwrap_or(Err(PutError::Closed))
+    }
+
+    /// Proof that all state that was put before is durable, for a 250 to a message of which nothing else is kept. Removes an
+    /// entry that nobody has.
+    ///
+    /// # Errors
+    /// As [`Spool::state_put`].
+    pub async fn prove(&self) -> Result<DurableSeq, PutError> {
+        self.state_put(PROOF_TABLE, Bytes::new(), None).await
     }
 
     /// All entries of one table that are not absent, read from the log, in the order of keys. Blocks.

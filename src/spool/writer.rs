@@ -94,7 +94,7 @@ pub struct StateRequest {
     table: u16,
     key: Bytes,
     value: Option<Bytes>,
-    done: oneshot::Sender<Result<(), PutError>>,
+    done: oneshot::Sender<Result<DurableSeq, PutError>>,
 }
 
 impl StateRequest {
@@ -103,7 +103,7 @@ impl StateRequest {
         table: u16,
         key: Bytes,
         value: Option<Bytes>,
-    ) -> (StateRequest, oneshot::Receiver<Result<(), PutError>>) {
+    ) -> (StateRequest, oneshot::Receiver<Result<DurableSeq, PutError>>) {
         let (done, receiver) = oneshot::channel();
         (StateRequest { table, key, value, done }, receiver)
     }
@@ -445,10 +445,10 @@ impl Writer {
         }
         self.state.sync()?;
         self.records += pending.len() as u64;
-        for (_, request) in pending {
+        for (sequence, request) in pending {
             let value = request.value.map_or(StateValue::Absent, StateValue::Is);
             self.apply.state(StateEntry { table: request.table, key: request.key, value });
-            let _ = request.done.send(Ok(()));
+            let _ = request.done.send(Ok(DurableSeq(Sequence(sequence))));
         }
         Ok(())
     }

@@ -36,6 +36,11 @@ pub trait Gate: Clone + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether anyone may send mail to this address, since it is one of ours. `None`: it is not.
+    fn check_report_address(&self, _address: &Address, _now: Timestamp) -> Option<Result<(), Refusal>> {
+        None
+    }
+
     /// Takes a message over.
     ///
     /// # Errors
@@ -58,6 +63,10 @@ impl Gate for Door {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         Door::check_recipient(self, credential, listener_stream, address, now)
+    }
+
+    fn check_report_address(&self, address: &Address, now: Timestamp) -> Option<Result<(), Refusal>> {
+        Door::check_report_address(self, address, now)
     }
 
     async fn accept(&self, submission: Submission) -> Result<Receipt, Refusal> {
@@ -98,6 +107,10 @@ impl<G: Gate> Policy for GatePolicy<'_, G> {
                 self.gate.check_recipient(login, self.listener_stream, address, self.clock.now()).map_err(answer)
             }
         }
+    }
+
+    fn report_address(&self, address: &Address) -> Option<Result<(), Answer>> {
+        Some(self.gate.check_report_address(address, self.clock.now())?.map_err(answer))
     }
 
     fn now(&self) -> Timestamp {

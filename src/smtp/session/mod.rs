@@ -76,6 +76,14 @@ pub trait Policy {
         Ok(())
     }
 
+    /// Whether an address is one of ours, to which anyone may send mail. `None`: it is not.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn report_address(&self, _address: &Address) -> Option<Result<(), Answer>> {
+        None
+    }
+
     /// What time it is: a session reads no clock.
     fn now(&self) -> Timestamp;
 }

@@ -87,16 +87,25 @@ impl Transaction {
             Path::Mailbox(address) => address,
             Path::Postmaster => postmaster(common)?,
         };
-        common
-            .may_relay()
-            .map_err(|denied| Answer { text: format!("<{address}>: {}", denied.text).into(), ..denied })?;
+        let is_ours = match common.may_relay() {
+            Ok(()) => false,
+            Err(denied) => {
+                // Bounces and complaints come from anyone, to the port that the world sends to.
+                let ours = (common.terms.mode == Mode::Smtp).then(|| policy.report_address(&address)).flatten();
+                let denied = || Answer { text: format!("<{address}>: {}", denied.text).into(), ..denied.clone() };
+                ours.unwrap_or_else(|| Err(denied()))?;
+                true
+            }
+        };
         if !self.parameters.smtputf8 && address.needs_smtputf8() {
             return Err(SMTPUTF8_FIRST);
         }
         if self.recipients.len() >= common.terms.limits.recipients_max {
             return Err(Answer::fixed(452, "4.5.3", "Error: too many recipients; send the rest in another message"));
         }
-        policy.recipient(common.login.as_deref(), &address)?;
+        if !is_ours {
+            policy.recipient(common.login.as_deref(), &address)?;
+        }
         self.recipients.push((address, parameters.notify, parameters.original));
         Ok(())
     }
