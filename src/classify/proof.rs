@@ -29,6 +29,8 @@ const NAMED: [&str; 11] = [
     "utilisateur",
     "benutzer",
 ];
+/// And behind these with a colon, at the end: "mailbox not found: lea".
+const SAID_OF: [&str; 6] = ["found", "unknown", "invalid", "known", "exist", "exists"];
 /// And before these.
 const AFTER_NAME: [&str; 13] =
     ["not", "unknown", "is", "does", "doesn't", "was", "has", "in", "on", "at", "here", "inconnu", "unbekannt"];
@@ -56,8 +58,9 @@ impl Proof {
         let mut words = rest.split(' ').filter(|word| !word.is_empty()).peekable();
         while let Some(word) = words.next() {
             let after = words.peek().map_or("", |word| bare(word));
-            let is_name = NAMED.contains(&bare(before))
-                && if before.ends_with(':') { after.is_empty() } else { AFTER_NAME.contains(&after) };
+            let is_named = NAMED.contains(&bare(before)) || (before.ends_with(':') && SAID_OF.contains(&bare(before)));
+            let is_name =
+                is_named && if before.ends_with(':') { after.is_empty() } else { AFTER_NAME.contains(&after) };
             let said = match word.split_once(':') {
                 // "lea:user unknown"
                 Some((name, tail)) if before.is_empty() && !name.is_empty() => tail,
@@ -174,6 +177,8 @@ mod tests {
             (Stage::Rcpt, "5.1.1 <a@example.net> sold out", false),
             (Stage::Rcpt, "5.1.1 mailbox lea not found", true),
             (Stage::Rcpt, "no such user: lea", true),
+            (Stage::Rcpt, "Mailbox not found: lea", true),
+            (Stage::Rcpt, "Mailbox not found: blacklisted", false),
             (Stage::Rcpt, "lea: user unknown", true),
             (Stage::Rcpt, "no such user: lea or any other of that kin", false),
             (Stage::Rcpt, "L'utilisateur n'existe pas", true),
