@@ -273,7 +273,7 @@ impl Engine {
                 self.recall(site, kept);
             }
             Some(known) if known.limits != limits => {
-                known.meters.change(&limits, now);
+                known.meters.change(&known.limits, &limits, now);
                 known.limits = limits;
             }
             Some(_) => {}
