@@ -59,7 +59,6 @@ pub struct Call {
     pub connection: u32,
     pub source: SourceHandle,
     pub site: u32,
-    pub domain: u32,
 }
 
 /// How a peer takes a connection.
@@ -121,7 +120,6 @@ pub struct Connection {
     pub source: SourceHandle,
     pub target: u32,
     pub site: u32,
-    domain: u32,
     pub connected: bool,
     pub closing: bool,
     pub carrying: Option<QueueId>,
@@ -570,8 +568,8 @@ impl World {
     }
 
     fn call(&self, number: u32, connection: &Connection) -> Call {
-        let Connection { source, site, domain, .. } = *connection;
-        Call { at: self.real, connection: number, source, site, domain }
+        let Connection { source, site, .. } = *connection;
+        Call { at: self.real, connection: number, source, site }
     }
 
     fn with_peers<T>(&mut self, ask: impl FnOnce(&mut dyn Peers, &World) -> T) -> Option<T> {
@@ -621,7 +619,8 @@ impl World {
             Order::Dial { connection, source, target, domain } => self.dial(connection, source, target, domain),
             Order::Send { connection, id, recipients_max } => self.send(connection, id, recipients_max),
             Order::Reserve(account) => {
-                let record = self.engine.record(account).expect("an account to be written down");
+                // The limit may have gone meanwhile.
+                let Some(record) = self.engine.record(account) else { return };
                 self.records.insert(account, record.clone());
                 let mut durable = true;
                 if let Some(disk) = &mut self.disk {
@@ -675,7 +674,7 @@ impl World {
         let holder = match handle {
             Handle::Domain(domain) => Holder::Domain(domain),
             Handle::Site(site) => Holder::Site(site),
-            Handle::Target(_) => return,
+            Handle::Target(_) | Handle::Place(_) => return,
         };
         self.records.retain(|account, _| account.holder != holder);
         if let Some(disk) = &mut self.disk {
@@ -744,7 +743,6 @@ impl World {
             source,
             target: target.0,
             site,
-            domain: domain.0,
             connected: false,
             closing: false,
             carrying: None,
@@ -963,6 +961,8 @@ impl World {
             // The queue and the peers see it; the engine hears nothing any more.
             self.before(fact);
         }
+        // Until the next run begins, peers have seen the end of one that crashed just before, too.
+        self.pass_to(self.real.after(secs(1)));
         self.with_peers(|peers, world| peers.crashed(world, true));
         let finals = self.engine.final_records();
         if let Some(disk) = &mut self.disk {
@@ -1021,6 +1021,8 @@ impl World {
             // All ordinary places are of one provider.
             Holder::Provider(of) => provider.is_none_or(|provider| provider == of),
             Holder::All => true,
+            // Nothing of a shared address is kept.
+            Holder::Place(_) => false,
         };
         let accounts = self.records.keys().filter(fits);
         accounts.map(|account| Kept { account: *account, bytes: self.records[account].as_slice().into() }).collect()

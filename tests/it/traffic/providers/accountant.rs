@@ -15,9 +15,9 @@ use postrider::traffic::{
 
 use super::super::world::{Aim, Call, Connection, Known, World};
 
-/// The most that two credentials in turn may be apart, in recipients: each may be in debt by one envelope (32 at most)
-/// and one turn ahead.
-const APART_MAX: i64 = 66;
+/// The most that two credentials in turn may be apart, in recipients: each may be in debt by one envelope (32 at most) and
+/// one turn ahead; and as much again, since a debt is forgotten when a domain's mail leaves its lane for a moment.
+const APART_MAX: i64 = 132;
 const DAY: u64 = 86_400;
 /// Windows this long outlive a crash by their records; shorter ones are waited out.
 const KEPT_FROM: Duration = Duration::from_secs(10);
@@ -434,7 +434,7 @@ impl Accountant {
                 (Holder::Site(site), self.sites.remove(&site.0))
             }
             Handle::Domain(domain) => (Holder::Domain(domain), self.domains.remove(&domain.0).flatten()),
-            Handle::Target(_) => return,
+            Handle::Target(_) | Handle::Place(_) => return,
         };
         for (account, tally) in self.tallies.iter().filter(|(account, _)| account.holder == holder) {
             let Some(limits) = &limits else { continue };

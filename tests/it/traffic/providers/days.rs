@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use postrider::mail::{QueueId, StreamKind};
 use postrider::traffic::{
-    Account, CredentialHandle, Fact, Handle, Holder, Operator, PoolHandle, ProviderHandle, SiteHandle, SourceHandle,
-    StreamHandle, WarmupOrder,
+    Account, CredentialHandle, Fact, Operator, PoolHandle, ProviderHandle, SiteHandle, SourceHandle, StreamHandle,
+    Unit, WarmupOrder,
 };
 
 use super::super::world::{World, secs};
@@ -249,13 +249,14 @@ impl Days {
     /// By whole seconds, and long enough before the next crash for the records to be written anew. A full disk takes none.
     fn set_clock(&mut self) {
         let by = self.random.i64(-100..100);
-        // Nor do records that no one has read since the start.
-        let is_known = |account: &Account| match account.holder {
-            Holder::Site(site) => self.world.engine.holds(Handle::Site(site)),
-            Holder::Domain(domain) => self.world.engine.holds(Handle::Domain(domain)),
-            Holder::Provider(_) | Holder::All => true,
+        // A record that no meter stands for is not written anew.
+        let accounts: Vec<Account> = self.world.records.keys().copied().collect();
+        let is_metered = |world: &mut World, account: Account| match account.unit {
+            Unit::Warmup | Unit::Lesson => true,
+            Unit::Messages | Unit::Recipients | Unit::Connections => world.engine.record(account).is_some(),
         };
-        if self.world.disk.as_ref().is_some_and(|disk| disk.is_full) || !self.world.records.keys().all(is_known) {
+        let is_full = self.world.disk.as_ref().is_some_and(|disk| disk.is_full);
+        if is_full || !accounts.into_iter().all(|account| is_metered(&mut self.world, account)) {
             return;
         }
         let doom = self.world.doom.take();

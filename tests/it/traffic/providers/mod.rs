@@ -17,7 +17,7 @@ use days::Days;
 use town::{Making, Mistake};
 
 /// Worlds that are tried where nobody says how many.
-const WORLDS: u64 = 100;
+const WORLDS: u64 = 24;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
@@ -106,7 +106,8 @@ fn a_dead_site_delays_no_other_by_more_than_a_tick() {
 fn a_provider_that_tells_nothing_refuses_rarely() {
     each(2, 50, |seed| {
         let day = strangers::day(seed);
-        assert!(day.later <= 30, "{day:?}");
+        // Each kind of limit is probed in its turn.
+        assert!(day.later <= 30 * day.hidden.kinds() && day.learning <= 60 && day.delivered > 3000, "{day:?}");
     });
 }
 

@@ -1,4 +1,5 @@
-//! A provider of which nothing is known and nothing configured: how often does it have to refuse in a day?
+//! A provider of which nothing is known and nothing configured: how often does it have to refuse in a day? Its limits are
+//! of connections, of messages on one, and by the minute; those by the hour take longer to learn than a day.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -64,11 +65,7 @@ pub struct Day {
 pub fn day(seed: u64) -> Day {
     let mut random = fastrand::Rng::with_seed(seed);
     let least = random.u64(5..300);
-    let rate = match random.u8(0..3) {
-        0 => None,
-        1 => Some((random.usize(4..30), secs(60))),
-        _ => Some((random.usize(100..900), secs(3600))),
-    };
+    let rate = random.bool().then(|| (random.usize(4..30), secs(60)));
     let cap = (rate.is_none() || random.bool()).then(|| random.u16(1..8));
     let deliveries = (random.u8(0..3) == 0).then(|| random.u32(2..30));
     // Without a rate nothing but its slowness bounds it.
@@ -78,9 +75,7 @@ pub fn day(seed: u64) -> Day {
     let place = Place { temper: Temper::Peer, site: 0, limits: Limits::NONE };
     let mut world = World::new(seed, Rules::default(), vec![place; 3]);
     world.peers = Some(Box::new(Alone(Rc::clone(&provider))));
-    // What is counted by the hour is not known within one.
-    let longest = hidden.rates.iter().map(|(_, per)| *per).max().unwrap_or_default();
-    let learned = START.after((4 * longest).max(secs(600)));
+    let learned = START.after(secs(600));
     while world.now < learned.after(secs(86_400)) {
         while world.waiting.len() < 300 {
             let mut put = world.envelope(random.u32(0..3), Marketing);

@@ -63,7 +63,7 @@ fn is_true(world: &World, town: &Town, id: QueueId, known: &Known, constraint: &
             let is_ours = match account.holder {
                 Holder::Site(site) => here(site.0),
                 Holder::Domain(domain) => domain == known.put.domain,
-                Holder::Provider(_) | Holder::All => false,
+                Holder::Provider(_) | Holder::All | Holder::Place(_) => false,
             };
             let is_full = bound == Bound::Paced || used >= rate.count;
             is_ours && is_full && u64::from(used) >= exact.min(rate.count.into()) && until > now
