@@ -13,6 +13,8 @@ pub mod report;
 pub mod retry;
 pub mod smtp;
 // Floor 2: reason.
+pub mod evidence;
+pub mod rates;
 pub mod traffic;
 // Floor 3: materials.
 pub mod certificate;

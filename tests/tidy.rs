@@ -27,6 +27,8 @@ const ROOMS: &[Room] = &[
     room("report", 1, &["base64"]),
     room("retry", 1, &[]),
     room("smtp", 1, &["base64", "smtp_proto"]),
+    room("evidence", 2, &[]),
+    room("rates", 2, &[]),
     room("traffic", 2, &[]),
     room("certificate", 3, &["rcgen"]),
     room("clock", 3, &[]),
