@@ -107,6 +107,7 @@ struct Counters {
     queued_over_quota: Counter,
     refused_over_quota: Counter,
     capped: Family<Counter>,
+    suppressed: [Tally; Suppressing::ALL.len()],
 }
 
 impl Default for Counters {
@@ -129,6 +130,36 @@ impl Default for Counters {
             queued_over_quota: Counter::default(),
             refused_over_quota: Counter::default(),
             capped: Family::default(),
+            suppressed: Default::default(),
+        }
+    }
+}
+
+/// What was done about a recipient that the suppression list names.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Suppressing {
+    /// Refused at RCPT.
+    Refused,
+    /// Accepted, and ended as suppressed.
+    Accepted,
+    /// It came to the list while its message waited.
+    Waiting,
+    /// Sent all the same, since the credential may.
+    Bypassed,
+}
+
+impl Suppressing {
+    /// All of them, in the order in which they are counted.
+    pub const ALL: [Suppressing; 4] =
+        [Suppressing::Refused, Suppressing::Accepted, Suppressing::Waiting, Suppressing::Bypassed];
+
+    /// The word in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Suppressing::Refused => "refused",
+            Suppressing::Accepted => "accepted",
+            Suppressing::Waiting => "waiting",
+            Suppressing::Bypassed => "bypassed",
         }
     }
 }
@@ -296,6 +327,11 @@ impl Events {
     /// A recipient got as much on this stream as its cap allows.
     pub fn capped(&self, stream: &str) {
         self.counters.capped.of(stream).one();
+    }
+
+    /// A recipient is in the suppression list, for this cause.
+    pub fn suppressed(&self, how: Suppressing, cause: &'static str) {
+        self.counters.suppressed[how as usize].one(cause);
     }
 
     /// A peer refused something, and this is the class of what it meant.
@@ -515,6 +551,9 @@ impl Events {
         for (stream, capped) in counters.capped.all() {
             page.count(Metric::CapRecipients, &[&stream], capped.read());
         }
+        for (how, tally) in Suppressing::ALL.iter().zip(&counters.suppressed) {
+            tally.all().iter().for_each(|(cause, count)| page.count(Metric::Suppressed, &[how.name(), cause], *count));
+        }
         page.count(Metric::EnvelopesRemoved, &[], counters.removed.load(Ordering::Relaxed));
         for (kind, histogram) in KINDS.iter().zip(&counters.delivery_time) {
             page.histogram(Metric::DeliveryTime, &[kind.name()], &histogram.read());
@@ -723,6 +762,7 @@ mod tests {
         let attempt = Attempt { verdicts, due: Timestamp::ZERO, counts: true, uncertain: true, source: "a".into() };
         (0..25).for_each(|_| events.attempted("gmail", "a", &attempt));
         events.capped("otp");
+        events.suppressed(Suppressing::Accepted, "hard_bounce");
         events.over_quota(OverQuota::Refused, 9);
         events.not_connected("gmail", "a", &outcome);
         events.connected("a", true);
@@ -737,6 +777,7 @@ mod tests {
             "postrider_outcomes_total{stream=\"otp\",kind=\"transactional\",fate=\"delivered\"} 1",
             "postrider_outcomes_total{stream=\"otp\",kind=\"transactional\",fate=\"failed\"} 0",
             "postrider_deferrals_total{stage=\"rcpt\"} 1",
+            "postrider_suppressed_recipients_total{how=\"accepted\",cause=\"hard_bounce\"} 1",
             "postrider_messages_refused_total{at=\"message\",status=\"4.3.1\"} 1",
             "postrider_first_mail_seconds_bucket{kind=\"marketing\",le=\"0.05\"} 1",
             "postrider_site_attempts_total{site=\"gmail\",source=\"a\"} 25",

@@ -31,6 +31,7 @@ pub mod alarm;
 pub mod events;
 pub mod ledger;
 pub mod queue;
+pub mod suppression;
 // Floor 5: the door.
 pub mod accept;
 // Floor 6: hands.

@@ -87,6 +87,7 @@ const ROOMS: &[Room] = &[
     room("events", 4, &["tracing", "serde"]),
     room("ledger", 4, &["tracing"]),
     room("queue", 4, &["tokio", "tracing"]),
+    room("suppression", 4, &["arc_swap", "crc32fast", "getrandom", "serde_json", "tokio", "tracing"]),
     room("accept", 5, &["arc_swap", "fastrand", "getrandom", "tracing"]),
     room(
         "delivery",

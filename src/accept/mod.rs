@@ -8,6 +8,7 @@ mod conclude;
 mod prepare;
 mod quota;
 mod settings;
+mod suppressed;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,11 +25,13 @@ use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
 pub use crate::report::{Bounces, PeerReports};
 use crate::spool::{DurableSeq, PutError};
+use crate::suppression::Suppressions;
 use crate::time::Timestamp;
 
 use conclude::{End, Told};
 use quota::{Denied, Quotas, Rules, Taken};
 pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Settings, Stream};
+pub use suppressed::Blocked;
 
 /// Where a submission came from: for its Received header, its stream and its rights.
 #[derive(Clone, Debug)]
@@ -104,6 +107,7 @@ pub struct Door {
     alarms: Alarms,
     settings: Arc<ArcSwap<Settings>>,
     quotas: Arc<Quotas>,
+    suppressions: Option<Suppressions>,
 }
 
 /// Whether a message counts against quotas and caps.
@@ -119,7 +123,7 @@ impl Door {
     /// A door into this queue.
     pub fn new(queue: Queue, events: Events, settings: Settings) -> Door {
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        Door { queue, events, alarms: Alarms::default(), settings, quotas: Arc::default() }
+        Door { queue, events, alarms: Alarms::default(), settings, quotas: Arc::default(), suppressions: None }
     }
 
     /// The same door, with the alarms that the whole house shares.
@@ -258,6 +262,7 @@ impl Door {
         if let Some(field) = admitted.ignored {
             debug!(queue_id = %id, credential = %first.credential, %field, "its control_headers do not allow this header");
         }
+        let blocked = self.with_blocked(&admitted.prepared.envelopes, now);
         // Kept for the log's line, which is a fact only after the put.
         let envelopes = self.events.are_written().then(|| admitted.prepared.envelopes.clone());
         let (stream, kind) = (first.stream.clone(), first.kind);
@@ -267,6 +272,7 @@ impl Door {
                 self.events.taken(&stream, kind, recipients);
                 self.events.accepted(recipients, envelopes.as_deref().unwrap_or_default(), client);
                 self.count_put_off(&taken, &stream);
+                self.end_blocked(blocked, now).await;
                 Ok(Receipt { id, durable })
             }
             Err(error) => {

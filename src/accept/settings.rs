@@ -8,6 +8,7 @@ use crate::mail::{Address, Domain, DomainError, StreamKind};
 use crate::message::{Families, HeaderLimits};
 use crate::report::Bounces;
 use crate::size::ByteSize;
+use crate::suppression::Cause;
 use crate::traffic::Rates;
 
 /// The name of the stream that always exists.
@@ -143,6 +144,8 @@ pub struct Rights {
     pub quota: Rates,
     /// What is done about mail over that. Default: it is queued.
     pub over: Over,
+    /// Causes for which the suppression list does not hold its mail back. Default: none.
+    pub bypass: Vec<Cause>,
 }
 
 /// A domain that a credential may use as a sender.

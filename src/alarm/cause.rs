@@ -35,6 +35,8 @@ pub enum Cause {
     NoNextEvent,
     /// The certificate that clients see expires soon, or has.
     CertificateExpiring,
+    /// The suppression list is damaged, or its files cannot be written.
+    SuppressionList,
 }
 
 /// How bad it is: the level of the log line.
@@ -48,7 +50,7 @@ pub enum Severity {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 16] = [
+    pub const ALL: [Cause; 17] = [
         Cause::DiskFull,
         Cause::DiskNearlyFull,
         Cause::SpoolSilent,
@@ -65,6 +67,7 @@ impl Cause {
         Cause::MessagesPastAge,
         Cause::NoNextEvent,
         Cause::CertificateExpiring,
+        Cause::SuppressionList,
     ];
 
     /// The word in logs, metrics and mails.
@@ -86,6 +89,7 @@ impl Cause {
             Cause::MessagesPastAge => "messages_past_age",
             Cause::NoNextEvent => "no_next_event",
             Cause::CertificateExpiring => "certificate_expiring",
+            Cause::SuppressionList => "suppression_list",
         }
     }
 
@@ -97,6 +101,7 @@ impl Cause {
             | Cause::Quarantined
             | Cause::MessageDamaged
             | Cause::SourceUnusable
+            | Cause::SuppressionList
             | Cause::MessagesPastAge
             | Cause::NoNextEvent => Severity::Error,
             Cause::DiskNearlyFull
@@ -134,6 +139,9 @@ impl Cause {
             Cause::MessagesPastAge => "Messages are past their longest age and were not given back: a bug.",
             Cause::NoNextEvent => "Messages wait for nothing, so nobody would ever send them: a bug.",
             Cause::CertificateExpiring => "The certificate that clients see expires soon, or has expired.",
+            Cause::SuppressionList => {
+                "The suppression list is damaged, or cannot be written: addresses get no mail that should, or are forgotten."
+            }
         }
     }
 
@@ -170,6 +178,7 @@ impl Cause {
             Cause::MessagesPastAge => "Look at one, restart the daemon, and please report it.",
             Cause::NoNextEvent => "Order them to be tried (`postrider queue retry --all`), and please report it.",
             Cause::CertificateExpiring => "Renew it, then `systemctl reload postrider`.",
+            Cause::SuppressionList => "Look at the disk's health and room, then read docs/SPOOL.md, \"The suppression list\".",
         }
     }
 
@@ -192,6 +201,7 @@ impl Cause {
             Cause::MessagesPastAge => "postrider queue list",
             Cause::NoNextEvent => "postrider queue list",
             Cause::CertificateExpiring => "postrider check",
+            Cause::SuppressionList => "postrider suppression stats",
         }
     }
 }

@@ -82,6 +82,7 @@ pub fn door(config: &Config) -> accept::Settings {
             control: credential.control_headers.iter().copied().collect(),
             quota: credential.quota,
             over: over(credential.over),
+            bypass: credential.bypass_suppression.clone(),
         };
         (credential.name.as_str().into(), rights)
     });
@@ -123,6 +124,10 @@ pub fn submission(config: &Config) -> submission::Plan {
         stream: listener.stream.as_deref().map(Into::into),
         control: listener.control_headers.iter().copied().collect(),
         hide_client: listener.received == Received::HideClient,
+        suppressed: match listener.suppressed {
+            config::Suppressed::Report => submission::Suppressed::Reported,
+            config::Suppressed::Refuse => submission::Suppressed::Refused,
+        },
     });
     let settings = submission::Settings {
         limits: session::Limits {

@@ -31,7 +31,8 @@ use crate::ledger::Ledger;
 use crate::queue::{self, Ground, Queue};
 use crate::scheduler::{Handle, Live, Scheduler, Scope, Which};
 use crate::signer::Signer;
-use crate::spool::{self, FileDisk};
+use crate::spool::{self, Disk, FileDisk};
+use crate::suppression::Suppressions;
 use crate::submission;
 use crate::tls::client::Client;
 use crate::tls::server::ServerTls;
@@ -111,6 +112,7 @@ struct Opened {
     credentials: Credentials,
     dns: Dns,
     queue: Queue,
+    suppressions: Suppressions,
     /// Whether the last run ended cleanly.
     clean: bool,
 }
@@ -131,10 +133,10 @@ impl Daemon {
         .context("credentials")?;
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
-        let (queue, clean) = open_queue(&config, clock.clone(), &events).await?;
+        let (queue, clean, suppressions) = open_queue(&config, clock.clone(), &events).await?;
         let events = events.with_history(open_history(&config, &clock, clean));
         let opened =
-            Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone(), clean };
+            Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone(), suppressions, clean };
         let started = Daemon::assemble(config, opened);
         if started.is_err() {
             // A port that is taken must not make the next start a recovery, nor leave the spool locked.
@@ -145,10 +147,12 @@ impl Daemon {
 
     /// Composes what runs on the open spool.
     fn assemble(config: Config, opened: Opened) -> anyhow::Result<Daemon> {
-        let Opened { clock, events, signer, client, server_tls, credentials, dns, queue, clean } = opened;
+        let Opened { clock, events, signer, client, server_tls, credentials, dns, queue, suppressions, clean } = opened;
         let metrics_listener = config.metrics.bind.map(bind_metrics).transpose()?;
         let started = clock.now();
-        let door = Door::new(queue.clone(), events.clone(), compose::door(&config)).with_alarms(Alarms::default());
+        let door = Door::new(queue.clone(), events.clone(), compose::door(&config))
+            .with_alarms(Alarms::default())
+            .with_suppressions(suppressions);
         door.restore_quotas();
         watchman::start_courier(door.clone(), clock.clone());
         queue.set_reporter(door.reporter());
@@ -408,24 +412,36 @@ fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
 /// After an unclean end nothing is dialed for this long: the peers shall have seen the last run's connections end.
 const AFTER_UNCLEAN_END: Duration = Duration::from_secs(1);
 
-/// Opens spool and index, and says whether the last run ended cleanly. On a thread of their own: a recovery may read gigabytes.
-async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyhow::Result<(Queue, bool)> {
+/// Opens spool, index and suppression list, and says whether the last run ended cleanly. On a thread of their own: a recovery may read gigabytes.
+async fn open_queue(
+    config: &Config,
+    clock: Arc<Clock>,
+    events: &Events,
+) -> anyhow::Result<(Queue, bool, Suppressions)> {
     let (spool_dir, index_dir) = (compose::spool_dir(config), compose::index_dir(config));
     make_private(&config.data_dir)?;
     let settings = queue::Settings { index_dir: Some(index_dir), ..queue::Settings::default() };
     let shown: PathBuf = spool_dir.clone();
     let opening = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let disk = FileDisk::new(&spool_dir).with_context(|| format!("{}", spool_dir.display()))?;
+        let disk: Arc<dyn Disk> =
+            Arc::new(FileDisk::new(&spool_dir).with_context(|| format!("{}", spool_dir.display()))?);
         let ground = Ground {
             spool: spool::Settings::default(),
-            disk: Arc::new(disk),
+            disk: disk.clone(),
             fatal: Box::new(abort),
             clock,
             state: Box::new(|_| {}),
         };
-        Ok(Queue::open(settings, ground)?)
+        let (queue, report) = Queue::open(settings, ground)?;
+        match Suppressions::open(queue.spool().clone(), disk) {
+            Ok(suppressions) => Ok((queue, report, suppressions)),
+            Err(failure) => {
+                queue.close();
+                Err(failure.into())
+            }
+        }
     });
-    let (queue, report) = opening.await?.with_context(|| format!("the spool at {}", shown.display()))?;
+    let (queue, report, suppressions) = opening.await?.with_context(|| format!("the spool at {}", shown.display()))?;
     if report.quarantined > 0 {
         warn!(
             records = report.quarantined,
@@ -434,7 +450,7 @@ async fn open_queue(config: &Config, clock: Arc<Clock>, events: &Events) -> anyh
         );
     }
     events.quarantined(report.quarantined);
-    Ok((queue, report.clean))
+    Ok((queue, report.clean, suppressions))
 }
 
 /// Opens the history. Mail is worth more than its past: without a history the daemon runs all the same.

@@ -43,6 +43,12 @@ impl House {
         page.count(Metric::IndexHealthy, &[], u64::from(used));
         page.count(Metric::IndexFailures, &[], failures);
         self.write_spool(&mut page);
+        if let Some(list) = self.door.suppressions() {
+            let figures = list.figures();
+            page.count(Metric::SuppressionRecords, &["files"], figures.in_files);
+            page.count(Metric::SuppressionRecords, &["memory"], figures.in_memory);
+            page.count(Metric::SuppressionDamaged, &[], figures.damaged);
+        }
         if let Some(expiry) = self.tls.as_ref().and_then(ServerTls::expires_at) {
             page.count(Metric::CertificateExpiry, &[], expiry.as_secs());
         }

@@ -16,6 +16,7 @@ use crate::alarm::{Alarms, Cause, Notice};
 use crate::clock::Clock;
 use crate::mail::QueueId;
 use crate::spool::Stats;
+use crate::suppression::Suppressions;
 use crate::time::Timestamp;
 use crate::tls::server::ServerTls;
 
@@ -63,6 +64,7 @@ pub(super) async fn run(house: House, mut stop: watch::Receiver<bool>) {
         let spool = house.queue.spool();
         look_at_spool(alarms, &spool.stats(), spool.is_full(), &mut seen, now);
         look_at_writer(alarms, spool.writer_silence(), now);
+        look_at_suppressions(alarms, house.door.suppressions(), now);
         look_at_index(alarms, house.queue.index_health(), &mut seen, now);
         look_at_certificate(alarms, house.tls.as_ref().and_then(ServerTls::expires_at), now);
         if counted.elapsed() >= COUNT_EVERY {
@@ -104,6 +106,14 @@ fn look_at_spool(alarms: &Alarms, stats: &Stats, is_full: bool, seen: &mut Seen,
 fn look_at_writer(alarms: &Alarms, silence: Duration, now: Timestamp) {
     let detail = || format!("silent for {} seconds", silence.as_secs());
     report(alarms, Cause::SpoolSilent, (silence >= SILENCE_MAX).then(detail), now);
+}
+
+fn look_at_suppressions(alarms: &Alarms, list: Option<&Suppressions>, now: Timestamp) {
+    let Some(figures) = list.map(Suppressions::figures) else { return };
+    let damaged = (figures.damaged > 0).then(|| format!("{} blocks or files are damaged", figures.damaged));
+    let failed = figures.failed.map(|why| format!("the last file could not be written: {why}"));
+    let found = [damaged, failed].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    report(alarms, Cause::SuppressionList, (!found.is_empty()).then_some(found), now);
 }
 
 fn look_at_index(alarms: &Alarms, (used, failures): (bool, u64), seen: &mut Seen, now: Timestamp) {

@@ -11,6 +11,7 @@ use super::pattern::DomainPattern;
 use super::units;
 use crate::message::Family;
 use crate::size::ByteSize;
+use crate::suppression::Cause;
 use crate::traffic::Rates;
 
 /// The certificate that listeners show.
@@ -57,6 +58,17 @@ pub enum Received {
     HideClient,
 }
 
+/// What a recipient meets that is in the suppression list.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Suppressed {
+    /// It is accepted, and its sender told as of a failure: many clients give up a whole message on one refused recipient.
+    #[default]
+    Report,
+    /// 550 at RCPT, with cause and date.
+    Refuse,
+}
+
 /// A port that clients connect to.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,13 +90,17 @@ pub struct Listener {
     /// What the Received header shows of the client.
     #[serde(default)]
     pub received: Received,
+    /// What a recipient meets that is in the suppression list. Default: report.
+    #[serde(default)]
+    pub suppressed: Suppressed,
 }
 
 impl Listener {
     /// A listener with defaults.
     pub fn new(bind: SocketAddr, mode: Mode) -> Listener {
         let (trusted_networks, control_headers) = (Vec::new(), Vec::new());
-        Listener { bind, mode, trusted_networks, stream: None, control_headers, received: Received::Full }
+        let (received, suppressed) = (Received::Full, Suppressed::Report);
+        Listener { bind, mode, trusted_networks, stream: None, control_headers, received, suppressed }
     }
 }
 
@@ -112,6 +128,9 @@ pub struct Credential {
     /// What is done about mail over its quota. Default: queue.
     #[serde(default)]
     pub over: Over,
+    /// Causes for which the suppression list does not hold its mail back. Default: none.
+    #[serde(default, deserialize_with = "units::parsed_list")]
+    pub bypass_suppression: Vec<Cause>,
     /// Refused at AUTH, kept in the file.
     #[serde(default)]
     pub disabled: bool,

@@ -25,7 +25,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use error::{Problem, Problems};
-pub use inbound::{Credential, Limits, Listener, Mode, Over, Received, Tls};
+pub use inbound::{Credential, Limits, Listener, Mode, Over, Received, Suppressed, Tls};
 pub use outbound::{
     Delivery, DkimKey, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream,
 };

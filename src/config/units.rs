@@ -152,6 +152,7 @@ written! {
     crate::mail::Domain: "a domain name such as \"example.com\" is expected";
     crate::mail::Address: "a mail address such as \"ops@example.com\" is expected";
     std::net::IpAddr: "an IP address such as \"203.0.113.10\" or \"2001:db8::10\" is expected";
+    crate::suppression::Cause: "hard_bounce, soft_bounce, complaint, unsubscribe, manual or import is expected";
     std::net::SocketAddr: "an address and a port such as \"0.0.0.0:587\" or \"[::]:587\" is expected";
 }
 

@@ -156,7 +156,8 @@ pub enum Event {
         /// The peer's words, if they ask something of the source.
         words: Option<Box<Words>>,
     },
-    /// Its sending domain is stopped at this site: nothing was said, and it was settled as deferred.
+    /// Nothing was said, and it was settled: its sending domain is stopped at this site, or recipients of it are suppressed
+    /// by now.
     Postponed {
         /// Which.
         id: QueueId,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use crate::accept::Blocked;
 use crate::alarm;
 use crate::mail::{EnhancedStatus, QueueId};
 use crate::queue::{Lease, Settling};
@@ -54,6 +55,8 @@ enum Done {
     Attempted(Lease, Found),
     /// The same, without a word to the peer.
     Stopped(Lease, Found),
+    /// Recipients got into the suppression list since it was accepted: nothing was said to the peer.
+    Suppressed(Lease, Blocked),
 }
 
 /// Carries out orders until one of the two ends the connection.
@@ -97,6 +100,16 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                     let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
                     let (signal, words) = (found.signal, found.words.take());
                     (lease, found, Event::Settled { id, due, signal, words })
+                }
+                Done::Suppressed(lease, blocked) => {
+                    let now = tools.caller.clock().now();
+                    let pending = lease.progress().recipients.iter().filter(|recipient| !recipient.state.is_final());
+                    // The others go at once, in a transaction without these.
+                    let due = (pending.count() > blocked.len()).then(|| lease.progress().due);
+                    finish(unwritten.as_mut()).await;
+                    let settling = tools.door.suppress(lease, &blocked, now).await;
+                    unwritten.set(Some(line.settled(settling, Event::Postponed { id, due })));
+                    continue;
                 }
                 Done::Stopped(lease, found) => {
                     let now = tools.caller.clock().now();
@@ -151,6 +164,10 @@ where
     let round = round(lease.progress(), Some(recipients_max));
     if round.places.is_empty() {
         return Done::Told(Event::Skipped(id), None);
+    }
+    let blocked = tools.door.blocked(&envelope, lease.progress(), tools.caller.clock().now());
+    if !blocked.is_empty() {
+        return Done::Suppressed(lease, blocked);
     }
     if let Some(author) = &envelope.author_domain
         && let Some(stop) = tools.stops.in_force(&plan.site, author, tools.caller.clock().now()).await

@@ -70,6 +70,15 @@ table! {
     CapRecipients = Counter "postrider_capped_recipients_total", "recipients", ["stream"],
         "Recipients that got as much on this stream as `recipient_cap` allows, so that their mail waits or was refused.",
         "Code bombing through a sign-up form, or an application that repeats itself.";
+    Suppressed = Counter "postrider_suppressed_recipients_total", "recipients", ["how", "cause"],
+        "Recipients that the suppression list names: `refused` at RCPT, `accepted` and reported as suppressed, suppressed while their message was `waiting`, or `bypassed`.",
+        "An application mails an old list: let it read what is suppressed (`postrider suppression export`).";
+    SuppressionRecords = Gauge "postrider_suppression_records", "records", ["where"],
+        "Entries of the suppression list, and notes that one was removed: in its `files`, and in `memory` until the next file is written.",
+        "memory over 20000 for long: files cannot be written; look at the log and the disk.";
+    SuppressionDamaged = Gauge "postrider_suppression_damaged_blocks", "blocks", [],
+        "Damaged blocks of the suppression list that were come across, and files that could not be read at all.",
+        "Anything but 0: the disk lost something. `docs/SPOOL.md`, \"The suppression list\".";
 "Mail sent":
     Outcomes = Counter "postrider_outcomes_total", "recipients", ["stream", "kind", "fate"],
         "What attempts and decisions meant for recipients: delivered, deferred, uncertain, failed, expired, suppressed or deleted.",

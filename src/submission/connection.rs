@@ -190,8 +190,13 @@ impl<G: Gate> Connection<G> {
                 }
             }
         }
-        let policy =
-            GatePolicy { gate: &self.shared.gate, credentials: &self.shared.credentials, clock: &self.shared.clock };
+        let policy = GatePolicy {
+            gate: &self.shared.gate,
+            credentials: &self.shared.credentials,
+            clock: &self.shared.clock,
+            suppressed: self.post.listener.suppressed,
+            listener_stream: self.post.listener.stream.as_deref(),
+        };
         let (used, act) = self.session.step(&self.input, &policy);
         self.shared.counts.refused_recipients(self.post.terms.mode, self.session.take_refused_recipients());
         match used >= self.input.len() {

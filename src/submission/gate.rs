@@ -3,10 +3,12 @@
 use crate::accept::{Door, Receipt, Refusal, Submission};
 use crate::clock::Clock;
 use crate::credential::Credentials;
-use crate::mail::{QueueId, ReversePath};
+use crate::mail::{Address, QueueId, ReversePath};
 use crate::smtp::answer::Answer;
 use crate::smtp::session::{Policy, Proof};
 use crate::time::Timestamp;
+
+use super::Suppressed;
 
 /// What takes messages over.
 pub trait Gate: Clone + Send + Sync + 'static {
@@ -18,6 +20,21 @@ pub trait Gate: Clone + Send + Sync + 'static {
     /// # Errors
     /// The refusal to answer.
     fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal>;
+
+    /// Whether mail of a credential, or of a listener without one, may go to this recipient: asked where the listener
+    /// refuses those that are suppressed.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn check_recipient(
+        &self,
+        _credential: Option<&str>,
+        _listener_stream: Option<&str>,
+        _address: &Address,
+        _now: Timestamp,
+    ) -> Result<(), Refusal> {
+        Ok(())
+    }
 
     /// Takes a message over.
     ///
@@ -31,6 +48,16 @@ impl Gate for Door {
 
     fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
         Door::check_sender(self, credential, path)
+    }
+
+    fn check_recipient(
+        &self,
+        credential: Option<&str>,
+        listener_stream: Option<&str>,
+        address: &Address,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        Door::check_recipient(self, credential, listener_stream, address, now)
     }
 
     async fn accept(&self, submission: Submission) -> Result<Receipt, Refusal> {
@@ -49,6 +76,8 @@ pub(super) struct GatePolicy<'a, G> {
     pub(super) gate: &'a G,
     pub(super) credentials: &'a Credentials,
     pub(super) clock: &'a Clock,
+    pub(super) suppressed: Suppressed,
+    pub(super) listener_stream: Option<&'a str>,
 }
 
 /// Sessions are long-lived; a credential switched off or removed must not send on in one.
@@ -60,6 +89,15 @@ impl<G: Gate> Policy for GatePolicy<'_, G> {
             return Err(WITHDRAWN);
         }
         self.gate.check_sender(login, path).map_err(answer)
+    }
+
+    fn recipient(&self, login: Option<&str>, address: &Address) -> Result<(), Answer> {
+        match self.suppressed {
+            Suppressed::Reported => Ok(()),
+            Suppressed::Refused => {
+                self.gate.check_recipient(login, self.listener_stream, address, self.clock.now()).map_err(answer)
+            }
+        }
     }
 
     fn now(&self) -> Timestamp {

@@ -16,4 +16,4 @@ mod settings;
 pub use crate::smtp::session::{Limits, Mode};
 pub use gate::Gate;
 pub use server::{Meter, Plan, Server, StartError};
-pub use settings::{Listener, Settings};
+pub use settings::{Listener, Settings, Suppressed};

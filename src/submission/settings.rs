@@ -24,6 +24,8 @@ pub struct Listener {
     pub control: Families,
     /// `received = "hide-client"`: the Received header names neither client nor EHLO name.
     pub hide_client: bool,
+    /// What a recipient meets that is suppressed. Default: it is accepted and reported.
+    pub suppressed: Suppressed,
 }
 
 impl Listener {
@@ -32,6 +34,16 @@ impl Listener {
         let client = client.to_canonical();
         self.trusted_networks.iter().any(|network| network.contains(&client))
     }
+}
+
+/// What a recipient meets that is suppressed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Suppressed {
+    /// It is accepted; the door ends it and tells its sender.
+    #[default]
+    Reported,
+    /// 550 at RCPT.
+    Refused,
 }
 
 /// Limits and times. Those of one session's dialogue are in [`Limits`].

@@ -28,7 +28,7 @@ use super::answer::Answer;
 use super::auth::Login;
 use super::command::{Command, Nonsense};
 use super::line::{Frame, LineEnd, discard, frame};
-use crate::mail::{QueueId, ReversePath};
+use crate::mail::{Address, QueueId, ReversePath};
 use crate::time::Timestamp;
 
 pub use login::Denial;
@@ -67,6 +67,14 @@ pub trait Policy {
     /// # Errors
     /// The refusal to answer.
     fn sender(&self, login: Option<&str>, path: &ReversePath) -> Result<(), Answer>;
+
+    /// Whether who is logged in may send to this recipient now, as far as that is not for the session to decide.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn recipient(&self, _login: Option<&str>, _address: &Address) -> Result<(), Answer> {
+        Ok(())
+    }
 
     /// What time it is: a session reads no clock.
     fn now(&self) -> Timestamp;

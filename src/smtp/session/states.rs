@@ -61,7 +61,7 @@ impl State {
         match state {
             State::Hello(hello) => hello.step(common, command, behind),
             State::Mail(mail) => mail.step(common, command, behind, policy),
-            State::Rcpt(rcpt) => rcpt.step(common, command, behind),
+            State::Rcpt(rcpt) => rcpt.step(common, command, behind, policy),
             State::Chunk(chunk) => chunk.step(common, command, behind),
             // The shell owes an outcome, or octets come next: it feeds no lines then.
             waiting @ (State::Secret(_)

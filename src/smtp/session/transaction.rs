@@ -75,7 +75,13 @@ impl Transaction {
     }
 
     /// RCPT: the one place that decides about a recipient.
-    fn recipient(&mut self, common: &Common, path: Path, parameters: RcptParameters) -> Result<(), Answer> {
+    fn recipient(
+        &mut self,
+        common: &Common,
+        path: Path,
+        parameters: RcptParameters,
+        policy: &impl Policy,
+    ) -> Result<(), Answer> {
         let address = match path {
             Path::Null => return Err(Answer::fixed(501, "5.1.3", "Bad recipient: the address is missing")),
             Path::Mailbox(address) => address,
@@ -90,6 +96,7 @@ impl Transaction {
         if self.recipients.len() >= common.terms.limits.recipients_max {
             return Err(Answer::fixed(452, "4.5.3", "Error: too many recipients; send the rest in another message"));
         }
+        policy.recipient(common.login.as_deref(), &address)?;
         self.recipients.push((address, parameters.notify, parameters.original));
         Ok(())
     }
@@ -173,10 +180,16 @@ impl ExpectRcpt {
         ExpectRcpt(transaction)
     }
 
-    pub(super) fn step(mut self, common: &mut Common, command: Command, behind: bool) -> State {
+    pub(super) fn step(
+        mut self,
+        common: &mut Common,
+        command: Command,
+        behind: bool,
+        policy: &impl Policy,
+    ) -> State {
         match command {
             Command::Rcpt(path, parameters) => {
-                match self.0.recipient(common, path, parameters) {
+                match self.0.recipient(common, path, parameters, policy) {
                     Ok(()) => common.say(&Answer::fixed(250, "2.1.5", "Ok")),
                     Err(answer) => {
                         common.note_refused_recipient(answer.status);

@@ -69,6 +69,7 @@ pub fn listener(mode: Mode, trusted: &[&str]) -> Listener {
         stream: None,
         control: postrider::message::Families::NONE,
         hide_client: false,
+        suppressed: postrider::submission::Suppressed::Reported,
     }
 }
 

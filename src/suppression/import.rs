@@ -1,0 +1,273 @@
+//! Many entries at once: an import from elsewhere, or the undoing of an incident. All of it counts, or nothing.
+//!
+//! What comes in is sorted in memory, a part at a time; full parts are written to files of their own; at the end all parts
+//! are merged into one file of the list, which counts from the moment that it has its name.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+use tracing::info;
+
+use super::block::Record;
+use super::file::{Builder, Name, Part};
+use super::key;
+use super::scan::{Gone, Merge};
+use super::{Entry, Failure, Query, Shared, Suppressions, blocking};
+use crate::mail::Address;
+use crate::time::Timestamp;
+
+/// Memory of a part before it is written. Unit: octets.
+const PART_WEIGHT: usize = 24 << 20;
+/// Parts of an import: their files are open all at once.
+const PARTS_MAX: usize = 256;
+/// What an entry costs in memory beside its texts. Unit: octets.
+const ENTRY_WEIGHT: usize = 200;
+/// After so many entries the one who waits is told how far it is.
+const TOLD_EVERY: u64 = 10_000;
+
+/// Whether what is said comes true.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Run {
+    /// It does.
+    Real,
+    /// It is only counted.
+    Dry,
+}
+
+/// An import that goes on. Dropped, it leaves nothing behind.
+pub struct Import {
+    shared: Arc<Shared>,
+    records: Vec<Record>,
+    weight: usize,
+    parts: Vec<Part>,
+    taken: u64,
+    /// One at a time.
+    _turn: OwnedMutexGuard<()>,
+}
+
+/// What became of an import.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Imported {
+    /// Entries that came.
+    pub taken: u64,
+    /// Of them different ones.
+    pub distinct: u64,
+    /// Were not in the list.
+    pub added: u64,
+    /// Were there, and say more now.
+    pub changed: u64,
+    /// Were there, and said as much.
+    pub known: u64,
+}
+
+impl Suppressions {
+    /// Begins an import.
+    ///
+    /// # Errors
+    /// Another one goes on.
+    pub fn import(&self) -> Result<Import, Failure> {
+        let turn = self.shared.importing.clone().try_lock_owned().map_err(|_| Failure::Busy)?;
+        let shared = self.shared.clone();
+        Ok(Import { shared, records: Vec::new(), weight: 0, parts: Vec::new(), taken: 0, _turn: turn })
+    }
+
+    /// Removes every entry that a query finds: as one, or not at all. Gives how many there were.
+    ///
+    /// # Errors
+    /// Nothing was removed.
+    ///
+    /// # Cancel safety
+    /// Dropped before it returns, all may be removed nevertheless.
+    pub async fn remove_where(&self, query: &Query, run: Run, now: Timestamp) -> Result<u64, Failure> {
+        let (shared, query) = (self.shared.clone(), query.clone());
+        super::spawned(async move {
+            let turn = shared.maintenance.clone().lock_owned().await;
+            if run == Run::Real {
+                shared.merge(true).await?;
+            }
+            let finder = shared.clone();
+            let wanted = query.clone();
+            let mut count = blocking(move || finder.void_where(&wanted, run, now)).await?;
+            drop(turn);
+            if run == Run::Real {
+                count += shared.remove_from_memory(&query, now).await?;
+            }
+            if count > 0 && run == Run::Real {
+                info!(entries = count, "entries of the suppression list were removed");
+                shared.start_merge();
+            }
+            Ok(count)
+        })
+        .await
+    }
+}
+
+impl Import {
+    /// Takes an entry. Of two with the same address, scope and cause the later counts.
+    ///
+    /// # Errors
+    /// The import cannot go on; nothing of it is kept.
+    pub async fn push(&mut self, address: &Address, entry: Entry) -> Result<(), Failure> {
+        let entry = entry.bounded();
+        let key = key::key(address, &entry.scope, entry.cause);
+        self.weight += ENTRY_WEIGHT + key.len() + entry.site.len() + entry.evidence.len();
+        self.records.push(Record { key, entry: Some(entry) });
+        self.taken += 1;
+        if self.weight >= PART_WEIGHT { self.write_part().await } else { Ok(()) }
+    }
+
+    /// Entries that came so far.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    async fn write_part(&mut self) -> Result<(), Failure> {
+        if self.parts.len() >= PARTS_MAX {
+            return Err(Failure::TooMany { taken: self.taken });
+        }
+        let stem = format!("import-{}", self.parts.len());
+        let (records, disk) = (std::mem::take(&mut self.records), self.shared.disk.clone());
+        self.weight = 0;
+        let part = blocking(move || {
+            let mut builder = Builder::new(&disk, &stem, records.len() as u64)?;
+            for record in sorted(records) {
+                builder.push(&record.key, record.entry.as_ref())?;
+            }
+            Ok(builder.finish_part()?)
+        });
+        self.parts.push(part.await?);
+        Ok(())
+    }
+
+    /// Ends it: when this returns, all of it counts, and survives whatever comes. `progress` is told how many different
+    /// entries are done.
+    ///
+    /// # Errors
+    /// Nothing of it is kept.
+    ///
+    /// # Cancel safety
+    /// Dropped before it returns, all of it may count nevertheless.
+    pub async fn finish(
+        self,
+        run: Run,
+        progress: impl FnMut(u64) + Send + 'static,
+    ) -> Result<Imported, Failure> {
+        super::spawned(async move {
+            let shared = self.shared.clone();
+            let turn = shared.maintenance.clone().lock_owned().await;
+            if run == Run::Real {
+                // What was said before must be older than this file, on the disk too.
+                shared.merge(true).await?;
+            }
+            let imported = blocking(move || self.write(run, progress)).await?;
+            drop(turn);
+            if run == Run::Real {
+                info!(added = imported.added, changed = imported.changed, "a list was imported");
+                shared.start_merge();
+            }
+            Ok(imported)
+        })
+        .await
+    }
+
+    fn write(mut self, run: Run, mut progress: impl FnMut(u64)) -> Result<Imported, Failure> {
+        let shared = self.shared.clone();
+        let newest_first: Vec<_> = self.parts.iter().rev().map(|part| part.generation.clone()).collect();
+        let at_most = newest_first.iter().map(|part| part.entries).sum::<u64>() + self.records.len() as u64;
+        let memory = sorted(std::mem::take(&mut self.records));
+        let mut builder = shared.builder(run, at_most)?;
+        let mut imported = Imported { taken: self.taken, ..Imported::default() };
+        let mut merge = Merge::new(memory, &newest_first, &[], Gone::Dropped);
+        let written = (&mut merge).try_for_each(|record| {
+            imported.distinct += 1;
+            let Some(entry) = &record.entry else { return Ok(()) };
+            let before = shared.look_up(key::prefix_of(&record.key)).entry(entry);
+            let together = before.as_ref().map_or_else(|| entry.clone(), |before| before.with(entry));
+            match &before {
+                Some(before) if *before == together => imported.known += 1,
+                before => {
+                    *(if before.is_some() { &mut imported.changed } else { &mut imported.added }) += 1;
+                    if let Some(builder) = &mut builder {
+                        builder.push(&record.key, Some(&together))?;
+                    }
+                }
+            }
+            if imported.distinct.is_multiple_of(TOLD_EVERY) {
+                progress(imported.distinct);
+            }
+            Ok::<(), Failure>(())
+        });
+        let checked = match merge.damaged() {
+            0 => written,
+            _ => Err(Failure::Disk("a part of the import could not be read again".into())),
+        };
+        shared.install(builder, checked)?;
+        Ok(imported)
+    }
+}
+
+/// In the order of keys; of equal ones the last.
+fn sorted(mut records: Vec<Record>) -> Vec<Record> {
+    records.sort_by(|one, other| one.key.cmp(&other.key));
+    records.dedup_by(|later, kept| {
+        let same = later.key == kept.key;
+        if same {
+            std::mem::swap(later, kept);
+        }
+        same
+    });
+    records
+}
+
+impl Shared {
+    /// A file for so many entries, unless the run is dry.
+    fn builder(&self, run: Run, entries_max: u64) -> Result<Option<Builder>, Failure> {
+        match run {
+            Run::Dry => Ok(None),
+            Run::Real => Ok(Some(Builder::new(&self.disk, "batch", entries_max)?)),
+        }
+    }
+
+    /// Gives a batch its place in the list, if it is whole and there is anything in it. Called by who has the turn.
+    fn install(&self, builder: Option<Builder>, written: Result<(), Failure>) -> Result<(), Failure> {
+        let Some(builder) = builder else { return written };
+        if written.is_err() || builder.entries() == 0 {
+            builder.remove();
+            return written;
+        }
+        let turn = self.next_turn();
+        self.replace(&[], builder.finish(&Name { from: turn, to: turn })?);
+        Ok(())
+    }
+
+    /// Writes a file that voids what a query finds in the files.
+    fn void_where(&self, query: &Query, run: Run, now: Timestamp) -> Result<u64, Failure> {
+        let (memory, files) = self.snapshot();
+        // What is in memory only came while the files were written: it is removed one by one.
+        let memory = if run == Run::Dry { memory } else { Vec::new() };
+        let find = |memory: Vec<Record>, see: &mut dyn FnMut(&Record) -> Result<(), Failure>| {
+            for record in Merge::new(memory, &files, &query.first_key(), Gone::Dropped) {
+                if query.is_past(&record.key) {
+                    break;
+                }
+                if record.entry.as_ref().is_some_and(|entry| query.matches(entry, now)) {
+                    see(&record)?;
+                }
+            }
+            Ok::<(), Failure>(())
+        };
+        // Counted first, so that the filter of the new file is no larger than it must be.
+        let mut count = 0;
+        find(memory, &mut |_| {
+            count += 1;
+            Ok(())
+        })?;
+        if count == 0 {
+            return Ok(0);
+        }
+        let Some(mut builder) = self.builder(run, count)? else { return Ok(count) };
+        let written = find(Vec::new(), &mut |record| Ok(builder.push(&record.key, None)?));
+        self.install(Some(builder), written)?;
+        Ok(count)
+    }
+}
