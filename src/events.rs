@@ -108,6 +108,9 @@ struct Counters {
     refused_over_quota: Counter,
     capped: Family<Counter>,
     suppressed: [Tally; Suppressing::ALL.len()],
+    learned: Tally,
+    doubted: Tally,
+    paused: Tally,
 }
 
 impl Default for Counters {
@@ -131,6 +134,9 @@ impl Default for Counters {
             refused_over_quota: Counter::default(),
             capped: Family::default(),
             suppressed: Default::default(),
+            learned: Tally::default(),
+            doubted: Tally::default(),
+            paused: Tally::default(),
         }
     }
 }
@@ -327,6 +333,19 @@ impl Events {
     /// A recipient got as much on this stream as its cap allows.
     pub fn capped(&self, stream: &str) {
         self.counters.capped.of(stream).one();
+    }
+
+    /// The list was told of an address, for this cause: believed, or pending.
+    pub fn learned(&self, cause: &'static str, is_pending: bool) {
+        match is_pending {
+            true => self.counters.doubted.one(cause),
+            false => self.counters.learned.one(cause),
+        }
+    }
+
+    /// A sender was paused, or a credential suspended, for this.
+    pub fn paused(&self, why: &'static str) {
+        self.counters.paused.one(why);
     }
 
     /// A recipient is in the suppression list, for this cause.
@@ -551,6 +570,10 @@ impl Events {
         for (stream, capped) in counters.capped.all() {
             page.count(Metric::CapRecipients, &[&stream], capped.read());
         }
+        for (tally, state) in [(&counters.learned, "believed"), (&counters.doubted, "pending")] {
+            tally.all().iter().for_each(|(cause, count)| page.count(Metric::Learned, &[cause, state], *count));
+        }
+        counters.paused.all().iter().for_each(|(why, count)| page.count(Metric::Paused, &[why], *count));
         for (how, tally) in Suppressing::ALL.iter().zip(&counters.suppressed) {
             tally.all().iter().for_each(|(cause, count)| page.count(Metric::Suppressed, &[how.name(), cause], *count));
         }

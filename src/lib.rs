@@ -29,6 +29,7 @@ pub mod tls;
 // Floor 4: rooms.
 pub mod alarm;
 pub mod events;
+pub mod harm;
 pub mod ledger;
 pub mod queue;
 pub mod suppression;

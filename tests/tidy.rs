@@ -85,6 +85,7 @@ const ROOMS: &[Room] = &[
     ),
     room("alarm", 4, &["tracing"]),
     room("events", 4, &["tracing", "serde"]),
+    room("harm", 4, &["arc_swap", "getrandom", "tokio", "tracing"]),
     room("ledger", 4, &["tracing"]),
     room("queue", 4, &["tokio", "tracing"]),
     room("suppression", 4, &["arc_swap", "crc32fast", "getrandom", "serde_json", "tokio", "tracing"]),

@@ -11,7 +11,7 @@ use super::layers::Lines;
 use super::outbound::{Delivery, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream};
 use super::pattern::Member;
 use super::warmup::{self, Warmup};
-use super::{Config, DATA_DIR, DEFAULT, History, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
+use super::{Config, DATA_DIR, DEFAULT, Harm, History, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, units};
 use crate::mail::{Address, Domain, StreamKind};
 use crate::message::Family;
 use crate::time::Zone;
@@ -57,6 +57,8 @@ pub(super) struct File {
     dns: Dns,
     #[serde(default)]
     history: History,
+    #[serde(default)]
+    harm: Harm,
     #[serde(default)]
     log: Log,
     #[serde(default)]
@@ -166,6 +168,7 @@ impl File {
             retry: self.retry,
             dns: self.dns,
             history: self.history,
+            harm: self.harm,
             log: self.log,
             metrics: self.metrics,
             hostname,

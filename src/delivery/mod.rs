@@ -105,6 +105,8 @@ pub struct Plan {
     pub allow_private: bool,
     /// The site whose limits govern it, as history and metrics name it.
     pub site: Arc<str>,
+    /// Who runs the hosts; `other` for the many.
+    pub provider: Arc<str>,
     /// The recipient domain for which it is first made (for logs).
     pub domain: Domain,
 }

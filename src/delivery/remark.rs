@@ -153,6 +153,7 @@ mod tests {
             login: None,
             allow_private: false,
             site: "google".into(),
+            provider: "google".into(),
             domain: "dest.test".parse().unwrap(),
         }
     }

@@ -120,7 +120,7 @@ fn a_storm_proves_nothing_of_an_address_and_unblocks_none() {
     check(
         "what was believed stays so",
         "0   none = blocks 30 1
-         5   none storm = blocks 25 1
+         5   none lately storm = blocks 25 1
          31  none lately storm = over 1
          32  none = blocks 90 2",
     );

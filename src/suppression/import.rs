@@ -147,11 +147,7 @@ impl Import {
     ///
     /// # Cancel safety
     /// Dropped before it returns, all of it may count nevertheless.
-    pub async fn finish(
-        self,
-        run: Run,
-        progress: impl FnMut(u64) + Send + 'static,
-    ) -> Result<Imported, Failure> {
+    pub async fn finish(self, run: Run, progress: impl FnMut(u64) + Send + 'static) -> Result<Imported, Failure> {
         super::spawned(async move {
             let shared = self.shared.clone();
             let turn = shared.maintenance.clone().lock_owned().await;
