@@ -109,6 +109,9 @@ struct Counters {
     capped: Family<Counter>,
     suppressed: [Tally; Suppressing::ALL.len()],
     came_back: [Tally; CAME_BACK.len()],
+    learned: Tally,
+    doubted: Tally,
+    paused: Tally,
 }
 
 /// Kinds of mail that comes back, as metrics name them.
@@ -136,6 +139,9 @@ impl Default for Counters {
             capped: Family::default(),
             suppressed: Default::default(),
             came_back: Default::default(),
+            learned: Tally::default(),
+            doubted: Tally::default(),
+            paused: Tally::default(),
         }
     }
 }
@@ -333,6 +339,19 @@ impl Events {
     /// A recipient got as much on this stream as its cap allows.
     pub fn capped(&self, stream: &str) {
         self.counters.capped.of(stream).one();
+    }
+
+    /// The list was told of an address, for this cause: believed, or pending.
+    pub fn learned(&self, cause: &'static str, is_pending: bool) {
+        match is_pending {
+            true => self.counters.doubted.one(cause),
+            false => self.counters.learned.one(cause),
+        }
+    }
+
+    /// A sender was paused, or a credential suspended, for this.
+    pub fn paused(&self, why: &'static str) {
+        self.counters.paused.one(why);
     }
 
     /// A recipient is in the suppression list, for this cause.
@@ -567,6 +586,10 @@ impl Events {
         for (kind, tally) in CAME_BACK.iter().zip(&counters.came_back) {
             tally.all().iter().for_each(|(effect, count)| page.count(Metric::CameBack, &[kind, effect], *count));
         }
+        for (tally, state) in [(&counters.learned, "believed"), (&counters.doubted, "pending")] {
+            tally.all().iter().for_each(|(cause, count)| page.count(Metric::Learned, &[cause, state], *count));
+        }
+        counters.paused.all().iter().for_each(|(why, count)| page.count(Metric::Paused, &[why], *count));
         for (how, tally) in Suppressing::ALL.iter().zip(&counters.suppressed) {
             tally.all().iter().for_each(|(cause, count)| page.count(Metric::Suppressed, &[how.name(), cause], *count));
         }

@@ -86,7 +86,7 @@ impl Ledger {
 
     async fn put(&self, table: u16, name: Bytes, record: Option<Bytes>, failed: &str) -> bool {
         match self.spool.state_put(table, name, record).await {
-            Ok(_) => true,
+            Ok(()) => true,
             Err(error) => {
                 error!(%error, "{failed}");
                 false

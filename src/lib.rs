@@ -14,6 +14,8 @@ pub mod retry;
 pub mod smtp;
 pub mod token;
 // Floor 2: reason.
+pub mod evidence;
+pub mod rates;
 pub mod traffic;
 // Floor 3: materials.
 pub mod certificate;
@@ -28,6 +30,7 @@ pub mod tls;
 // Floor 4: rooms.
 pub mod alarm;
 pub mod events;
+pub mod harm;
 pub mod ledger;
 pub mod queue;
 pub mod suppression;

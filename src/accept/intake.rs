@@ -138,7 +138,8 @@ impl Door {
                 self.events.came_back(reading.kind.name(), "nothing");
             }
         }
-        if (to_house && !matches!(reading.kind, Kind::Complaint | Kind::AutoReply)) || (is_mail_of_people && !to_house) {
+        if (to_house && !matches!(reading.kind, Kind::Complaint | Kind::AutoReply)) || (is_mail_of_people && !to_house)
+        {
             let postmaster = self.settings.load().postmaster.clone();
             if let Some(postmaster) = postmaster {
                 forwarded = Some(self.send_on(submission, postmaster).await?);
@@ -149,6 +150,22 @@ impl Door {
             None => {
                 let durable = self.queue.spool().prove().await.map_err(|_| Refusal::closed())?;
                 Ok(Receipt { id: self.queue.next_id(submission.received_at), durable })
+            }
+        }
+    }
+
+    /// Keeps the wish of an unsubscribe link: durable when it returns, and the same wish twice is one.
+    ///
+    /// # Errors
+    /// It could not be kept; the text is for the log.
+    pub async fn unsubscribe(&self, link: &Link, now: Timestamp) -> Result<(), String> {
+        let original = Original { stream: link.stream.to_string(), accepted_at: now, ..Original::default() };
+        let effect = Effect::of(Some(link.address.clone()), Said::Unsubscribed, "by the link");
+        match self.take_effect(&effect, &original, link.id, now).await {
+            "nothing" => Err("the suppression list cannot be written".to_owned()),
+            done => {
+                self.events.came_back(Kind::Unsubscribe.name(), done);
+                Ok(())
             }
         }
     }
@@ -173,7 +190,8 @@ impl Door {
             self.tell_came_back(token.id, kind, Some(effect), done, submission);
         }
         let settings = self.settings.load();
-        let wants = settings.streams.get(&*original.stream).is_none_or(|stream| stream.bounces);
+        let wants =
+            settings.streams.get(&*original.stream).is_none_or(|stream| stream.bounces == report::Bounces::ByDefault);
         // One that came to the client's own return path would come back here.
         let to = original.from.parse::<Address>().ok()?;
         (has_failed && wants && ours(&settings, &to, now).is_none()).then_some(to)
@@ -186,11 +204,7 @@ impl Door {
         let (done, effect) = match link {
             Some(link) => {
                 let effect = Effect::of(Some(link.address.clone()), Said::Unsubscribed, "by mail");
-                let original = Original {
-                    stream: link.stream.to_string(),
-                    accepted_at: now,
-                    ..Original::default()
-                };
+                let original = Original { stream: link.stream.to_string(), accepted_at: now, ..Original::default() };
                 (self.take_effect(&effect, &original, link.id, now).await, Some(effect))
             }
             None => {
@@ -222,7 +236,8 @@ impl Door {
         let settings = self.settings.load();
         let keys = settings.tokens.as_ref()?;
         let reference = reading.original.extension.iter();
-        let reference = reference.filter(|(name, _)| name.eq_ignore_ascii_case(REFERENCE_HEADER)).map(|(_, value)| value);
+        let reference =
+            reference.filter(|(name, _)| name.eq_ignore_ascii_case(REFERENCE_HEADER)).map(|(_, value)| value);
         let local = |path: &str| path.split_once('@').map(|(local, _)| local.trim_start_matches('<').to_owned());
         let return_path = reading.original.return_path.as_deref().and_then(local);
         let texts = reference.map(|value| value.trim().to_owned()).chain(return_path);
@@ -407,9 +422,8 @@ fn wish(original: &Original, token: &Token) -> Vec<Effect> {
 /// The recipient of a message that a report names.
 fn named(reported: &Reported, original: &Original) -> Option<Address> {
     let said = reported.address.as_deref()?.parse::<Address>().ok()?;
-    let same = |address: &&Address| {
-        address.domain() == said.domain() && address.local().eq_ignore_ascii_case(said.local())
-    };
+    let same =
+        |address: &&Address| address.domain() == said.domain() && address.local().eq_ignore_ascii_case(said.local());
     original.recipients.iter().find(same).cloned()
 }
 

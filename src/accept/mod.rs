@@ -7,6 +7,7 @@
 mod conclude;
 mod intake;
 mod letterhead;
+mod observe;
 mod prepare;
 mod quota;
 mod settings;
@@ -20,7 +21,9 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use crate::alarm::{Alarms, Notice};
+use crate::classify;
 use crate::events::{Events, OverQuota, RefusedAt};
+use crate::harm::Harm;
 use crate::ledger::Ledger;
 use crate::mail::{Address, Attempt, Envelope, Notify, Prepared, Progress, QueueId, Return, ReversePath};
 use crate::message::Families;
@@ -31,7 +34,9 @@ use crate::suppression::Suppressions;
 use crate::time::Timestamp;
 
 use conclude::{End, Told};
+use intake::Intake;
 pub use letterhead::REPORTS_AFTER;
+pub use observe::{Learned, Observed, Via};
 use quota::{Denied, Quotas, Rules, Taken};
 pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Sending, Settings, Stream};
 pub use suppressed::Blocked;
@@ -111,6 +116,10 @@ pub struct Door {
     settings: Arc<ArcSwap<Settings>>,
     quotas: Arc<Quotas>,
     suppressions: Option<Suppressions>,
+    harm: Harm,
+    intake: Intake,
+    /// What replies mean.
+    rules: Arc<ArcSwap<classify::Rules>>,
 }
 
 /// Whether a message counts against quotas and caps.
@@ -126,12 +135,28 @@ impl Door {
     /// A door into this queue.
     pub fn new(queue: Queue, events: Events, settings: Settings) -> Door {
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        Door { queue, events, alarms: Alarms::default(), settings, quotas: Arc::default(), suppressions: None }
+        let rules = Arc::new(ArcSwap::new(classify::Rules::shipped()));
+        Door {
+            queue,
+            events,
+            alarms: Alarms::default(),
+            settings,
+            quotas: Arc::default(),
+            suppressions: None,
+            harm: Harm::default(),
+            intake: Intake::default(),
+            rules,
+        }
     }
 
     /// The same door, with the alarms that the whole house shares.
     pub fn with_alarms(self, alarms: Alarms) -> Door {
         Door { alarms, ..self }
+    }
+
+    /// Says what replies mean from now on.
+    pub fn set_rules(&self, rules: Arc<classify::Rules>) {
+        self.rules.store(rules);
     }
 
     /// What an operator must look at.
@@ -194,12 +219,24 @@ impl Door {
     /// # Errors
     /// The refusal to answer.
     pub fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
-        let checked = prepare::check_sender(&self.settings.load(), credential, path);
+        let checked = self.check_suspended(credential);
+        let checked = checked.and_then(|()| prepare::check_sender(&self.settings.load(), credential, path));
         let checked = match self.queue.spool().is_full() {
             true => checked.and(Err(Refusal::full())),
             false => checked,
         };
         checked.inspect_err(|refusal| self.events.refused(RefusedAt::Sender, refusal.status))
+    }
+
+    /// Whether a credential may send at all: sessions outlive its suspension.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    pub fn check_suspended(&self, credential: Option<&str>) -> Result<(), Refusal> {
+        match credential.is_some_and(|name| self.harm.is_suspended(name)) {
+            true => Err(Refusal { code: 535, status: "5.7.8", text: "This credential is suspended".to_owned() }),
+            false => Ok(()),
+        }
     }
 
     /// Takes a message over: after this returns Ok it is on the disk and ours.
@@ -265,6 +302,7 @@ impl Door {
 
     async fn take_over(&self, submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
+        self.check_suspended(submission.origin.credential.as_deref())?;
         let settings = self.settings.load_full();
         let mut admitted = prepare::prepare(&settings, submission, &mut || self.queue.next_id(now))?;
         let taken = match counting {
@@ -339,18 +377,28 @@ impl Door {
     /// that was to be reported is reported as "relayed": right for a peer without DSN, see [`Door::conclude_with`].
     ///
     /// # Cancel safety
-    /// Waits only where a report is due, for the body. Dropped there, the lease is dropped, with what that means.
+    /// Waits only where a report is due, for the body, and where an address is suppressed, for the disk. Dropped there, the
+    /// lease is dropped, with what that means.
     pub async fn conclude(&self, lease: Lease, attempt: Attempt, now: Timestamp) -> Settling {
-        self.conclude_with(lease, attempt, PeerReports::No, now).await
+        self.conclude_with(lease, attempt, PeerReports::No, Via::default(), now).await
     }
 
     /// As [`Door::conclude`], for a peer that may have taken over to report success: it offered DSN, and was sent the
-    /// NOTIFY parameters (RFC 3461 §5.2.1).
+    /// NOTIFY parameters (RFC 3461 §5.2.1). What the peer said of recipients is learned first.
     ///
     /// # Cancel safety
     /// As [`Door::conclude`].
-    pub async fn conclude_with(&self, lease: Lease, attempt: Attempt, peer: PeerReports, now: Timestamp) -> Settling {
+    pub async fn conclude_with(
+        &self,
+        lease: Lease,
+        attempt: Attempt,
+        peer: PeerReports,
+        via: Via<'_>,
+        now: Timestamp,
+    ) -> Settling {
+        let verdicts = attempt.verdicts.clone();
         let after = conclude::after_attempt(lease.envelope(), lease.progress(), attempt, now);
+        self.learn(lease.envelope(), lease.progress(), &after, &verdicts, via, now).await;
         self.settle(lease, after, peer, now).await
     }
 
@@ -359,6 +407,7 @@ impl Door {
     /// # Cancel safety
     /// As [`Door::conclude`].
     pub async fn expire(&self, lease: Lease, now: Timestamp) -> Settling {
+        self.learn_expired(lease.envelope(), lease.progress(), now).await;
         self.end(lease, End::Expired, now).await
     }
 

@@ -37,6 +37,14 @@ pub enum Cause {
     CertificateExpiring,
     /// The suppression list is damaged, or its files cannot be written.
     SuppressionList,
+    /// A site says of far more recipients than usual that they do not exist.
+    InvalidRecipientStorm,
+    /// Complaints come near the limit.
+    ComplaintsHigh,
+    /// A sender's marketing mail is paused.
+    SenderPaused,
+    /// A credential was suspended.
+    CredentialSuspended,
 }
 
 /// How bad it is: the level of the log line.
@@ -50,7 +58,7 @@ pub enum Severity {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 17] = [
+    pub const ALL: [Cause; 21] = [
         Cause::DiskFull,
         Cause::DiskNearlyFull,
         Cause::SpoolSilent,
@@ -68,6 +76,10 @@ impl Cause {
         Cause::NoNextEvent,
         Cause::CertificateExpiring,
         Cause::SuppressionList,
+        Cause::InvalidRecipientStorm,
+        Cause::ComplaintsHigh,
+        Cause::SenderPaused,
+        Cause::CredentialSuspended,
     ];
 
     /// The word in logs, metrics and mails.
@@ -90,6 +102,10 @@ impl Cause {
             Cause::NoNextEvent => "no_next_event",
             Cause::CertificateExpiring => "certificate_expiring",
             Cause::SuppressionList => "suppression_list",
+            Cause::InvalidRecipientStorm => "invalid_recipient_storm",
+            Cause::ComplaintsHigh => "complaints_high",
+            Cause::SenderPaused => "sender_paused",
+            Cause::CredentialSuspended => "credential_suspended",
         }
     }
 
@@ -105,6 +121,10 @@ impl Cause {
             | Cause::MessagesPastAge
             | Cause::NoNextEvent => Severity::Error,
             Cause::DiskNearlyFull
+            | Cause::InvalidRecipientStorm
+            | Cause::ComplaintsHigh
+            | Cause::SenderPaused
+            | Cause::CredentialSuspended
             | Cause::SlowSync
             | Cause::IndexBad
             | Cause::AuthenticationRefused
@@ -139,6 +159,15 @@ impl Cause {
             Cause::MessagesPastAge => "Messages are past their longest age and were not given back: a bug.",
             Cause::NoNextEvent => "Messages wait for nothing, so nobody would ever send them: a bug.",
             Cause::CertificateExpiring => "The certificate that clients see expires soon, or has expired.",
+            Cause::InvalidRecipientStorm => {
+                "A site says of far more recipients than usual that they do not exist: its bad day, or a bad list of ours. \
+                 Nobody is suppressed for it meanwhile."
+            }
+            Cause::ComplaintsHigh => {
+                "Recipients call mail spam, and their share comes near what providers bear (0.3 %)."
+            }
+            Cause::SenderPaused => "Marketing mail of a credential is paused: too many complain, or do not exist.",
+            Cause::CredentialSuspended => "A credential is suspended: it may not send, and its mail is held.",
             Cause::SuppressionList => {
                 "The suppression list is damaged, or cannot be written: addresses get no mail that should, or are forgotten."
             }
@@ -178,6 +207,18 @@ impl Cause {
             Cause::MessagesPastAge => "Look at one, restart the daemon, and please report it.",
             Cause::NoNextEvent => "Order them to be tried (`postrider queue retry --all`), and please report it.",
             Cause::CertificateExpiring => "Renew it, then `systemctl reload postrider`.",
+            Cause::InvalidRecipientStorm => {
+                "Look where the addresses came from; if they are old customers, it is the site, and passes. \
+                 docs/SUPPRESSION.md, \"Storms\"."
+            }
+            Cause::ComplaintsHigh => "Send less, and to people who asked for it; make leaving easy.",
+            Cause::SenderPaused => {
+                "Find out which mailing did it, mend its list, then `postrider rates resume SENDER`."
+            }
+            Cause::CredentialSuspended => {
+                "Change its password if the login may be stolen, look at what it sent, delete that, then \
+                 `postrider credential enable NAME`."
+            }
             Cause::SuppressionList => {
                 "Look at the disk's health and room, then read docs/SPOOL.md, \"The suppression list\"."
             }
@@ -203,6 +244,10 @@ impl Cause {
             Cause::MessagesPastAge => "postrider queue list",
             Cause::NoNextEvent => "postrider queue list",
             Cause::CertificateExpiring => "postrider check",
+            Cause::InvalidRecipientStorm => "postrider rates",
+            Cause::ComplaintsHigh => "postrider rates",
+            Cause::SenderPaused => "postrider rates",
+            Cause::CredentialSuspended => "postrider queue list --credential NAME",
             Cause::SuppressionList => "postrider suppression stats",
         }
     }

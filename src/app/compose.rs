@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use crate::accept::{self, Bounces, Rights, SenderDomain};
 use crate::classify::Rules;
 use crate::config::layers::{Key, Layered, Told, Value, Values};
+use crate::config::units;
 use crate::config::{self, Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy};
 use crate::credential::Account;
 use crate::dns::Families;
@@ -20,6 +21,7 @@ use crate::smtp::session;
 use crate::token::Keys;
 use crate::traffic::{Limits, Rates};
 use crate::{credential, delivery, dns, history, scheduler, signer, submission, tls, unsubscribe};
+use crate::{harm, rates};
 
 /// The file of the keys in the data directory.
 const TOKEN_KEYS: &str = "token.keys";
@@ -246,6 +248,26 @@ pub fn rules(config: &Config) -> anyhow::Result<Arc<Rules>> {
     match &config.replies {
         Some(file) => Ok(Arc::new(config::read_rules(file)?)),
         None => Ok(Rules::shipped()),
+    }
+}
+
+/// What mail's harm is judged by.
+pub fn harm(config: &Config) -> harm::Settings {
+    let own = &config.harm;
+    let share = |share: units::Share| f64::from(share.0) / 1e6;
+    harm::Settings {
+        thresholds: rates::Thresholds {
+            complaint_warn: share(own.complaint_warn),
+            complaint_pause: share(own.complaint_pause),
+            complaint_volume: own.complaint_volume,
+            bounce_pause: share(own.bounce_pause),
+            bounce_volume: own.bounce_volume,
+            login_storm: share(own.login_storm),
+            login_storm_volume: own.login_storm_volume,
+        },
+        feedback_providers: own.complaint_providers.iter().map(|name| name.as_str().into()).collect(),
+        complaint_stops_all: own.complaint_stops_transactional,
+        addresses_max: usize::try_from(own.remembered_addresses).unwrap_or(usize::MAX),
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`service`].
 
 pub mod compose;
+mod holds;
 mod page;
 mod service;
 mod tokens;
@@ -26,10 +27,12 @@ use crate::credential::{self, Credentials};
 use crate::delivery::{Caller, Stops, Tools};
 use crate::dns::Dns;
 use crate::events::Events;
+use crate::harm::{Harm, When};
 use crate::history::{self, History};
 use crate::http;
 use crate::ledger::Ledger;
 use crate::queue::{self, Ground, Queue};
+use crate::rates::Sender;
 use crate::scheduler::{Handle, Live, Scheduler, Scope, Which};
 use crate::signer::Signer;
 use crate::spool::{self, Disk, FileDisk};
@@ -118,6 +121,7 @@ struct Opened {
     dns: Dns,
     queue: Queue,
     suppressions: Suppressions,
+    harm: Harm,
     /// Whether the last run ended cleanly.
     clean: bool,
     tokens: Keys,
@@ -142,6 +146,9 @@ impl Daemon {
         make_private(&config.data_dir)?;
         let tokens = tokens::keys(&compose::token_keys_file(&config)).context("token keys")?;
         let (queue, clean, suppressions) = open_queue(&config, clock.clone(), &events).await?;
+        let (settings, directory) = (compose::harm(&config), config.data_dir.join("delivered"));
+        let (spool, now) = (queue.spool().clone(), clock.now());
+        let harm = tokio::task::spawn_blocking(move || Harm::open(settings, spool, directory, now)).await?;
         let events = events.with_history(open_history(&config, &clock, clean));
         let opened = Opened {
             clock,
@@ -153,6 +160,7 @@ impl Daemon {
             dns,
             queue: queue.clone(),
             suppressions,
+            harm,
             clean,
             tokens,
         };
@@ -166,15 +174,29 @@ impl Daemon {
 
     /// Composes what runs on the open spool.
     fn assemble(config: Config, opened: Opened) -> anyhow::Result<Daemon> {
-        let Opened { clock, events, signer, client, server_tls, credentials, dns, queue, suppressions, clean, tokens } =
-            opened;
+        let Opened {
+            clock,
+            events,
+            signer,
+            client,
+            server_tls,
+            credentials,
+            dns,
+            queue,
+            suppressions,
+            harm,
+            clean,
+            tokens,
+        } = opened;
         let metrics_listener = config.metrics.bind.map(|bind| bound("metrics.bind", bind)).transpose()?;
         let told = &config.unsubscribe;
         let page_listener = told.base().map(|_| bound("unsubscribe.bind", told.bind)).transpose()?;
         let started = clock.now();
         let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone()))
             .with_alarms(Alarms::default())
-            .with_suppressions(suppressions);
+            .with_suppressions(suppressions)
+            .with_harm(harm);
+        door.set_rules(compose::rules(&config)?);
         door.restore_quotas();
         watchman::start_courier(door.clone(), clock.clone());
         queue.set_reporter(door.reporter());
@@ -252,8 +274,11 @@ impl Daemon {
             tokio::spawn(http::serve_metrics(listener, scrape.clone(), until));
         }
         let time = clock.clone();
-        let unsubscribe =
-            Unsubscribe::new(compose::unsubscribe(&config, tokens.clone()), suppress(), Arc::new(move || time.now()));
+        let unsubscribe = Unsubscribe::new(
+            compose::unsubscribe(&config, tokens.clone()),
+            suppress(door.clone(), clock.clone()),
+            Arc::new(move || time.now()),
+        );
         if let Some(listener) = page_listener {
             let (listener, mut stopped) = (tokio::net::TcpListener::from_std(listener)?, stopped.clone());
             let until = async move {
@@ -262,7 +287,9 @@ impl Daemon {
             let tls = server_tls.clone().filter(|_| config.unsubscribe.tls);
             tokio::spawn(unsubscribe.clone().serve(listener, tls, until));
         }
-        let traffic = traffic_of(scheduler.clone());
+        let follower = holds::Follower::new(queue.clone(), door.clone(), scheduler.clone(), clock.clone());
+        tokio::spawn(follower.run(stopped.clone()));
+        let traffic = traffic_of(scheduler.clone(), door.clone(), clock.clone());
         let api = http::Api { queue: queue.clone(), events, why, bounce, probe, site_domains, pools, scrape, traffic };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
@@ -337,6 +364,7 @@ impl Daemon {
             Err(error) => warn!("the token keys stay as they were: {error:#}"),
         }
         self.door.reload(compose::door(&config, self.tokens.clone()));
+        self.door.harm().reload(compose::harm(&config));
         self.unsubscribe.reload(compose::unsubscribe(&config, self.tokens.clone()));
         self.door.events().history().reload(compose::history(&config));
         match compose::scheduler(&config) {
@@ -344,7 +372,10 @@ impl Daemon {
             Err(error) => warn!("routes and sources stay as they were: {error:#}"),
         }
         match compose::rules(&config) {
-            Ok(rules) => self.tools.rules.store(rules),
+            Ok(rules) => {
+                self.door.set_rules(rules.clone());
+                self.tools.rules.store(rules);
+            }
             Err(error) => warn!("what replies mean stays as it was: {error:#}"),
         }
         for unchanged in self.server.reload(&compose::submission(&config)) {
@@ -365,6 +396,8 @@ impl Daemon {
         let _ = tokio::time::timeout(Duration::from_millis(500), self.api).await;
         let kept = self.door.keep_quotas(self.clock.now());
         let _ = tokio::time::timeout(Duration::from_millis(500), kept).await;
+        let kept = self.door.keep_harm(When::Stop, self.clock.now());
+        let _ = tokio::time::timeout(HARM_WITHIN, kept).await;
         let queue = self.queue;
         let history = self.door.events().history().clone();
         let closed = tokio::task::spawn_blocking(move || {
@@ -379,14 +412,20 @@ impl Daemon {
 }
 
 /// Keeps the wish of an unsubscribe link.
-fn suppress() -> Suppress {
-    Arc::new(|_link| Box::pin(async move { Err(NotKept("there is no suppression list".to_owned())) }))
+fn suppress(door: Door, clock: Arc<Clock>) -> Suppress {
+    Arc::new(move |link| {
+        let (door, now) = (door.clone(), clock.now());
+        Box::pin(async move { door.unsubscribe(&link, now).await.map_err(NotKept) })
+    })
 }
 
-/// How the API asks the scheduler about sites and sources.
-fn traffic_of(scheduler: Handle) -> http::Traffic {
+/// How long a stop waits for the books of rates and deliveries.
+const HARM_WITHIN: Duration = Duration::from_secs(1);
+
+/// How the API asks about sites, sources and senders.
+fn traffic_of(scheduler: Handle, door: Door, clock: Arc<Clock>) -> http::Traffic {
     Arc::new(move |ask| {
-        let scheduler = scheduler.clone();
+        let (scheduler, door, now) = (scheduler.clone(), door.clone(), clock.now());
         Box::pin(async move {
             match ask {
                 http::Ask::Sites(select) => {
@@ -400,6 +439,20 @@ fn traffic_of(scheduler: Handle) -> http::Traffic {
                     let order = warmup_order(&request.order, request.stage)?;
                     scheduler.warmup(&request.source, request.provider.as_deref(), order).await.map(Into::into)
                 }
+                http::Ask::Rates(span) => holds::rates(door.harm(), &span, now),
+                http::Ask::ResumeSender(request) => {
+                    let sender = Sender::parse(&request.sender)
+                        .ok_or_else(|| "a sender is CREDENTIAL/STREAM, as `postrider rates` shows it".to_owned())?;
+                    tracing::info!(%sender, by = %request.by, "resumed");
+                    door.harm().resume(&sender).await.map(Into::into)
+                }
+                http::Ask::HoldCredential(request) => match request.hold {
+                    true => door.harm().suspend(&request.name, &request.by, now).await.map(Into::into),
+                    false => {
+                        let done = door.harm().unsuspend(&request.name).await?;
+                        Ok(done.unwrap_or_else(|| format!("{}'s mail was not held", request.name)).into())
+                    }
+                },
                 http::Ask::Suspend(request) => {
                     let within = request.seconds.map(Duration::from_secs);
                     let scope = scope_of(request.site, request.source)?;

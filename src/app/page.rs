@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::http::Scrape;
 use crate::metrics::{Metric, Page};
 use crate::queue::Queue;
+use crate::rates::{Scope, Span};
 use crate::scheduler::Handle;
 use crate::spool::Stats;
 use crate::submission::Meter;
@@ -43,6 +44,7 @@ impl House {
         page.count(Metric::IndexHealthy, &[], u64::from(used));
         page.count(Metric::IndexFailures, &[], failures);
         self.write_spool(&mut page);
+        self.write_harm(&mut page);
         if let Some(list) = self.door.suppressions() {
             let figures = list.figures();
             page.count(Metric::SuppressionRecords, &["files"], figures.in_files);
@@ -56,6 +58,25 @@ impl House {
         page.count(Metric::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1);
         write_process(&mut page, Path::new("/proc/self"));
         page
+    }
+
+    fn write_harm(&self, page: &mut Page) {
+        let (harm, now) = (self.door.harm(), self.clock.now());
+        page.count(Metric::PausedNow, &["sender"], harm.pauses().len() as u64);
+        page.count(Metric::PausedNow, &["credential"], harm.suspensions().len() as u64);
+        page.count(Metric::Storms, &[], harm.storms().len() as u64);
+        for (span, what) in [(Span::Day, "bounced"), (Span::Week, "complained")] {
+            for (scope, counts) in harm.counts(span, now) {
+                let (share, of) = match span {
+                    Span::Week => counts.complaint_share(),
+                    Span::Hour | Span::Day => counts.bounce_share(),
+                };
+                let is_config = matches!(scope, Scope::Stream(_) | Scope::Source(_));
+                if is_config && of > 0 {
+                    page.put(Metric::RateShare, &[scope.kind(), &scope.name(), what], share);
+                }
+            }
+        }
     }
 
     /// For `http`.

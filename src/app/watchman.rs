@@ -14,6 +14,7 @@ use super::page::House;
 use crate::accept::Door;
 use crate::alarm::{Alarms, Cause, Notice};
 use crate::clock::Clock;
+use crate::harm::When;
 use crate::mail::QueueId;
 use crate::spool::Stats;
 use crate::suppression::Suppressions;
@@ -65,6 +66,7 @@ pub(super) async fn run(house: House, mut stop: watch::Receiver<bool>) {
         look_at_spool(alarms, &spool.stats(), spool.is_full(), &mut seen, now);
         look_at_writer(alarms, spool.writer_silence(), now);
         look_at_suppressions(alarms, house.door.suppressions(), now);
+        house.door.keep_harm(When::Now, now).await;
         look_at_index(alarms, house.queue.index_health(), &mut seen, now);
         look_at_certificate(alarms, house.tls.as_ref().and_then(ServerTls::expires_at), now);
         if counted.elapsed() >= COUNT_EVERY {
@@ -142,7 +144,10 @@ async fn count(house: &House) {
     let stranded = stranded(house).await;
     house.stranded.store(stranded.len() as u64, Ordering::Relaxed);
     let (alarms, now) = (house.door.alarms(), house.clock.now());
-    report(alarms, Cause::MessagesPastAge, (past_age > 0).then(|| format!("{past_age} envelopes")), now);
+    // The age of what is paused does not count.
+    let harm = house.door.harm();
+    let none_paused = harm.pauses().is_empty() && harm.suspensions().is_empty();
+    report(alarms, Cause::MessagesPastAge, (past_age > 0 && none_paused).then(|| format!("{past_age} envelopes")), now);
     let detail = stranded.first().map(|first| format!("{} envelopes, {first} among them", stranded.len()));
     report(alarms, Cause::NoNextEvent, detail, now);
 }

@@ -12,8 +12,11 @@ use clap::Subcommand;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::json;
 
+use super::client::{Client, Daemon};
+use super::traffic::{operator, order_at};
 use crate::clock::system_time;
 use crate::credential::{self, CredentialFile, FILE_NAME};
+use crate::http::shapes::HoldCredential;
 use crate::mail::Domain;
 
 /// What can be done about credentials.
@@ -41,6 +44,9 @@ pub enum Command {
         /// As in the config.
         #[arg(value_name = "NAME")]
         name: String,
+        /// Hold the mail of it that waits, too.
+        #[arg(long)]
+        hold_queue: bool,
     },
     /// Switch it on again.
     Enable {
@@ -101,7 +107,7 @@ pub fn run(
             }
         }
         Command::Key(key) => return run_key(key, place()?, json, out),
-        Command::Disable { name } => {
+        Command::Disable { name, .. } => {
             let changed = open(known(&place()?, name)?)?.disable(name)?;
             tell(out, json, name, changed, "disabled", "was disabled already")?;
         }
@@ -111,6 +117,34 @@ pub fn run(
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Command {
+    /// Whether the daemon must hear of it: to hold mail, or to let go what it holds if it runs.
+    pub fn asks_the_daemon(&self, context: &super::Context) -> bool {
+        match self {
+            Command::Disable { hold_queue, .. } => *hold_queue,
+            Command::Enable { .. } => {
+                let socket = context.data_dir().map(|dir| dir.join(crate::http::SOCKET_NAME));
+                socket.is_ok_and(|socket| std::os::unix::net::UnixStream::connect(socket).is_ok())
+            }
+            Command::Add { .. } | Command::Hash | Command::Key(_) => false,
+        }
+    }
+}
+
+/// Holds the mail of a credential that was disabled, or lets it go.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn hold(daemon: Daemon<'_>, command: &Command, json: bool, out: &mut dyn Write) -> io::Result<ExitCode> {
+    let (name, hold) = match command {
+        Command::Disable { name, .. } => (name, true),
+        Command::Enable { name } => (name, false),
+        Command::Add { .. } | Command::Hash | Command::Key(_) => return Ok(ExitCode::SUCCESS),
+    };
+    let request = HoldCredential { name: name.clone(), hold, by: operator() };
+    order_at(&Client::new(daemon)?, "/v1/credentials/hold", &request, json, out)
 }
 
 fn run_key(key: &Key, place: Place, json: bool, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
@@ -292,12 +326,12 @@ mod tests {
     #[test]
     fn a_credential_is_switched_off_and_on() {
         let bench = Bench(tempfile::tempdir().unwrap());
-        let disable = Command::Disable { name: "shop".to_owned() };
+        let disable = Command::Disable { name: "shop".to_owned(), hold_queue: false };
         assert_eq!(bench.run(&disable, false).unwrap(), "shop disabled.\n");
         assert_eq!(bench.run(&disable, false).unwrap(), "shop was disabled already.\n");
         let enable = Command::Enable { name: "shop".to_owned() };
         assert_eq!(bench.run(&enable, true).unwrap(), "{\"changed\":true,\"name\":\"shop\"}\n");
-        assert!(bench.run(&Command::Disable { name: "nobody".to_owned() }, false).is_err());
+        assert!(bench.run(&Command::Disable { name: "nobody".to_owned(), hold_queue: false }, false).is_err());
     }
 
     #[test]

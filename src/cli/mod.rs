@@ -12,6 +12,7 @@ mod init;
 mod metrics;
 mod moment;
 pub mod queue;
+mod rates;
 pub mod records;
 mod report;
 mod sandbox;
@@ -91,6 +92,8 @@ enum Command {
     /// Show sites and sources at a glance; stop and resume them.
     #[command(subcommand)]
     Traffic(traffic::Command),
+    /// Show what share of whose mail bounces or is complained about; let who is paused go on.
+    Rates(rates::Arguments),
     /// Say what happened to mail: every attempt, reply and decision, also long after it left.
     Trace(trace::Arguments),
     /// Count every limit's windows anew from event lines, and say whether all were kept.
@@ -180,12 +183,19 @@ pub fn main() -> ExitCode {
         Command::Report(command) => report::run(&context, &command).map(ExitCode::from),
         Command::Metrics(arguments) => context.ask(|daemon, out| metrics::run(daemon, &arguments, out)),
         Command::Traffic(command) => context.ask(|daemon, out| traffic::run(daemon, &command, context.json, out)),
+        Command::Rates(arguments) => context.ask(|daemon, out| rates::run(daemon, &arguments, context.json, out)),
         Command::Trace(arguments) => context.ask(|daemon, out| trace::run(daemon, &arguments, context.json, out)),
         Command::Audit(arguments) => {
             audit::run(&arguments, || context.data_dir(), context.json, &mut io::stdout().lock())
         }
         Command::Credential(command) => {
-            credential::run(&command, || context.place(), context.json, &mut io::stdout().lock())
+            match credential::run(&command, || context.place(), context.json, &mut io::stdout().lock()) {
+                // Whose mail is held, the daemon knows.
+                Ok(_) if command.asks_the_daemon(&context) => {
+                    context.ask(|daemon, out| credential::hold(daemon, &command, context.json, out))
+                }
+                outcome => outcome,
+            }
         }
         Command::Dkim(command) => dkim::run(&command, &mut io::stdout().lock()),
         Command::Spool(command) => context.ask(|daemon, out| spool::run(daemon, &command, context.json, out)),

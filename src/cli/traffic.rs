@@ -180,13 +180,13 @@ pub fn run(daemon: Daemon<'_>, command: &Command, json: bool, out: &mut dyn Writ
 }
 
 /// Who is at the terminal: whoever became root, not root.
-fn operator() -> String {
+pub(super) fn operator() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].iter().filter_map(|name| std::env::var(name).ok());
     let uid = format!("uid {}", rustix::process::getuid().as_raw());
     named.filter(|name| !name.is_empty()).chain([uid]).next().unwrap_or_default()
 }
 
-fn listing<T: DeserializeOwned>(
+pub(super) fn listing<T: DeserializeOwned>(
     client: &Client,
     path: &str,
     json: bool,
@@ -212,7 +212,18 @@ fn order(
     json: bool,
     out: &mut dyn Write,
 ) -> io::Result<ExitCode> {
-    let said: Result<Said, ClientError> = client.tell(&format!("/v1/traffic/{name}"), request, ORDER_WITHIN);
+    order_at(client, &format!("/v1/traffic/{name}"), request, json, out)
+}
+
+/// Sends an order, and prints the sentence that comes back.
+pub(super) fn order_at(
+    client: &Client,
+    path: &str,
+    request: &impl serde::Serialize,
+    json: bool,
+    out: &mut dyn Write,
+) -> io::Result<ExitCode> {
+    let said: Result<Said, ClientError> = client.tell(path, request, ORDER_WITHIN);
     match said {
         Ok(said) if json => writeln!(out, "{:#}", json!(said)).map(|()| ExitCode::SUCCESS),
         Ok(Said { said }) => writeln!(out, "{said}.").map(|()| ExitCode::SUCCESS),
@@ -221,10 +232,10 @@ fn order(
 }
 
 /// A column: its heading, and on which side it is flush.
-type Column = (&'static str, Flush);
+pub(super) type Column = (&'static str, Flush);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Flush {
+pub(super) enum Flush {
     Left,
     Right,
 }
@@ -250,13 +261,13 @@ const SOURCE_COLUMNS: [Column; 7] = [
 ];
 
 /// Rows with the same columns, as wide as they need; behind them the state, below it why.
-struct Table<const N: usize> {
-    columns: [Column; N],
-    rows: Vec<([String; N], String, Option<String>)>,
+pub(super) struct Table<const N: usize> {
+    pub(super) columns: [Column; N],
+    pub(super) rows: Vec<([String; N], String, Option<String>)>,
 }
 
 impl<const N: usize> Table<N> {
-    fn print(&self, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn print(&self, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
         let width = |place: usize| {
             let cells = self.rows.iter().map(|(cells, ..)| cells[place].chars().count());
             cells.chain([self.columns[place].0.len()]).max().unwrap_or_default()

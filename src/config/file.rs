@@ -12,7 +12,7 @@ use super::outbound::{Delivery, Dns, Named, Pool, RecipientDomain, Retry, Route,
 use super::pattern::Member;
 use super::warmup::{self, Warmup};
 use super::{
-    Config, DATA_DIR, DEFAULT, History, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, Unsubscribe, units,
+    Config, DATA_DIR, DEFAULT, Harm, History, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, Unsubscribe, units,
 };
 use crate::mail::{Address, Domain, ReturnPath, StreamKind};
 use crate::message::Family;
@@ -59,6 +59,8 @@ pub(super) struct File {
     dns: Dns,
     #[serde(default)]
     history: History,
+    #[serde(default)]
+    harm: Harm,
     #[serde(default)]
     log: Log,
     #[serde(default)]
@@ -182,6 +184,7 @@ impl File {
             retry: self.retry,
             dns: self.dns,
             history: self.history,
+            harm: self.harm,
             log: self.log,
             metrics: self.metrics,
             unsubscribe: self.unsubscribe,

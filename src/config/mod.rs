@@ -109,6 +109,8 @@ pub struct Config {
     pub dns: Dns,
     /// What happened, and how long that is known.
     pub history: History,
+    /// When mail does harm, and what is done about it.
+    pub harm: Harm,
     /// Logging.
     pub log: Log,
     /// Where Prometheus may ask.
@@ -124,6 +126,54 @@ pub struct Metrics {
     /// `/metrics` over HTTP, for everybody who can connect. Default: nowhere.
     #[serde(deserialize_with = "units::some_parsed")]
     pub bind: Option<SocketAddr>,
+}
+
+/// When mail does harm, and what is done about it.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Harm {
+    /// Share of complaints at which a person is told.
+    #[serde(deserialize_with = "units::parsed")]
+    pub complaint_warn: units::Share,
+    /// Share of complaints that pauses a sender.
+    #[serde(deserialize_with = "units::parsed")]
+    pub complaint_pause: units::Share,
+    /// Deliveries that a share of complaints is taken of, at least. 1 to 1,000,000.
+    pub complaint_volume: u64,
+    /// Providers that send reports of complaints.
+    pub complaint_providers: Vec<String>,
+    /// Who complained gets no transactional mail either.
+    pub complaint_stops_transactional: bool,
+    /// Share of recipients that do not exist that pauses a sender.
+    #[serde(deserialize_with = "units::parsed")]
+    pub bounce_pause: units::Share,
+    /// Recipients that this share is taken of, at least. 1 to 1,000,000.
+    pub bounce_volume: u64,
+    /// Share of strangers that suspends a credential.
+    #[serde(deserialize_with = "units::parsed")]
+    pub login_storm: units::Share,
+    /// Such strangers within an hour, at least. 1 to 1,000,000.
+    pub login_storm_volume: u64,
+    /// Addresses whose deliveries are remembered. 65,536 to 268,435,456.
+    pub remembered_addresses: u64,
+}
+
+impl Default for Harm {
+    fn default() -> Harm {
+        let names = ["yahoo", "outlook", "comcast", "fastmail", "zoho", "mail.ru", "yandex", "seznam", "laposte"];
+        Harm {
+            complaint_warn: units::Share(1_000),
+            complaint_pause: units::Share(3_000),
+            complaint_volume: 1_000,
+            complaint_providers: names.map(str::to_owned).into(),
+            complaint_stops_transactional: false,
+            bounce_pause: units::Share(100_000),
+            bounce_volume: 200,
+            login_storm: units::Share(300_000),
+            login_storm_volume: 100,
+            remembered_addresses: 16_777_216,
+        }
+    }
 }
 
 /// How long it is known what happened.

@@ -455,6 +455,7 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[delivery]",
         "[retry]",
         "[dns]",
+        "[harm]",
         "[history]",
         "[log]",
         "[metrics]",

@@ -89,6 +89,22 @@ pub fn show_duration(duration: Duration) -> String {
     }
 }
 
+/// A part of a whole, in millionths; written `0.3%`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Share(pub u32);
+
+impl Written for Share {
+    const RIGHT: &'static str = "a share such as \"0.3%\" is expected, over 0% and up to 100%";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let number = text.trim().strip_suffix('%').map(str::trim_end).filter(|number| number.len() <= 8);
+        let number = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'));
+        let millionths = number.and_then(|number| number.parse::<f64>().ok()).map(|percent| (percent * 1e4).round());
+        let fits = millionths.filter(|millionths| (1.0..=1e6).contains(millionths));
+        fits.map(|millionths| Share(millionths as u32)).ok_or_else(|| Self::RIGHT.to_owned())
+    }
+}
+
 /// `deserialize_with` for a duration.
 pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     deserializer

@@ -127,7 +127,7 @@ macro_rules! shown_by_display {
         }
     })*};
 }
-shown_by_display!(u8, u16, u32, ByteSize);
+shown_by_display!(u8, u16, u32, u64, ByteSize);
 
 fn listeners(config: &Config, judge: &mut Judge<'_>) {
     if config.listeners.is_empty() {
@@ -577,6 +577,15 @@ fn delivery(config: &Config, judge: &mut Judge<'_>) {
         judge.refuse("delivery.tls", "MX hosts speak STARTTLS; \"implicit\" is for a [[route]] to port 465");
     }
     retry(&config.retry, ["retry.first", "retry.longest"], judge);
+    let volumes = [
+        ("harm.complaint_volume", config.harm.complaint_volume, 1..=1_000_000),
+        ("harm.bounce_volume", config.harm.bounce_volume, 1..=1_000_000),
+        ("harm.login_storm_volume", config.harm.login_storm_volume, 1..=1_000_000),
+        ("harm.remembered_addresses", config.harm.remembered_addresses, 65_536..=268_435_456),
+    ];
+    for (key, value, range) in volumes {
+        judge.range(key, value, range);
+    }
     judge.range("history.keep", config.history.keep, DAY..=3650 * DAY);
     judge.range("history.keep_events", config.history.keep_events, Duration::ZERO..=3650 * DAY);
     judge.range("dns.timeout", config.dns.timeout, SECOND / 2..=MINUTE);

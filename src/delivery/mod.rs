@@ -112,6 +112,8 @@ pub struct Plan {
     pub slots: SlotLimits,
     /// The site whose limits govern it, as history and metrics name it.
     pub site: Arc<str>,
+    /// Who runs the hosts; `other` for the many.
+    pub provider: Arc<str>,
     /// The recipient domain for which it is first made (for logs).
     pub domain: Domain,
 }

@@ -155,6 +155,7 @@ mod tests {
             allow_private: false,
             slots: SlotLimits::default(),
             site: "google".into(),
+            provider: "google".into(),
             domain: "dest.test".parse().unwrap(),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use crate::accept::Blocked;
+use crate::accept::{Blocked, Via};
 use crate::alarm;
 use crate::mail::{EnhancedStatus, QueueId};
 use crate::queue::{Lease, Settling};
@@ -119,7 +119,8 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
             };
         finish(unwritten.as_mut()).await;
         let now = tools.caller.clock().now();
-        let settling = tools.door.conclude_with(lease, found.attempt, found.reports, now).await;
+        let via = Via { source: &plan.source.name, site: &plan.site, provider: &plan.provider };
+        let settling = tools.door.conclude_with(lease, found.attempt, found.reports, via, now).await;
         unwritten.set(Some(line.settled(settling, event)));
         if !found.reusable {
             break Farewell::Gone;

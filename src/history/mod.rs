@@ -31,7 +31,8 @@ use tracing::{error, warn};
 
 pub use audit::{Audit, Certificate, Holder, Unit, Use, Violation, windows_text};
 pub use row::{
-    Accepted, Attempt, CameBack, Closed, Connected, Decided, Dialed, Fact, Limits, Lost, Outcome, Reported, Row, Started,
+    Accepted, Attempt, CameBack, Closed, Connected, Decided, Dialed, Fact, Limits, Lost, Outcome, Reported, Row,
+    Started,
 };
 pub use search::{Answer, ENVELOPES_MAX, Question, ROWS_MAX, trace};
 

@@ -388,7 +388,8 @@ impl Fact {
             Fact::CameBack(it) => {
                 to.id(&mut it.queue_id)?;
                 to.text(&mut it.recipient)?;
-                for word in [&mut it.kind, &mut it.class, &mut it.status, &mut it.text, &mut it.effect, &mut it.client] {
+                for word in [&mut it.kind, &mut it.class, &mut it.status, &mut it.text, &mut it.effect, &mut it.client]
+                {
                     to.word(word)?;
                 }
                 Some(())

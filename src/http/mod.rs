@@ -86,6 +86,12 @@ pub enum Ask {
     Warmups,
     /// An order to a ladder. Answered by a sentence.
     Warmup(shapes::WarmupRequest),
+    /// What was counted of senders in a span, and who is paused: [`shapes::Rates`].
+    Rates(String),
+    /// The end of a sender's pause. Answered by a sentence.
+    ResumeSender(shapes::ResumeSender),
+    /// A credential's mail is held, or goes on. Answered by a sentence.
+    HoldCredential(shapes::HoldCredential),
     /// No mail to a site, over a source, or both. Answered by a sentence.
     Suspend(shapes::SuspendRequest),
     /// The end of that. Answered by a sentence.
@@ -164,6 +170,9 @@ fn router(api: Api) -> Router {
         .route("/v1/traffic/warmup", post(traffic::warmup))
         .route("/v1/traffic/suspend", post(traffic::suspend))
         .route("/v1/traffic/resume", post(traffic::resume))
+        .route("/v1/rates", get(traffic::rates))
+        .route("/v1/rates/resume", post(traffic::resume_sender))
+        .route("/v1/credentials/hold", post(traffic::hold_credential))
         .route("/v1/history", get(past::trace))
         .route("/v1/spool", get(spool::stats))
         .route("/v1/spool/backup", post(spool::backup))

@@ -614,6 +614,88 @@ pub struct Warmup {
     pub until: Option<String>,
 }
 
+/// Which rates.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RatesSelect {
+    /// `hour`, `day` or `week`.
+    pub span: String,
+}
+
+/// What was counted of senders.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rates {
+    /// Over which time.
+    pub span: String,
+    /// By scope.
+    pub rates: Vec<Rate>,
+    /// Sites that say of far more recipients than usual that they do not exist.
+    pub storms: Vec<Storm>,
+}
+
+/// What was counted of one scope.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rate {
+    /// `sender` (a credential on a stream), `stream`, `credential`, `source`, `domain` or `provider`.
+    pub scope: String,
+    /// Its name.
+    pub name: String,
+    /// Recipients whose mail was taken.
+    pub delivered: u64,
+    /// Attempts that ended in "later".
+    pub deferred: u64,
+    /// Recipients that do not exist.
+    pub bounced: u64,
+    /// Of both, 0 to 1.
+    pub bounced_share: f64,
+    /// Complaints, by when their mail was delivered.
+    pub complained: u64,
+    /// Deliveries at providers that report complaints.
+    pub complained_of: u64,
+    /// 0 to 1.
+    pub complained_share: f64,
+    /// Why it is paused or suspended, and how that ends.
+    pub held: Option<String>,
+}
+
+/// A site's storm.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Storm {
+    /// Its provider, or its name.
+    pub site: String,
+    /// Since when.
+    pub since: String,
+    /// Of its last answers, 0 to 1.
+    pub share: f64,
+    /// What is usual.
+    pub usual: f64,
+}
+
+/// A sender goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeSender {
+    /// `CREDENTIAL/STREAM`.
+    pub sender: String,
+    /// Who says so.
+    pub by: String,
+}
+
+/// A credential's mail is held, or goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldCredential {
+    /// Its name.
+    pub name: String,
+    /// Held, or not.
+    pub hold: bool,
+    /// Who says so.
+    pub by: String,
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -6,7 +6,9 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::shapes::{ExplainSelect, ResumeRequest, SitesSelect, SuspendRequest, WarmupRequest};
+use super::shapes::{
+    ExplainSelect, HoldCredential, RatesSelect, ResumeRequest, ResumeSender, SitesSelect, SuspendRequest, WarmupRequest,
+};
 use super::{Api, Ask, Refused};
 
 async fn ask(api: &Api, ask: Ask) -> Result<Json<Value>, Refused> {
@@ -70,5 +72,33 @@ pub(super) async fn warmup(
 ) -> Result<Json<Value>, Refused> {
     let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
     let said = ask(&api, Ask::Warmup(request)).await?;
+    Ok(Json(json!({ "said": said.0 })))
+}
+
+/// `GET /v1/rates?span=`: what was counted of senders.
+pub(super) async fn rates(
+    State(api): State<Api>,
+    select: Result<Query<RatesSelect>, QueryRejection>,
+) -> Result<Json<Value>, Refused> {
+    ask(&api, Ask::Rates(understood(select)?.span)).await
+}
+
+/// `POST /v1/rates/resume`: answers once it holds over a restart.
+pub(super) async fn resume_sender(
+    State(api): State<Api>,
+    request: Result<Json<ResumeSender>, JsonRejection>,
+) -> Result<Json<Value>, Refused> {
+    let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
+    let said = ask(&api, Ask::ResumeSender(request)).await?;
+    Ok(Json(json!({ "said": said.0 })))
+}
+
+/// `POST /v1/credentials/hold`: holds a credential's mail, or lets it go. Answers once that holds over a restart.
+pub(super) async fn hold_credential(
+    State(api): State<Api>,
+    request: Result<Json<HoldCredential>, JsonRejection>,
+) -> Result<Json<Value>, Refused> {
+    let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
+    let said = ask(&api, Ask::HoldCredential(request)).await?;
     Ok(Json(json!({ "said": said.0 })))
 }

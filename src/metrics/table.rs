@@ -77,6 +77,21 @@ table! {
         "Mail that came back to return paths, unsubscribe addresses and the postmaster, by what it is and what it did: an address was `suppressed` or \
          is `pending`, it was `known`, it had `nothing` to say, it was `forged`, `expired`, or its message is `unknown`.",
         "bounce, nothing: blocks and full mailboxes, `postrider trace`. forged: somebody tries, or keys were lost. complaint: a list that people did not ask for.";
+    Learned = Counter "postrider_evidence_total", "findings", ["cause", "state"],
+        "What was learned of recipients from replies and reports, by the cause in the suppression list: `believed`, or `pending` until more is known.",
+        "hard_bounce: a bad list. complaint: mail that nobody asked for. Much pending: a provider's bad day, alarm `invalid_recipient_storm`.";
+    Paused = Counter "postrider_pauses_total", "pauses", ["why"],
+        "Senders that were paused for `complaints` or `bounces`, and credentials that were suspended (`login_storm`).",
+        "Look at `postrider rates`.";
+    PausedNow = Gauge "postrider_paused", "senders", ["what"],
+        "How many a `sender` is (a credential on a stream) whose marketing mail is paused now, and `credential` that is suspended.",
+        "Anything but 0: mail waits for a person. Alarms `sender_paused`, `credential_suspended`.";
+    Storms = Gauge "postrider_invalid_recipient_storms", "sites", [],
+        "Sites that say of far more recipients than usual that they do not exist.",
+        "A provider's bad day or a bad list; alarm `invalid_recipient_storm`.";
+    RateShare = Gauge "postrider_rate", "share", ["scope", "name", "what"],
+        "Of the last day (bounces) and week (complaints): the share, 0 to 1, of recipients that do not exist (`bounced`) and of deliveries that were complained about (`complained`), by stream and source.",
+        "complained over 0.001: near what providers bear. bounced over 0.05: clean the list.";
     SuppressionRecords = Gauge "postrider_suppression_records", "records", ["where"],
         "Entries of the suppression list, and notes that one was removed: in its `files`, and in `memory` until the next file is written.",
         "memory over 20000 for long: files cannot be written; look at the log and the disk.";

@@ -265,6 +265,11 @@ impl Queue {
         WaitingRows { shared: Arc::clone(&self.shared), ids: ids.into_iter() }
     }
 
+    /// A waiting envelope, as the scheduler sees it.
+    pub fn waiting_one(&self, id: QueueId) -> Option<Waiting> {
+        self.shared.table().seen(id).map(|seen| seen.waiting)
+    }
+
     /// The rows that wait now, leased and held ones included, in the order of their ids.
     pub fn waiting(&self) -> WaitingRows {
         let ids = self.shared.table().ids();

@@ -1,6 +1,6 @@
 //! The scheduler's one task.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::recent::{Ended, Recent};
 use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
 use super::suspend::{Said, Suspensions};
 use super::world::{End, World};
-use super::{Command, Inbox, NamedLimits, Settings};
+use super::{Command, Inbox, NamedLimits, Rows, Settings};
 use crate::classify::{Feedback, Reaction, Signal};
 use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, SlotLimits, Source, Words};
 use crate::dns::{Failure, Finality};
@@ -120,6 +120,8 @@ pub(super) struct Clerk<W> {
     skew_ms: i64,
     /// What waited at the start is still being taken in.
     pub loading: bool,
+    /// Envelopes whose sender was paused or goes on: to be told to the engine anew.
+    again: VecDeque<Rows>,
 }
 
 impl<W: World> Clerk<W> {
@@ -159,6 +161,7 @@ impl<W: World> Clerk<W> {
             clocks,
             skew_ms: 0,
             loading: true,
+            again: VecDeque::new(),
         };
         clerk.reload(settings);
         clerk
@@ -174,7 +177,11 @@ impl<W: World> Clerk<W> {
         self.execute();
         loop {
             let wake = self.wake.min(self.suspensions.next_end());
-            let pause = if self.loading { Duration::ZERO } else { wake.since(self.world.now()).min(SLEEP_MAX) };
+            let pause = if self.loading || !self.again.is_empty() {
+                Duration::ZERO
+            } else {
+                wake.since(self.world.now()).min(SLEEP_MAX)
+            };
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Stop(within, answer)) => {
@@ -199,6 +206,11 @@ impl<W: World> Clerk<W> {
             }
             self.end_suspensions();
             self.loading = self.loading && self.load(&mut waiting);
+            if let Some(mut rows) = self.again.pop_front()
+                && self.load(&mut rows)
+            {
+                self.again.push_front(rows);
+            }
             self.inbox.swap(&mut changes);
             for change in changes.drain(..) {
                 self.heard_change(change);
@@ -260,7 +272,7 @@ impl<W: World> Clerk<W> {
             recipients: waiting.recipients,
             due: waiting.due,
             expires_at: waiting.expires_at,
-            held: waiting.held,
+            held: waiting.held || self.world.holds(&waiting.credential, &waiting.stream, waiting.kind),
         }
     }
 
@@ -581,6 +593,7 @@ impl<W: World> Clerk<W> {
         };
         self.tell_limits_of(aim.site, &address.name);
         let site = self.sites.key(aim.site).map_or_else(|| "".into(), SiteKey::full_name);
+        let provider = self.sites.key(aim.site).map_or("", |key| provider(&self.settings, key)).into();
         let plan = Plan {
             id: ConnectionId(u64::from(connection.0)),
             source: address,
@@ -591,6 +604,7 @@ impl<W: World> Clerk<W> {
             allow_private: aim.target.allow_private,
             slots: self.slots_of(aim.site, source),
             site,
+            provider,
             domain,
         };
         let (orders, ordered) = mpsc::channel(LINK_ORDERS_MAX);
@@ -712,6 +726,13 @@ impl<W: World> Clerk<W> {
             Command::Explain(site, answer) => self.explain_site(&site, answer),
             Command::Suspend(scope, within, by, answer) => self.suspend(scope, within, &by, answer),
             Command::Resume(scope, by, answer) => self.resume(&scope, &by, answer),
+            Command::TellAgain(rows) => self.again.push_back(rows),
+            Command::LetGo(rows) => {
+                for waiting in rows {
+                    let put = Put { held: waiting.held, ..self.put(&waiting) };
+                    self.tell(Fact::Put(put));
+                }
+            }
             Command::Probe => {
                 self.world.end_stops();
                 self.tell(Fact::Operator(Operator::Probe));

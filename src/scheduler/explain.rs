@@ -18,15 +18,18 @@ impl<W: World> Clerk<W> {
     pub(super) fn why(&self, id: QueueId) -> Value {
         let now = self.world.now();
         let mut all: Vec<Value> =
-            self.engine.why(now, id).into_iter().map(|constraint| self.explain(constraint, now)).collect();
+            self.engine.why(now, id).into_iter().map(|constraint| self.explain(constraint, id, now)).collect();
         // A site that is suspended binds each source, and is told once.
         all.dedup();
         all.into()
     }
 
-    fn explain(&self, constraint: Constraint, now: Timestamp) -> Value {
+    fn explain(&self, constraint: Constraint, id: QueueId, now: Timestamp) -> Value {
         match constraint {
-            Constraint::Held => said("held", "it is held, until somebody releases it", None, None),
+            Constraint::Held => match self.world.why_held(id) {
+                Some(sentence) => said("paused", &sentence, None, None),
+                None => said("held", "it is held, until somebody releases it", None, None),
+            },
             Constraint::Attempted(_) => said("attempted", "it is being delivered right now", None, None),
             Constraint::Ending => said("ending", "it is about to be returned to its sender", None, None),
             Constraint::NotDue(until) => {
@@ -163,7 +166,7 @@ impl<W: World> Clerk<W> {
             return Vec::new();
         }
         let now = self.world.now();
-        ids.retain(|id| self.engine.is_stranded(now, *id));
+        ids.retain(|id| self.engine.is_stranded(now, *id) && self.world.why_held(*id).is_none());
         ids
     }
 

@@ -73,6 +73,9 @@ impl Inbox {
     }
 }
 
+/// Rows of the queue, one after the other.
+pub type Rows = Box<dyn Iterator<Item = Waiting> + Send>;
+
 /// What others ask of the scheduler.
 enum Command {
     Why(QueueId, oneshot::Sender<Value>),
@@ -89,6 +92,8 @@ enum Command {
     Suspend(Scope, Option<Duration>, Arc<str>, Said),
     Resume(Scope, Arc<str>, Said),
     Probe,
+    TellAgain(Rows),
+    LetGo(Vec<Waiting>),
     Stop(Duration, oneshot::Sender<usize>),
 }
 
@@ -185,6 +190,17 @@ impl Handle {
     pub async fn warmup(&self, source: &str, provider: Option<&str>, order: WarmupOrder) -> Result<String, String> {
         let (source, provider) = (source.into(), provider.map(Into::into));
         self.ask(|answer| Command::Warmup(source, provider, order, answer)).await.unwrap_or_else(stopped)
+    }
+
+    /// These envelopes' sender was paused, or goes on: they are held or let go, bit by bit.
+    pub async fn tell_again(&self, rows: Rows) {
+        // A scheduler that has stopped holds nothing.
+        let _ = self.commands.send(Command::TellAgain(rows)).await;
+    }
+
+    /// Lets envelopes go although their sender is paused: its tenth.
+    pub async fn let_go(&self, rows: Vec<Waiting>) {
+        let _ = self.commands.send(Command::LetGo(rows)).await;
     }
 
     /// Tries sites that refused at once, instead of after their pause: an operator ordered mail to be tried now.

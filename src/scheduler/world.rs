@@ -15,7 +15,7 @@ use crate::delivery::{ConnectionId, Event, Host, Order, Plan, Tools};
 use crate::dns::{Dns, Failure};
 use crate::history::History;
 use crate::ledger::Ledger;
-use crate::mail::{Attempt, Domain, Outcome, Progress, QueueId, RecipientState, Verdict};
+use crate::mail::{Attempt, Domain, Outcome, Progress, QueueId, RecipientState, StreamKind, Verdict};
 use crate::time::Timestamp;
 
 /// What a look-up finds.
@@ -42,6 +42,14 @@ pub trait World: Send + Sync + 'static {
     fn host(&self, name: Arc<str>, port: u16) -> Task<Found<Host>>;
     /// Lets all mail of sending domains go again that sites stopped: an operator wants it tried.
     fn end_stops(&self) {}
+    /// Whether mail of a credential on a stream is held: it is paused, or suspended.
+    fn holds(&self, _credential: &str, _stream: &str, _kind: StreamKind) -> bool {
+        false
+    }
+    /// Why an envelope is held that no operator holds by itself.
+    fn why_held(&self, _id: QueueId) -> Option<String> {
+        None
+    }
     /// Makes a connection, works on it, and ends with `Event::Eof`.
     fn connect(
         &self,
@@ -113,6 +121,15 @@ impl World for Live {
     fn keep_suspension(&self, name: Bytes, record: Option<Bytes>) -> Task<bool> {
         let ledger = self.ledger.clone();
         Box::pin(async move { ledger.keep_suspension(name, record).await })
+    }
+
+    fn holds(&self, credential: &str, stream: &str, kind: StreamKind) -> bool {
+        self.tools.door.harm().holds(credential, stream, kind)
+    }
+
+    fn why_held(&self, id: QueueId) -> Option<String> {
+        let waiting = self.tools.queue.waiting_one(id).filter(|waiting| !waiting.held)?;
+        self.tools.door.harm().why_held(&waiting.credential, &waiting.stream, waiting.kind)
     }
 
     fn end_stops(&self) {

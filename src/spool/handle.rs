@@ -159,7 +159,11 @@ impl Spool {
     ///
     /// # Errors
     /// As [`Spool::put`]; the reserve is used before `Full`.
-    pub async fn state_put(&self, table: u16, key: Bytes, value: Option<Bytes>) -> Result<DurableSeq, PutError> {
+    pub async fn state_put(&self, table: u16, key: Bytes, value: Option<Bytes>) -> Result<(), PutError> {
+        self.put_state(table, key, value).await.map(drop)
+    }
+
+    async fn put_state(&self, table: u16, key: Bytes, value: Option<Bytes>) -> Result<DurableSeq, PutError> {
         let Ok(_place) = self.shared.places.acquire().await else { return Err(PutError::Closed) };
         let (request, done) = StateRequest::new(table, key, value);
         self.shared.fill(|inbox| inbox.work.states.push(request));
@@ -172,7 +176,7 @@ impl Spool {
     /// # Errors
     /// As [`Spool::state_put`].
     pub async fn prove(&self) -> Result<DurableSeq, PutError> {
-        self.state_put(PROOF_TABLE, Bytes::new(), None).await
+        self.put_state(PROOF_TABLE, Bytes::new(), None).await
     }
 
     /// All entries of one table that are not absent, read from the log, in the order of keys. Blocks.

@@ -21,6 +21,14 @@ pub trait Gate: Clone + Send + Sync + 'static {
     /// The refusal to answer.
     fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal>;
 
+    /// Whether a credential may send at all.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn check_suspended(&self, _credential: Option<&str>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Whether mail of a credential, or of a listener without one, may go to this recipient: asked where the listener
     /// refuses those that are suppressed.
     ///
@@ -53,6 +61,10 @@ impl Gate for Door {
 
     fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
         Door::check_sender(self, credential, path)
+    }
+
+    fn check_suspended(&self, credential: Option<&str>) -> Result<(), Refusal> {
+        Door::check_suspended(self, credential)
     }
 
     fn check_recipient(
@@ -101,6 +113,10 @@ impl<G: Gate> Policy for GatePolicy<'_, G> {
     }
 
     fn recipient(&self, login: Option<&str>, address: &Address) -> Result<(), Answer> {
+        if login.is_some_and(|name| !self.credentials.is_enabled(name)) {
+            return Err(WITHDRAWN);
+        }
+        self.gate.check_suspended(login).map_err(answer)?;
         match self.suppressed {
             Suppressed::Reported => Ok(()),
             Suppressed::Refused => {

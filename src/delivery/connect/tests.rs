@@ -97,6 +97,7 @@ fn plan(tls: TlsPolicy, addresses: &[SocketAddr]) -> Plan {
         addresses.iter().enumerate().map(|(n, address)| Host { preference: n as u16, ..host(address) }).collect();
     Plan {
         site: "peer".into(),
+        provider: "other".into(),
         id: ConnectionId(1),
         source: Source { name: "a".into(), address: "127.0.0.2".parse().unwrap(), ehlo: "out.example.com".into() },
         hosts: hosts.into(),

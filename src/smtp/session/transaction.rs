@@ -5,9 +5,9 @@ use super::super::command::Command;
 use super::super::data::Decoder;
 use super::super::parameter::{Hold, MailParameters, RcptParameters};
 use super::super::path::Path;
-use super::Policy;
 use super::receive::{ExpectBdat, ExpectText};
 use super::states::{Common, ExpectMail, State};
+use super::{Mode, Policy};
 use crate::mail::{Address, Notify, Return, ReversePath};
 use crate::time::Timestamp;
 

@@ -99,6 +99,7 @@ impl House {
         let host = Host { name: "mx.example.net".into(), preference: 0, addresses: vec![peer.ip()], port: peer.port() };
         let plan = Plan {
             site: "peer".into(),
+            provider: "other".into(),
             id: ConnectionId(7),
             source: Source { name: "a".into(), address: "0.0.0.0".parse().unwrap(), ehlo: "out.example.com".into() },
             hosts: [host].into(),

@@ -359,7 +359,7 @@ impl History {
         });
         let keys = &mut self.keys;
         waiting.states.retain_mut(|(key, number, answer)| match answer.try_recv() {
-            Ok(Ok(())) => {
+            Ok(Ok(_)) => {
                 let key = keys.get_mut(key).unwrap();
                 key.durable = key.durable.max(*number);
                 false
