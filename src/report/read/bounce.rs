@@ -11,6 +11,12 @@ use crate::mail::Stage;
 const EVIDENCE_MIN: u8 = 4;
 /// Longest passage that gives a reason. Unit: lines.
 const PASSAGE_MAX: usize = 24;
+/// Recipients that words alone may name. Each is looked for in every line.
+const NAMED_MAX: usize = 64;
+/// Addresses that are looked at.
+const LOOKED_MAX: usize = 1000;
+/// What of a line is looked at. Unit: bytes.
+const LINE_MAX: usize = 1000;
 
 /// Reads a message that looks returned.
 pub(super) fn read(letter: &Letter, original: &Returned) -> Option<Reading> {
@@ -84,6 +90,8 @@ pub(super) fn evidence(letter: &Letter, passages: &Passages) -> u8 {
 /// What the program that returned the message says, apart from the returned message, and whom it names.
 pub(super) struct Passages {
     lines: Vec<String>,
+    /// The same in lower case.
+    lowers: Vec<String>,
     has_returned: bool,
     /// The recipients, in their order.
     named: Vec<String>,
@@ -92,24 +100,31 @@ pub(super) struct Passages {
 /// Finds what a program says, and whom it names.
 pub(super) fn passages(letter: &Letter, original: &Returned) -> Passages {
     let (lines, rest) = quoted::cut(&letter.words);
-    let lines: Vec<String> = lines.into_iter().map(|line| line.trim_end().to_owned()).collect();
+    let short = |line: &str| line.get(..line.floor_char_boundary(LINE_MAX)).unwrap_or_default().trim_end().to_owned();
+    let lines: Vec<String> = lines.into_iter().map(short).collect();
+    let lowers = lines.iter().map(|line| line.to_lowercase()).collect();
     let named = named(letter, original, &lines);
-    Passages { lines, has_returned: rest.is_some(), named }
+    Passages { lines, lowers, has_returned: rest.is_some(), named }
 }
 
 /// Ranks every address that stands in the words.
 fn named(letter: &Letter, original: &Returned, lines: &[String]) -> Vec<String> {
     let failed: Vec<String> = letter.fields.all("x-failed-recipients").flat_map(address::within).collect();
     if !failed.is_empty() {
-        return failed;
+        return failed.into_iter().take(NAMED_MAX).collect();
     }
+    let mut looked = 0;
     let own = letter.recipients();
     let from = letter.from().unwrap_or_default();
     let mut ranked: Vec<(i32, String)> = Vec::new();
     let mut before = String::new();
     for line in lines {
         let lower = line.trim().to_lowercase();
-        for found in address::within(line).into_iter().take(RECIPIENTS_MAX) {
+        if looked >= LOOKED_MAX {
+            break;
+        }
+        for found in address::within(line) {
+            looked += 1;
             let is_known = |list: &[Box<str>]| list.iter().any(|known| known.eq_ignore_ascii_case(&found));
             let is_target = is_known(&original.to);
             let mut rank = 0;
@@ -131,7 +146,7 @@ fn named(letter: &Letter, original: &Returned, lines: &[String]) -> Vec<String> 
             let count = ranked.len();
             match ranked.iter_mut().find(|(_, known)| known.eq_ignore_ascii_case(&found)) {
                 Some((best, _)) => *best = rank.max(*best),
-                None if count < RECIPIENTS_MAX => ranked.push((rank, found)),
+                None if count < NAMED_MAX => ranked.push((rank, found)),
                 None => {}
             }
         }
@@ -330,40 +345,30 @@ impl Passages {
     pub fn reason_of(&self, address: Option<&str>, count: usize) -> Option<Answer> {
         let Some((wanted, place)) = address.and_then(|address| {
             let wanted = address.to_lowercase();
-            let place = self.lines.iter().position(|line| line.to_lowercase().contains(&wanted))?;
+            let place = self.lowers.iter().position(|line| line.contains(&wanted))?;
             Some((wanted, place))
         }) else {
             return self.anywhere(count);
         };
-        let here = |line: &String| line.to_lowercase().contains(&wanted);
         // A transcript has the reply to the very command.
-        if let Some(place) = self.lines.iter().position(|line| is_command(line) && here(line))
+        let sought = wanted.as_str();
+        let pairs = || self.lines.iter().zip(&self.lowers).enumerate();
+        let named = || pairs().filter(move |(_, (_, lower))| lower.contains(sought));
+        if let Some((place, _)) = named().find(|(_, (line, _))| is_command(line))
             && let Some(found) = self.answered(place)
         {
             return Some(found);
         }
         // A reply that repeats the address is about it.
-        let named = self.lines.iter().position(|line| {
-            let after = line.to_lowercase().find(&wanted).map(|place| place + wanted.len());
-            !is_command(line)
-                && (answer::has_code(line) && here(line)
-                    || after.and_then(|place| line.get(place..)).is_some_and(answer::has_code))
-        });
-        if let Some(place) = named {
+        if let Some((place, _)) = named().find(|(_, (line, _))| !is_command(line) && answer::has_code(line)) {
             return Some(answer::of(&self.paragraph(place, &wanted)));
         }
         // Below the address, to the next one that stands out.
-        let is_other = |line: &String| {
-            let lower = line.trim().to_lowercase();
-            self.named.iter().any(|other| other.to_lowercase() != wanted && stands_out(&lower, &other.to_lowercase()))
-        };
-        let end = self
-            .lines
-            .iter()
-            .enumerate()
-            .skip(place + 1)
-            .find(|(_, line)| is_other(line))
-            .map_or(self.lines.len(), |(place, _)| place);
+        let others: Vec<String> =
+            self.named.iter().map(|other| other.to_lowercase()).filter(|other| *other != wanted).collect();
+        let is_other = |lower: &String| others.iter().any(|other| lower.contains(other) && stands_out(lower, other));
+        let end =
+            self.lowers.iter().skip(place + 1).position(is_other).map_or(self.lines.len(), |count| place + 1 + count);
         let below = self.blocks(place, end);
         let shared = self.blocks(end, self.lines.len());
         let mut above = self.blocks(0, place);
@@ -386,7 +391,7 @@ impl Passages {
     /// What a reply answered, where the words beside it say so.
     pub fn stage_of(&self, address: Option<&str>, count: usize) -> Option<Stage> {
         let wanted = address?.to_lowercase();
-        let place = self.lines.iter().position(|line| line.to_lowercase().contains(&wanted))?;
+        let place = self.lowers.iter().position(|line| line.contains(&wanted))?;
         let end = if count == 1 { self.lines.len() } else { place + 8 };
         self.blocks(place, end.min(self.lines.len())).iter().find_map(|block| answer::of(block).stage)
     }

@@ -9,7 +9,7 @@ use super::piece::{Kind, Letter};
 /// Fields of our own that are handed out.
 const EXTENSIONS_MAX: usize = 64;
 /// Lines of a report's text that are read. Programs need some twenty.
-const LINES_MAX: usize = 4000;
+const LINES_MAX: usize = 1500;
 /// A header has this many fields in a row, a sentence has none.
 const FIELDS_MIN: usize = 3;
 
