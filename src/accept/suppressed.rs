@@ -7,7 +7,8 @@ use tracing::info;
 
 use crate::events::Suppressing;
 use crate::mail::{
-    Address, Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, ReversePath, Stage, StreamKind,
+    Address, Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, ReversePath, Stage,
+    StreamKind,
 };
 use crate::queue::{Lease, Order, Settling};
 use crate::report::PeerReports;
@@ -73,8 +74,7 @@ impl Door {
         let wanted = pending.filter(|(_, (recipient, _))| !is_alarm(&settings, envelope, &recipient.address));
         wanted
             .filter_map(|(place, (recipient, _))| {
-                let found =
-                    list.blocking_but(&recipient.address, envelope.kind, &envelope.stream, bypassed, now)?;
+                let found = list.blocking_but(&recipient.address, envelope.kind, &envelope.stream, bypassed, now)?;
                 Some((place, found))
             })
             .collect()
@@ -104,9 +104,8 @@ impl Door {
                 continue;
             };
             for recipient in &envelope.recipients {
-                let blocking = |bypassed| {
-                    list.blocking_but(&recipient.address, envelope.kind, &envelope.stream, bypassed, now)
-                };
+                let blocking =
+                    |bypassed| list.blocking_but(&recipient.address, envelope.kind, &envelope.stream, bypassed, now);
                 if let (Some(entry), None) = (blocking(&[]), blocking(&rights.bypass)) {
                     self.events.suppressed(Suppressing::Bypassed, entry.cause.name());
                     info!(
@@ -150,7 +149,8 @@ fn after_suppressed(before: &Progress, blocked: &Blocked, now: Timestamp) -> Pro
         let words = Words { entry, with_evidence: true }.to_string();
         recipient.state = RecipientState::Suppressed;
         let (host, address) = recipient.last.take().map_or(("".into(), None), |last| (last.host, last.address));
-        recipient.last = Some(Outcome { at: now, stage: Stage::Local, host, address, cause: Cause::local(STATUS, &words) });
+        recipient.last =
+            Some(Outcome { at: now, stage: Stage::Local, host, address, cause: Cause::local(STATUS, &words) });
     }
     after
 }

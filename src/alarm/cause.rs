@@ -178,7 +178,9 @@ impl Cause {
             Cause::MessagesPastAge => "Look at one, restart the daemon, and please report it.",
             Cause::NoNextEvent => "Order them to be tried (`postrider queue retry --all`), and please report it.",
             Cause::CertificateExpiring => "Renew it, then `systemctl reload postrider`.",
-            Cause::SuppressionList => "Look at the disk's health and room, then read docs/SPOOL.md, \"The suppression list\".",
+            Cause::SuppressionList => {
+                "Look at the disk's health and room, then read docs/SPOOL.md, \"The suppression list\"."
+            }
         }
     }
 

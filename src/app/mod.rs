@@ -32,8 +32,8 @@ use crate::queue::{self, Ground, Queue};
 use crate::scheduler::{Handle, Live, Scheduler, Scope, Which};
 use crate::signer::Signer;
 use crate::spool::{self, Disk, FileDisk};
-use crate::suppression::Suppressions;
 use crate::submission;
+use crate::suppression::Suppressions;
 use crate::tls::client::Client;
 use crate::tls::server::ServerTls;
 use crate::traffic::WarmupOrder;
@@ -135,8 +135,18 @@ impl Daemon {
 
         let (queue, clean, suppressions) = open_queue(&config, clock.clone(), &events).await?;
         let events = events.with_history(open_history(&config, &clock, clean));
-        let opened =
-            Opened { clock, events, signer, client, server_tls, credentials, dns, queue: queue.clone(), suppressions, clean };
+        let opened = Opened {
+            clock,
+            events,
+            signer,
+            client,
+            server_tls,
+            credentials,
+            dns,
+            queue: queue.clone(),
+            suppressions,
+            clean,
+        };
         let started = Daemon::assemble(config, opened);
         if started.is_err() {
             // A port that is taken must not make the next start a recovery, nor leave the spool locked.
@@ -230,7 +240,10 @@ impl Daemon {
             tokio::spawn(http::serve_metrics(listener, scrape.clone(), until));
         }
         let traffic = traffic_of(scheduler.clone());
-        let api = http::Api { queue: queue.clone(), events, why, bounce, probe, site_domains, pools, scrape, traffic };
+        let suppressions = door.suppressions().cloned();
+        let queued = queue.clone();
+        let api =
+            http::Api { queue: queued, events, why, bounce, probe, site_domains, pools, scrape, traffic, suppressions };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };

@@ -81,14 +81,8 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, the one that says most about the address first.
-    pub const ALL: [Cause; 6] = [
-        Cause::Complaint,
-        Cause::HardBounce,
-        Cause::Unsubscribe,
-        Cause::Manual,
-        Cause::SoftBounce,
-        Cause::Import,
-    ];
+    pub const ALL: [Cause; 6] =
+        [Cause::Complaint, Cause::HardBounce, Cause::Unsubscribe, Cause::Manual, Cause::SoftBounce, Cause::Import];
 
     /// The word in config, JSON, CSV, logs and metrics.
     pub fn name(self) -> &'static str {

@@ -310,7 +310,8 @@ impl Index {
         let (mut rest, mut at) = (octets, begin);
         while !rest.is_empty() {
             let length = take_number(&mut rest)?;
-            let key_length = usize::try_from(take_number(&mut rest)?).ok().filter(|length| *length <= KEY_LENGTH_MAX)?;
+            let key_length =
+                usize::try_from(take_number(&mut rest)?).ok().filter(|length| *length <= KEY_LENGTH_MAX)?;
             let (key, after) = rest.split_at_checked(key_length)?;
             rest = after;
             index.push(at, key);
@@ -592,7 +593,12 @@ impl Footer {
         let section = |at: usize| {
             Some(Section { at: u64_at(octets, at)?, length: u64_at(octets, at + 8)?, sum: u32_at(octets, at + 16)? })
         };
-        Some(Footer { marker: u64_at(octets, 0)?, index: section(8)?, filter: section(28)?, entries: u64_at(octets, 48)? })
+        Some(Footer {
+            marker: u64_at(octets, 0)?,
+            index: section(8)?,
+            filter: section(28)?,
+            entries: u64_at(octets, 48)?,
+        })
     }
 }
 
@@ -604,7 +610,8 @@ fn header_marker(header: &[u8]) -> Option<u64> {
 /// The version, where a sound magic and sum say that it is one.
 fn version_at(octets: &[u8], version: usize, magic: usize) -> Option<u32> {
     let end = octets.len().checked_sub(4)?;
-    let is_sound = octets.get(magic..magic + 8)? == MAGIC && crc32fast::hash(octets.get(..end)?) == u32_at(octets, end)?;
+    let is_sound =
+        octets.get(magic..magic + 8)? == MAGIC && crc32fast::hash(octets.get(..end)?) == u32_at(octets, end)?;
     is_sound.then(|| u32_at(octets, version)).flatten()
 }
 

@@ -63,16 +63,8 @@ impl Filter {
 }
 
 /// Odd numbers that make eight independent choices of one (Parquet's split-block filter has the same).
-const SALTS: [u32; WORDS] = [
-    0x47b6_137b,
-    0x4497_4d91,
-    0x8824_ad5b,
-    0xa2b7_289d,
-    0x7054_95c7,
-    0x2df1_424b,
-    0x9efc_4947,
-    0x5c6b_fb31,
-];
+const SALTS: [u32; WORDS] =
+    [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
 
 fn bit(hash: u64, at: usize) -> u64 {
     let salt = SALTS.get(at).copied().unwrap_or(1);

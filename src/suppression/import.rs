@@ -4,6 +4,7 @@
 //! are merged into one file of the list, which counts from the moment that it has its name.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OwnedMutexGuard;
 use tracing::info;
@@ -45,6 +46,13 @@ pub struct Import {
     _turn: OwnedMutexGuard<()>,
 }
 
+/// How far the import is that goes on.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    taken: AtomicU64,
+    merged: AtomicU64,
+}
+
 /// What became of an import.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Imported {
@@ -61,6 +69,14 @@ pub struct Imported {
 }
 
 impl Suppressions {
+    /// How far the import is that goes on: entries that came, and how many different ones were compared with the list.
+    /// `None`: none goes on.
+    pub fn import_progress(&self) -> Option<(u64, u64)> {
+        let progress = &self.shared.progress;
+        let goes_on = self.shared.importing.try_lock().is_err();
+        goes_on.then(|| (progress.taken.load(Ordering::Relaxed), progress.merged.load(Ordering::Relaxed)))
+    }
+
     /// Begins an import.
     ///
     /// # Errors
@@ -68,6 +84,8 @@ impl Suppressions {
     pub fn import(&self) -> Result<Import, Failure> {
         let turn = self.shared.importing.clone().try_lock_owned().map_err(|_| Failure::Busy)?;
         let shared = self.shared.clone();
+        shared.progress.taken.store(0, Ordering::Relaxed);
+        shared.progress.merged.store(0, Ordering::Relaxed);
         Ok(Import { shared, records: Vec::new(), weight: 0, parts: Vec::new(), taken: 0, _turn: turn })
     }
 
@@ -113,6 +131,7 @@ impl Import {
         self.weight += ENTRY_WEIGHT + key.len() + entry.site.len() + entry.evidence.len();
         self.records.push(Record { key, entry: Some(entry) });
         self.taken += 1;
+        self.shared.progress.taken.store(self.taken, Ordering::Relaxed);
         if self.weight >= PART_WEIGHT { self.write_part().await } else { Ok(()) }
     }
 
@@ -147,11 +166,7 @@ impl Import {
     ///
     /// # Cancel safety
     /// Dropped before it returns, all of it may count nevertheless.
-    pub async fn finish(
-        self,
-        run: Run,
-        progress: impl FnMut(u64) + Send + 'static,
-    ) -> Result<Imported, Failure> {
+    pub async fn finish(self, run: Run, progress: impl FnMut(u64) + Send + 'static) -> Result<Imported, Failure> {
         super::spawned(async move {
             let shared = self.shared.clone();
             let turn = shared.maintenance.clone().lock_owned().await;
@@ -193,6 +208,7 @@ impl Import {
                 }
             }
             if imported.distinct.is_multiple_of(TOLD_EVERY) {
+                shared.progress.merged.store(imported.distinct, Ordering::Relaxed);
                 progress(imported.distinct);
             }
             Ok::<(), Failure>(())

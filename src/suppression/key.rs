@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_none() {
-        for bad in [&b""[..], b"x", b"x\0y", b"x\0y\0\x09", b"x\0y\0\x07\x01", b"x\0y\0\x04\xff\x01", b"x\0y\0\x01\x09"] {
+        for bad in [&b""[..], b"x", b"x\0y", b"x\0y\0\x09", b"x\0y\0\x07\x01", b"x\0y\0\x04\xff\x01", b"x\0y\0\x01\x09"]
+        {
             assert!(address(bad).is_none() || tail(bad).is_none(), "{bad:?}");
         }
     }

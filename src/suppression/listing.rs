@@ -64,7 +64,8 @@ impl Export {
     /// The next within so many records.
     fn next_within(&mut self, looked_at_max: usize) -> Option<(Address, Entry)> {
         while self.looked_at < looked_at_max {
-            let Some(Record { key, entry }) = self.merge.next().filter(|record| !self.query.is_past(&record.key)) else {
+            let Some(Record { key, entry }) = self.merge.next().filter(|record| !self.query.is_past(&record.key))
+            else {
                 self.last = None;
                 return None;
             };
@@ -147,7 +148,10 @@ fn hex(octets: &[u8]) -> String {
 }
 
 fn of_hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() > 2 * key::KEY_LENGTH_MAX || !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if text.len() > 2 * key::KEY_LENGTH_MAX
+        || !text.len().is_multiple_of(2)
+        || !text.bytes().all(|b| b.is_ascii_hexdigit())
+    {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()

@@ -150,6 +150,7 @@ struct Shared {
     stripes: Vec<tokio::sync::Mutex<()>>,
     maintenance: Arc<tokio::sync::Mutex<()>>,
     importing: Arc<tokio::sync::Mutex<()>>,
+    progress: import::Progress,
     /// A merge was started and has not ended.
     merging: AtomicBool,
     /// Why the last merge failed, and when.
@@ -250,7 +251,8 @@ impl Suppressions {
     pub fn open(spool: Spool, disk: Arc<dyn Disk>) -> Result<Suppressions, OpenFailure> {
         let files = file::open_all(&disk)?;
         let lost = file::lost(&disk);
-        lost.iter().for_each(|name| error!(%name, "a file of the suppression list could not be read at an earlier start"));
+        lost.iter()
+            .for_each(|name| error!(%name, "a file of the suppression list could not be read at an earlier start"));
         let mut changes = Changes::default();
         for put in spool.state_entries(TABLE).map_err(|error| OpenFailure(error.to_string()))? {
             let Some(tail) = key::tail(&put.key).filter(|_| key::address(&put.key).is_some()) else {
@@ -266,7 +268,9 @@ impl Suppressions {
             match (read, tail) {
                 (Some(entry), _) => changes.insert(put.key.to_vec(), entry),
                 (None, Some((scope, cause))) => {
-                    error!("a change of the suppression list is damaged; its address gets no mail until it is said anew");
+                    error!(
+                        "a change of the suppression list is damaged; its address gets no mail until it is said anew"
+                    );
                     changes.insert(put.key.to_vec(), Some(Entry::unreadable(scope, cause, "state log")));
                 }
                 // A damaged reset: what it made void counts again.
@@ -283,6 +287,7 @@ impl Suppressions {
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect(),
             maintenance: Arc::default(),
             importing: Arc::default(),
+            progress: import::Progress::default(),
             merging: AtomicBool::new(false),
             failed: Mutex::default(),
             lost: lost.len() as u64,
@@ -604,7 +609,8 @@ impl Shared {
     /// Puts a file in place of those that it was made from, as the newest. The caller has the turn.
     fn replace(&self, chosen: &[Arc<Generation>], generation: Generation) {
         let is_chosen = |file: &Arc<Generation>| chosen.iter().any(|other| Arc::ptr_eq(file, other));
-        let mut files: Vec<Arc<Generation>> = self.files.load().iter().filter(|file| !is_chosen(file)).cloned().collect();
+        let mut files: Vec<Arc<Generation>> =
+            self.files.load().iter().filter(|file| !is_chosen(file)).cloned().collect();
         files.push(Arc::new(generation));
         self.files.store(Arc::new(files));
         for file in chosen {
@@ -666,9 +672,7 @@ async fn spawned<T: Send + 'static>(
 }
 
 /// Runs on a thread that may wait for the disk.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Failure::Closed))
 }
 

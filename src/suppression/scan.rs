@@ -74,8 +74,7 @@ impl Merge {
     pub fn new(memory: Vec<Record>, files: &[Arc<Generation>], from: &[u8], gone: Gone) -> Merge {
         let files = files.iter().map(|file| Source::File(file.cursor(from)));
         let sources = std::iter::once(Source::Memory(memory.into_iter())).chain(files).collect();
-        let mut merge =
-            Merge { sources, heap: BinaryHeap::new(), gone, last: Vec::new(), reset: None, damaged: 0 };
+        let mut merge = Merge { sources, heap: BinaryHeap::new(), gone, last: Vec::new(), reset: None, damaged: 0 };
         (0..merge.sources.len()).for_each(|rank| merge.advance(rank));
         merge
     }

@@ -11,14 +11,7 @@ struct Deaf;
 impl Apply for Deaf {
     fn accepted(&mut self, _: Sequence, _: Position, _: crate::spool::Message) {}
     fn settled(&mut self, _: Sequence, _: Position, _: crate::mail::QueueId, _: crate::mail::Progress) {}
-    fn moved(
-        &mut self,
-        _: Sequence,
-        _: Position,
-        _: crate::mail::Envelope,
-        _: crate::mail::Progress,
-    ) {
-    }
+    fn moved(&mut self, _: Sequence, _: Position, _: crate::mail::Envelope, _: crate::mail::Progress) {}
     fn lost(&mut self, _: crate::mail::QueueId) {}
     fn state(&mut self, _: StateEntry) {}
 }
@@ -43,8 +36,7 @@ impl House {
         let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(&self.directory.path().join("spool")).unwrap());
         let settings = Settings { segment_size: ByteSize::mib(1), ..Settings::default() };
         let fatal = Box::new(|why: &str| panic!("{why}"));
-        let (spool, _) =
-            Spool::open(settings, disk.clone(), OpenOptions::default(), Box::new(Deaf), fatal).unwrap();
+        let (spool, _) = Spool::open(settings, disk.clone(), OpenOptions::default(), Box::new(Deaf), fatal).unwrap();
         let list = Suppressions::open(spool.clone(), disk).unwrap();
         self.open = Some((spool, list));
     }
@@ -148,7 +140,10 @@ async fn an_import_counts_as_a_whole_and_twice_is_once() {
             let later = Entry { last_at: NOW.after(Duration::from_secs(9)), ..entry(Scope::All, Cause::HardBounce) };
             import.push(&at(&format!("U{number}@example.com")), later).await.unwrap();
         }
-        assert_eq!(house.list().count(&Query::default(), NOW).entries, if run == Run::Dry || added > 0 { 1 } else { 1000 });
+        assert_eq!(
+            house.list().count(&Query::default(), NOW).entries,
+            if run == Run::Dry || added > 0 { 1 } else { 1000 }
+        );
         let imported = import.finish(run, |_| {}).await.unwrap();
         assert_eq!(imported, Imported { taken: 1002, distinct: 1000, added, changed, known });
         assert_eq!(house.list().count(&Query::default(), NOW).entries, there, "{run:?}");

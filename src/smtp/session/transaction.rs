@@ -180,13 +180,7 @@ impl ExpectRcpt {
         ExpectRcpt(transaction)
     }
 
-    pub(super) fn step(
-        mut self,
-        common: &mut Common,
-        command: Command,
-        behind: bool,
-        policy: &impl Policy,
-    ) -> State {
+    pub(super) fn step(mut self, common: &mut Common, command: Command, behind: bool, policy: &impl Policy) -> State {
         match command {
             Command::Rcpt(path, parameters) => {
                 match self.0.recipient(common, path, parameters, policy) {

@@ -236,9 +236,11 @@ fn cause_word(word: &str, origin: Option<&str>) -> Option<Why> {
 
 /// A bounce is read as the reply that it quotes: only what says that the mailbox is not there suppresses.
 fn of_bounce(words: &str, status: Option<&str>, code: Option<&str>) -> Why {
-    let digits = |text: &str| text.get(..3).and_then(|code| code.parse::<u16>().ok()).filter(|c| (400..700).contains(c));
+    let digits =
+        |text: &str| text.get(..3).and_then(|code| code.parse::<u16>().ok()).filter(|c| (400..700).contains(c));
     let in_words = digits(words).filter(|_| !words.as_bytes().get(3).is_some_and(u8::is_ascii_digit));
-    let text = if in_words.is_some() { words.get(3..).unwrap_or_default().trim_start_matches([' ', '-']) } else { words };
+    let text =
+        if in_words.is_some() { words.get(3..).unwrap_or_default().trim_start_matches([' ', '-']) } else { words };
     let is_status = |text: &str| {
         let mut parts = text.split('.').map(|part| part.parse::<u16>().is_ok());
         parts.clone().count() == 3 && parts.all(|is_number| is_number)

@@ -114,10 +114,10 @@ fn postmarks_and_ses_say_why_in_each_row() {
     assert_eq!(lines[2], "4 ! a JSON object is expected on each line");
     assert!(lines[3].starts_with("5 ! it is no JSON: "), "{}", lines[3]);
     assert_eq!(lines[4], "6 ! the address is missing");
-    assert_eq!(read("x.csv", "a@example.com,COMPLAINT\nb@example.com,BOUNCE\n"), [
-        "1 a@example.com marketing complaint 2026-11-21",
-        "2 b@example.com all hard_bounce 2026-11-21",
-    ]);
+    assert_eq!(
+        read("x.csv", "a@example.com,COMPLAINT\nb@example.com,BOUNCE\n"),
+        ["1 a@example.com marketing complaint 2026-11-21", "2 b@example.com all hard_bounce 2026-11-21",]
+    );
 }
 
 #[test]
@@ -128,11 +128,20 @@ fn addresses_alone_are_an_import_and_bad_ones_are_told() {
     assert_eq!(lines[2], "4 ! \"nobody\": an address has the form local@domain");
     assert_eq!(lines[3], "5 ! \"x@y z\": the part after the @ is no domain name");
     let manual = Terms { cause: Some(Cause::Manual), scope: Some(Scope::Stream("news".into())), ..terms() };
-    assert_eq!(read_with("email,created\na@x.example,1700000000\n", manual), ["2 a@x.example stream:news manual 2023-11-14"]);
+    assert_eq!(
+        read_with("email,created\na@x.example,1700000000\n", manual),
+        ["2 a@x.example stream:news manual 2023-11-14"]
+    );
     for (text, want) in [
         ("", "!! the file is empty"),
-        ("name,phone\na,b", "!! line 1: no column has the addresses: one of them must be called address or email, and these are name, phone"),
-        ("email,created\na@example.com,yesterday\n", "2 ! created \"yesterday\" is no time such as 2026-11-21T10:00:00Z"),
+        (
+            "name,phone\na,b",
+            "!! line 1: no column has the addresses: one of them must be called address or email, and these are name, phone",
+        ),
+        (
+            "email,created\na@example.com,yesterday\n",
+            "2 ! created \"yesterday\" is no time such as 2026-11-21T10:00:00Z",
+        ),
     ] {
         assert_eq!(read("bounces.csv", text), [want]);
     }
