@@ -153,6 +153,8 @@ struct Shared {
     progress: import::Progress,
     /// A merge was started and has not ended.
     merging: AtomicBool,
+    /// The daemon stops.
+    closed: AtomicBool,
     /// Why the last merge failed, and when.
     failed: Mutex<Option<(String, Instant)>>,
     /// Files that could not be read at all.
@@ -289,6 +291,7 @@ impl Suppressions {
             importing: Arc::default(),
             progress: import::Progress::default(),
             merging: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             failed: Mutex::default(),
             lost: lost.len() as u64,
             now: AtomicU64::new(0),
@@ -409,6 +412,13 @@ impl Suppressions {
             shared.merge(true).await
         })
         .await
+    }
+
+    /// No file is begun any more; waits for the one that is being written. What has no file yet is in the state log. To be
+    /// called before the spool is closed.
+    pub async fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        drop(self.shared.maintenance.lock().await);
     }
 
     /// What is kept, in numbers.
@@ -538,6 +548,9 @@ impl Shared {
     /// Writes what is in memory to a file, with the files that this one would soon outgrow. The caller has the turn.
     /// `whatever`: even if there is little of it.
     async fn merge(self: &Arc<Shared>, whatever: bool) -> Result<(), Failure> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Failure::Closed);
+        }
         let merged = self.try_merge(whatever).await;
         let mut failed = lock(&self.failed);
         match &merged {

@@ -76,8 +76,10 @@ impl House {
     }
 
     /// Ends this run, cleanly or not, and starts the next; every fault is over by then.
-    fn restart(&mut self, end: End) {
-        if let Some((spool, _)) = self.open.take() {
+    async fn restart(&mut self, end: End) {
+        if let Some((spool, list)) = self.open.take() {
+            // What a dead process had begun does not go on.
+            list.close().await;
             spool.close();
         }
         self.disk.take_fault();
@@ -198,10 +200,10 @@ async fn scenario(seed: u64) {
             }
         }
         let end = if random.bool() { End::Kill } else { End::PowerCut };
-        house.restart(end);
+        house.restart(end).await;
         house.check(&mut model, &format!("seed {seed}, round {round}, {fault:?}, {end:?}"));
     }
-    house.restart(End::Kill);
+    house.restart(End::Kill).await;
     let names: Vec<String> = house.disk.files().into_iter().map(|(name, _)| name).collect();
     assert!(names.iter().all(|name| !name.contains(".tmp")), "seed {seed}: {names:?}");
 }
@@ -238,7 +240,7 @@ fn a_full_disk_is_told_and_costs_nothing_that_was_there() {
         house.disk.fill_up(None);
         house.list().merge().await.unwrap();
         assert_eq!(house.list().figures().failed, None);
-        house.restart(End::PowerCut);
+        house.restart(End::PowerCut).await;
         assert_eq!(house.all().len(), ADDRESSES);
         house.open.take().unwrap().0.close();
     });
