@@ -338,6 +338,9 @@ impl Daemon {
         let _ = tokio::time::timeout(Duration::from_millis(500), self.api).await;
         let kept = self.door.keep_quotas(self.clock.now());
         let _ = tokio::time::timeout(Duration::from_millis(500), kept).await;
+        if let Some(list) = self.door.suppressions() {
+            let _ = tokio::time::timeout(Duration::from_millis(500), list.close()).await;
+        }
         let queue = self.queue;
         let history = self.door.events().history().clone();
         let closed = tokio::task::spawn_blocking(move || {

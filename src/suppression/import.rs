@@ -195,6 +195,7 @@ impl Import {
         let mut merge = Merge::new(memory, &newest_first, &[], Gone::Dropped);
         let written = (&mut merge).try_for_each(|record| {
             imported.distinct += 1;
+            shared.goes_on()?;
             let Some(entry) = &record.entry else { return Ok(()) };
             let before = shared.look_up(key::prefix_of(&record.key)).entry(entry);
             let together = before.as_ref().map_or_else(|| entry.clone(), |before| before.with(entry));
@@ -282,7 +283,10 @@ impl Shared {
             return Ok(0);
         }
         let Some(mut builder) = self.builder(run, count)? else { return Ok(count) };
-        let written = find(Vec::new(), &mut |record| Ok(builder.push(&record.key, None)?));
+        let written = find(Vec::new(), &mut |record| {
+            self.goes_on()?;
+            Ok(builder.push(&record.key, None)?)
+        });
         self.install(Some(builder), written)?;
         Ok(count)
     }

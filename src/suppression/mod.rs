@@ -414,7 +414,7 @@ impl Suppressions {
         .await
     }
 
-    /// No file is begun any more; waits for the one that is being written. What has no file yet is in the state log. To be
+    /// No file is begun any more; waits for the end of the one that is being written, which is given up. What has no file yet is in the state log. To be
     /// called before the spool is closed.
     pub async fn close(&self) {
         self.shared.closed.store(true, Ordering::Release);
@@ -520,6 +520,14 @@ impl Shared {
         Ok(count)
     }
 
+    /// Whether a file may still be written: a stop does not wait for ten million entries.
+    fn goes_on(&self) -> Result<(), Failure> {
+        match self.closed.load(Ordering::Relaxed) {
+            true => Err(Failure::Closed),
+            false => Ok(()),
+        }
+    }
+
     fn next_turn(&self) -> u32 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
@@ -555,6 +563,7 @@ impl Shared {
         let mut failed = lock(&self.failed);
         match &merged {
             Ok(()) => *failed = None,
+            Err(Failure::Closed) => {}
             Err(failure) => {
                 error!(%failure, "the suppression list's changes could not be written to a file; they stay in the state log");
                 *failed = Some((failure.to_string(), Instant::now()));
@@ -596,16 +605,17 @@ impl Shared {
         let mut builder = Builder::new(&self.disk, "merge", entries_max)?;
         let mut merge = Merge::new(memory, &newest_first, &[], if is_last { Gone::Dropped } else { Gone::Kept });
         let long_ago = Timestamp::from_millis(self.now.load(Ordering::Relaxed)).before(EXPIRED_KEPT);
-        let written = (&mut merge).try_for_each(|record| {
+        let written: Result<(), Failure> = (&mut merge).try_for_each(|record| {
             // Expired long ago: gone, as if it had been removed.
             let entry = record.entry.as_ref().filter(|entry| !entry.is_expired(long_ago));
+            self.goes_on()?;
             match entry.is_none() && is_last {
                 true => Ok(()),
-                false => builder.push(&record.key, entry),
+                false => Ok(builder.push(&record.key, entry)?),
             }
         });
         let checked = match (merge.damaged(), written) {
-            (0, written) => written.map_err(Failure::from),
+            (0, written) => written,
             // The file goes on as it is, and no merge takes it up again.
             (_, _) => Err(Failure::Disk("a block is damaged; its file is kept and not merged any more".into())),
         };
