@@ -263,7 +263,8 @@ impl Shared {
         // What is in memory only came while the files were written: it is removed one by one.
         let memory = if run == Run::Dry { memory } else { Vec::new() };
         let find = |memory: Vec<Record>, see: &mut dyn FnMut(&Record) -> Result<(), Failure>| {
-            for record in Merge::new(memory, &files, &query.first_key(), Gone::Dropped) {
+            let mut merge = Merge::new(memory, &files, &query.first_key(), Gone::Dropped);
+            for record in &mut merge {
                 if query.is_past(&record.key) {
                     break;
                 }
@@ -271,7 +272,14 @@ impl Shared {
                     see(&record)?;
                 }
             }
-            Ok::<(), Failure>(())
+            match merge.damaged() {
+                0 => Ok(()),
+                // Some of those that are meant may be in them, and would stay behind in silence.
+                blocks => Err(Failure::Disk(format!(
+                    "{blocks} blocks cannot be read, so nobody knows which of their entries are meant: addresses can be removed \
+                     one by one"
+                ))),
+            }
         };
         // Counted first, so that the filter of the new file is no larger than it must be.
         let mut count = 0;

@@ -215,8 +215,8 @@ struct Seen {
 
 impl Seen {
     fn entry(&self, like: &Entry) -> Option<Entry> {
-        let entries = self.records.iter().filter_map(|record| record.entry.as_ref());
-        entries.into_iter().find(|entry| entry.scope == like.scope && entry.cause == like.cause).cloned()
+        let mut entries = self.records.iter().filter_map(|record| record.entry.as_ref());
+        entries.find(|entry| entry.scope == like.scope && entry.cause == like.cause).cloned()
     }
 
     /// With one that stands for what cannot be read.
@@ -279,7 +279,7 @@ impl Suppressions {
                 (None, None) => error!("a change of the suppression list is damaged; what it removed is back"),
             }
         }
-        let turn = files.iter().map(|file| file.name.to_owned().to).max().unwrap_or(0) + 1;
+        let turn = files.iter().map(|file| file.name.to).max().unwrap_or(0) + 1;
         let shared = Arc::new(Shared {
             spool,
             disk,
@@ -380,10 +380,17 @@ impl Suppressions {
             {
                 let _turn = shared.stripe(&prefix).lock().await;
                 let seen = shared.look_up(&prefix);
-                if scope.is_none() && cause.is_none() && seen.damage.is_some() {
+                match &seen.damage {
                     // Nobody can tell which they were: all that the files say is void.
-                    shared.change(prefix.clone(), None).await?;
-                    count += 1;
+                    Some(_) if scope.is_none() && cause.is_none() => {
+                        shared.change(prefix.clone(), None).await?;
+                        count += 1;
+                    }
+                    Some(damage) => {
+                        let why = format!("{damage}: only all entries of this address can be removed together");
+                        return Err(Failure::Disk(why));
+                    }
+                    None => {}
                 }
                 for record in seen.records {
                     let Some(entry) = record.entry else { continue };
