@@ -17,6 +17,7 @@ pub mod records;
 mod report;
 mod sandbox;
 pub mod spool;
+pub mod suppression;
 pub mod trace;
 pub mod traffic;
 pub mod why;
@@ -107,6 +108,9 @@ enum Command {
     /// Verify, rebuild, back up and restore the spool.
     #[command(subcommand)]
     Spool(spool::Command),
+    /// Show and change to whom nothing is sent.
+    #[command(subcommand)]
+    Suppression(suppression::Command),
 }
 
 /// What every command may need.
@@ -198,6 +202,9 @@ pub fn main() -> ExitCode {
             }
         }
         Command::Dkim(command) => dkim::run(&command, &mut io::stdout().lock()),
+        Command::Suppression(command) => {
+            context.ask(|daemon, out| suppression::run(daemon, &command, context.json, out))
+        }
         Command::Spool(command) => context.ask(|daemon, out| spool::run(daemon, &command, context.json, out)),
     };
     match outcome {

@@ -246,7 +246,7 @@ mod tests {
         };
         let of = |i: u64| Record {
             key: key::key(&format!("u{i:03}@example.com").parse().unwrap(), &Scope::All, Cause::HardBounce),
-            entry: (i % 5 != 0).then(|| entry(i)),
+            entry: (!i.is_multiple_of(5)).then(|| entry(i)),
         };
         (0..50).map(of).collect()
     }

@@ -24,7 +24,7 @@ impl Filter {
 
     /// From what was written.
     pub fn of_octets(octets: &[u8]) -> Option<Filter> {
-        if octets.is_empty() || octets.len() % (WORDS * 8) != 0 {
+        if octets.is_empty() || !octets.len().is_multiple_of(WORDS * 8) {
             return None;
         }
         let word = |chunk: &[u8]| chunk.try_into().map(u64::from_le_bytes).unwrap_or_default();

@@ -150,8 +150,11 @@ struct Shared {
     stripes: Vec<tokio::sync::Mutex<()>>,
     maintenance: Arc<tokio::sync::Mutex<()>>,
     importing: Arc<tokio::sync::Mutex<()>>,
+    progress: import::Progress,
     /// A merge was started and has not ended.
     merging: AtomicBool,
+    /// The daemon stops.
+    closed: AtomicBool,
     /// Why the last merge failed, and when.
     failed: Mutex<Option<(String, Instant)>>,
     /// Files that could not be read at all.
@@ -212,8 +215,8 @@ struct Seen {
 
 impl Seen {
     fn entry(&self, like: &Entry) -> Option<Entry> {
-        let entries = self.records.iter().filter_map(|record| record.entry.as_ref());
-        entries.into_iter().find(|entry| entry.scope == like.scope && entry.cause == like.cause).cloned()
+        let mut entries = self.records.iter().filter_map(|record| record.entry.as_ref());
+        entries.find(|entry| entry.scope == like.scope && entry.cause == like.cause).cloned()
     }
 
     /// With one that stands for what cannot be read.
@@ -276,7 +279,7 @@ impl Suppressions {
                 (None, None) => error!("a change of the suppression list is damaged; what it removed is back"),
             }
         }
-        let turn = files.iter().map(|file| file.name.to_owned().to).max().unwrap_or(0) + 1;
+        let turn = files.iter().map(|file| file.name.to).max().unwrap_or(0) + 1;
         let shared = Arc::new(Shared {
             spool,
             disk,
@@ -286,7 +289,9 @@ impl Suppressions {
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect(),
             maintenance: Arc::default(),
             importing: Arc::default(),
+            progress: import::Progress::default(),
             merging: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             failed: Mutex::default(),
             lost: lost.len() as u64,
             now: AtomicU64::new(0),
@@ -375,10 +380,17 @@ impl Suppressions {
             {
                 let _turn = shared.stripe(&prefix).lock().await;
                 let seen = shared.look_up(&prefix);
-                if scope.is_none() && cause.is_none() && seen.damage.is_some() {
+                match &seen.damage {
                     // Nobody can tell which they were: all that the files say is void.
-                    shared.change(prefix.clone(), None).await?;
-                    count += 1;
+                    Some(_) if scope.is_none() && cause.is_none() => {
+                        shared.change(prefix.clone(), None).await?;
+                        count += 1;
+                    }
+                    Some(damage) => {
+                        let why = format!("{damage}: only all entries of this address can be removed together");
+                        return Err(Failure::Disk(why));
+                    }
+                    None => {}
                 }
                 for record in seen.records {
                     let Some(entry) = record.entry else { continue };
@@ -407,6 +419,13 @@ impl Suppressions {
             shared.merge(true).await
         })
         .await
+    }
+
+    /// No file is begun any more; waits for the end of the one that is being written, which is given up. What has no file yet is in the state log. To be
+    /// called before the spool is closed.
+    pub async fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        drop(self.shared.maintenance.lock().await);
     }
 
     /// What is kept, in numbers.
@@ -508,6 +527,14 @@ impl Shared {
         Ok(count)
     }
 
+    /// Whether a file may still be written: a stop does not wait for ten million entries.
+    fn goes_on(&self) -> Result<(), Failure> {
+        match self.closed.load(Ordering::Relaxed) {
+            true => Err(Failure::Closed),
+            false => Ok(()),
+        }
+    }
+
     fn next_turn(&self) -> u32 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
@@ -536,10 +563,14 @@ impl Shared {
     /// Writes what is in memory to a file, with the files that this one would soon outgrow. The caller has the turn.
     /// `whatever`: even if there is little of it.
     async fn merge(self: &Arc<Shared>, whatever: bool) -> Result<(), Failure> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Failure::Closed);
+        }
         let merged = self.try_merge(whatever).await;
         let mut failed = lock(&self.failed);
         match &merged {
             Ok(()) => *failed = None,
+            Err(Failure::Closed) => {}
             Err(failure) => {
                 error!(%failure, "the suppression list's changes could not be written to a file; they stay in the state log");
                 *failed = Some((failure.to_string(), Instant::now()));
@@ -581,16 +612,17 @@ impl Shared {
         let mut builder = Builder::new(&self.disk, "merge", entries_max)?;
         let mut merge = Merge::new(memory, &newest_first, &[], if is_last { Gone::Dropped } else { Gone::Kept });
         let long_ago = Timestamp::from_millis(self.now.load(Ordering::Relaxed)).before(EXPIRED_KEPT);
-        let written = (&mut merge).try_for_each(|record| {
+        let written: Result<(), Failure> = (&mut merge).try_for_each(|record| {
             // Expired long ago: gone, as if it had been removed.
             let entry = record.entry.as_ref().filter(|entry| !entry.is_expired(long_ago));
+            self.goes_on()?;
             match entry.is_none() && is_last {
                 true => Ok(()),
-                false => builder.push(&record.key, entry),
+                false => Ok(builder.push(&record.key, entry)?),
             }
         });
         let checked = match (merge.damaged(), written) {
-            (0, written) => written.map_err(Failure::from),
+            (0, written) => written,
             // The file goes on as it is, and no merge takes it up again.
             (_, _) => Err(Failure::Disk("a block is damaged; its file is kept and not merged any more".into())),
         };

@@ -162,7 +162,7 @@ async fn an_incident_is_undone_in_files_and_in_memory() {
     for number in 0..300u64 {
         let entry = Entry {
             added_at: NOW.after(Duration::from_secs(number)),
-            site: if number % 2 == 0 { "gmail".into() } else { "yahoo".into() },
+            site: if number.is_multiple_of(2) { "gmail".into() } else { "yahoo".into() },
             ..entry(Scope::All, Cause::HardBounce)
         };
         house.list().put(&at(&format!("u{number}@d{}.example", number % 3)), entry).await.unwrap();

@@ -13,4 +13,5 @@ mod replies_mean_what_a_postmaster_would_say;
 mod reports_are_read_as_labelled;
 mod spool;
 mod submission;
+mod suppression;
 mod traffic;

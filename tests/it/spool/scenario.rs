@@ -47,7 +47,7 @@ struct History {
 }
 
 type PutAnswer = Receiver<Result<DurableSeq, PutError>>;
-type StateAnswer = Receiver<Result<(), PutError>>;
+type StateAnswer = Receiver<Result<DurableSeq, PutError>>;
 
 /// A life's questions that wait for answers.
 #[derive(Default)]
