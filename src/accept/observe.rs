@@ -212,7 +212,7 @@ impl Door {
     pub async fn observe(&self, observed: &Observed<'_>, now: Timestamp) -> Learned {
         let Observed { address, said, means, via, .. } = *observed;
         let site = via.judge();
-        let mut circumstances = self.harm.circumstances(address, site, now);
+        let mut circumstances = self.harm.circumstances(address, site, means, now);
         let (scope, cause) = self.place(observed);
         let before = self.suppressions.as_ref().and_then(|list| {
             list.entries(address).into_iter().find(|entry| (&entry.scope, entry.cause) == (&scope, cause))
@@ -225,7 +225,7 @@ impl Door {
         if said == Said::NoMailbox {
             self.turn(site, Answer::Invalid, now).await;
             // The storm may have begun with this one.
-            circumstances.storm = self.harm.circumstances(address, site, now).storm;
+            circumstances.storm = self.harm.circumstances(address, site, means, now).storm;
         }
         self.count_said(observed, circumstances, now).await;
         let Some(list) = &self.suppressions else { return Learned::Nothing };

@@ -23,7 +23,11 @@ const BUCKET: usize = 8;
 const FIRST: usize = 1 << 16;
 const PLACES_MAX: usize = 1 << 28;
 /// Stands before what is kept, with the number of its shape.
-const MAGIC: &[u8; 8] = b"PRDELIV1";
+const MAGIC: &[u8; 8] = b"PRDELIV2";
+/// Weeks are counted modulo this.
+const WEEK_MASK: u8 = 0x3f;
+/// In the octet of a mark's week: it was marked more than once.
+const MORE: u8 = 0x80;
 
 /// What makes the fingerprints of one table unlike another's. Drawn once, kept with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +53,7 @@ impl Seed {
 struct Layer {
     /// 0: nobody stands there.
     prints: Vec<u16>,
-    /// The number of the week, modulo 256.
+    /// The number of the week, modulo 64, and [`MORE`].
     weeks: Vec<u8>,
 }
 
@@ -97,11 +101,11 @@ fn print(hash: u64) -> u16 {
 
 /// Whether a mark of one week counts in another. A mark of the future counts as well: the clock was set back.
 fn counts(mark: u8, week: u8) -> bool {
-    week.wrapping_sub(mark) <= WEEKS || mark.wrapping_sub(week) <= WEEKS
+    week.wrapping_sub(mark) & WEEK_MASK <= WEEKS || mark.wrapping_sub(week) & WEEK_MASK <= WEEKS
 }
 
 fn week_of(now: Timestamp) -> u8 {
-    (now.as_secs() / WEEK.as_secs()) as u8
+    (now.as_secs() / WEEK.as_secs()) as u8 & WEEK_MASK
 }
 
 /// The table.
@@ -123,7 +127,8 @@ impl Delivered {
         self.seed.hash(address)
     }
 
-    /// Mail was delivered to it. True: that was not known of this week, and is to be written down.
+    /// Mail was delivered to it. True: that was not known, of this week or that it was more than once, and is to be written
+    /// down.
     pub fn mark(&mut self, hash: u64, now: Timestamp) -> bool {
         self.mark_in(hash, week_of(now))
     }
@@ -131,9 +136,9 @@ impl Delivered {
     fn mark_in(&mut self, hash: u64, week: u8) -> bool {
         for layer in &mut self.layers {
             if let Some(place) = layer.find(hash) {
-                let is_new = layer.weeks[place] != week;
-                layer.weeks[place] = week;
-                return is_new;
+                let old = layer.weeks[place];
+                layer.weeks[place] = if counts(old, week) { week | MORE } else { week };
+                return layer.weeks[place] != old;
             }
         }
         // The largest first: it has most room.
@@ -157,7 +162,10 @@ impl Delivered {
         // Of those equally old a different one each time.
         let by_age = |(number, layer, place): &(usize, &Layer, usize)| match layer.prints[*place] {
             0 => (u8::MAX, u64::MAX),
-            _ => (week.wrapping_sub(layer.weeks[*place]), (hash ^ (number + place) as u64).wrapping_mul(0x9e37_79b9)),
+            _ => (
+                week.wrapping_sub(layer.weeks[*place]) & WEEK_MASK,
+                (hash ^ (number + place) as u64).wrapping_mul(0x9e37_79b9),
+            ),
         };
         if let Some((number, _, place)) = all.max_by_key(by_age) {
             self.layers[number].set(place, hash, week);
@@ -168,6 +176,13 @@ impl Delivered {
     pub fn knows(&self, hash: u64, now: Timestamp) -> bool {
         let week = week_of(now);
         self.layers.iter().any(|layer| layer.find(hash).is_some_and(|place| counts(layer.weeks[place], week)))
+    }
+
+    /// Whether mail was delivered to it more than once within 90 days: besides a message that a report now says was not.
+    pub fn knows_twice(&self, hash: u64, now: Timestamp) -> bool {
+        let week = week_of(now);
+        let twice = |mark: u8| mark & MORE != 0 && counts(mark, week);
+        self.layers.iter().any(|layer| layer.find(hash).is_some_and(|place| twice(layer.weeks[place])))
     }
 
     /// How many places there are.
@@ -244,7 +259,7 @@ impl Delivered {
         let count = marks.len();
         for mark in marks {
             if let Some((hash, week)) = mark.split_first_chunk::<8>() {
-                self.mark_in(u64::from_le_bytes(*hash), week[0]);
+                self.mark_in(u64::from_le_bytes(*hash), week[0] & WEEK_MASK);
             }
         }
         count

@@ -138,7 +138,7 @@ impl Known {
 /// What else must be known to judge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Circumstances {
-    /// Mail was delivered to the address within 90 days.
+    /// Mail was delivered to the address within 90 days; of a report: besides the message that it is about.
     pub delivered_lately: bool,
     /// The site says "no such mailbox" far more often than usual.
     pub storm: bool,

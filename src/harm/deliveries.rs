@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use tracing::{error, warn};
 
-use crate::evidence::{Delivered, Seed};
+use crate::evidence::{Delivered, Means, Seed};
 use crate::time::Timestamp;
 
 use super::lock;
@@ -93,8 +93,13 @@ impl Deliveries {
         }
     }
 
-    pub fn knows(&self, address: &str, now: Timestamp) -> bool {
-        self.table.knows(self.table.hash(address), now)
+    /// Whether mail was delivered to an address; of a report: besides the message that it is about.
+    pub fn knows(&self, address: &str, means: Means, now: Timestamp) -> bool {
+        let hash = self.table.hash(address);
+        match means {
+            Means::Report => self.table.knows_twice(hash, now),
+            Means::Reply | Means::Storm => self.table.knows(hash, now),
+        }
     }
 
     /// Addresses, and octets of memory.

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::error;
 
-use crate::evidence::{Answer, Circumstances, Share, Sites, Turn};
+use crate::evidence::{Answer, Circumstances, Means, Share, Sites, Turn};
 use crate::mail::{Address, StreamKind};
 use crate::rates::{Became, Book, Counts, Hold, Mail, Pause, Scope, Sender, Span, Step, Suspension, Thresholds};
 use crate::spool::{Spool, StateValue};
@@ -169,8 +169,8 @@ impl Harm {
     }
 
     /// What must be known to judge what was said of an address.
-    pub fn circumstances(&self, address: &Address, site: &str, now: Timestamp) -> Circumstances {
-        let delivered_lately = lock(&self.shared.deliveries).knows(&address.to_string(), now);
+    pub fn circumstances(&self, address: &Address, site: &str, means: Means, now: Timestamp) -> Circumstances {
+        let delivered_lately = lock(&self.shared.deliveries).knows(&address.to_string(), means, now);
         Circumstances { delivered_lately, storm: lock(&self.shared.sites).storms(site), same_message: false }
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::evidence::Means;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -85,8 +86,8 @@ async fn a_pause_holds_its_sender_alone_until_it_is_resumed() {
     assert!(harm.is_suspended("shop") && harm.holds("shop", "orders", StreamKind::Transactional));
     assert!(harm.why_held("shop", "orders", StreamKind::Transactional).unwrap().contains("by root"));
     assert!(harm.unsuspend("shop").await.unwrap().is_some() && harm.unsuspend("shop").await.unwrap().is_none());
-    let circumstances = harm.circumstances(&address("a@b.example"), "google", NOW);
+    let circumstances = harm.circumstances(&address("a@b.example"), "google", Means::Reply, NOW);
     assert_eq!(circumstances, Circumstances::default());
     harm.delivered(&address("A@b.example"), NOW);
-    assert!(harm.circumstances(&address("a@B.example"), "google", NOW).delivered_lately);
+    assert!(harm.circumstances(&address("a@B.example"), "google", Means::Reply, NOW).delivered_lately);
 }

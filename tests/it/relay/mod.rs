@@ -21,4 +21,5 @@ mod sigterm_drains_within_ten_seconds;
 mod the_wrong_newsletter_is_stopped_by_its_tag;
 mod three_domains_behind_a_provider_share_its_limits;
 mod trace_and_audit_tell_what_the_peer_saw;
+mod what_comes_back_is_believed_of_the_right_recipient;
 mod what_is_suspended_stays_so_over_a_restart;
