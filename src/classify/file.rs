@@ -2,6 +2,7 @@
 //!
 //! Called by `Rules::read`. It reads no disk. The keys are told in docs/REPLIES.md; [`KEYS`] is their list.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -12,8 +13,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::meaning::{Class, Reaction, Scope, VerdictKind};
-use super::rule::{self, Rule, Rules, StatusRange, Then, When};
-use super::{Observation, stage_named};
+use super::proof::{self, Proof};
+use super::rule::{self, Death, Rule, Rules, StatusRange, Then, When};
+use super::{Observation, SHIPPED_NAME, stage_named};
 use crate::mail::{Cause, Domain, Reply, Stage};
 
 /// Rules of all files together.
@@ -50,6 +52,8 @@ const KEYS: [&str; 21] = [
     "alarm",
 ];
 const SAMPLES: &str = "samples";
+/// The table of what a reply of a dead mailbox may say.
+const DEAD: &str = "dead";
 const DURATION: &str = "a duration such as \"30s\", \"15m\", \"2h\" or \"1d\", 30s to 7d, is expected";
 
 /// One thing that is wrong with a file of rules.
@@ -131,8 +135,8 @@ pub(super) fn read_all(files: &[(&str, &str)]) -> Result<(Rules, Vec<Sample>), F
         let mut reader = Reader { file, text, rule: String::new(), all: &mut all };
         reader.file();
     }
-    let All { rules, samples, flaws, .. } = all;
-    if flaws.is_empty() { Ok((Rules::new(rules), samples)) } else { Err(Flaws(flaws)) }
+    let All { rules, samples, proof, flaws, .. } = all;
+    if flaws.is_empty() { Ok((Rules::new(rules, proof), samples)) } else { Err(Flaws(flaws)) }
 }
 
 impl Sample {
@@ -161,6 +165,7 @@ struct All {
     rules: Vec<Rule>,
     samples: Vec<Sample>,
     names: BTreeSet<String>,
+    proof: Option<Proof>,
     flaws: Vec<Flaw>,
 }
 
@@ -204,8 +209,30 @@ impl Reader<'_> {
                         }
                     }
                 }
+                DeValue::Table(table) if key.get_ref() == DEAD && self.file == SHIPPED_NAME => {
+                    self.proof(value.span().start, table);
+                }
                 _ => self.flaw(key.span().start, key.get_ref(), "only tables [[rule]] are expected here"),
             }
+        }
+    }
+
+    /// `[dead]`: what a reply of a dead mailbox may say. Ours alone, since all rules rest on it.
+    fn proof(&mut self, at: usize, table: &DeTable<'_>) {
+        let formulae = self.pattern(table, "formulae");
+        let veto = self.pattern(table, "veto");
+        let words: Vec<(usize, String)> = match table.get("words").map(|words| words.get_ref()) {
+            Some(DeValue::Table(words)) => {
+                words.iter().flat_map(|(key, _)| self.strings(words, key.get_ref())).collect()
+            }
+            _ => Vec::new(),
+        };
+        match (formulae, veto) {
+            (Some(formulae), Some(veto)) if !words.is_empty() => {
+                let words = proof::words(words.iter().map(|(_, text)| Cow::Borrowed(&**text)));
+                self.all.proof = Some(Proof { formulae, veto, words });
+            }
+            _ => self.flaw(at, DEAD, "formulae, veto and words are needed"),
         }
     }
 
@@ -279,8 +306,12 @@ impl Reader<'_> {
             return None;
         }
         let class = self.one(table, "class", &classes, class)?;
-        let suppress = self.flag(table, "suppress").unwrap_or(class == Class::RecipientInvalid);
-        if suppress && class != Class::RecipientInvalid {
+        let death = match self.flag(table, "suppress") {
+            None if class == Class::RecipientInvalid => Death::IfProven,
+            None | Some(false) => Death::No,
+            Some(true) => Death::Vouched,
+        };
+        if death == Death::Vouched && class != Class::RecipientInvalid {
             let right = "only class = \"recipient-invalid\" may suppress: anything else is not the address's fault";
             self.flaw(self.place(table, "suppress", at), "suppress", right);
         }
@@ -296,7 +327,7 @@ impl Reader<'_> {
             class,
             scope: self.one(table, "scope", &scopes, scope).unwrap_or(class.scope()),
             verdict: self.one(table, "verdict", "\"defer\" or \"fail\" is expected", verdict),
-            suppress,
+            death,
             again_in: self.one(table, "again", DURATION, duration),
             reaction: self.reaction(at, table),
             trigger,

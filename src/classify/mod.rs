@@ -16,6 +16,7 @@ pub use strikes::Strikes;
 mod again;
 mod file;
 mod meaning;
+mod proof;
 mod reply;
 mod rule;
 mod said;

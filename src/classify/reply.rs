@@ -5,7 +5,7 @@
 
 use super::again;
 use super::meaning::{Class, Feedback, Meaning, Scope, VerdictKind};
-use super::rule::Then;
+use super::rule::{Death, Then};
 use super::said::Said;
 use super::{Observation, Rules};
 use crate::mail::{Reply, Stage};
@@ -84,7 +84,7 @@ fn ruled(plain: Meaning, observation: &Observation, reply: &Reply, then: &Then) 
         Scope::Recipient if !about_one => Scope::Nobody,
         scope => scope,
     };
-    let is_dead = then.suppress && then.class == Class::RecipientInvalid;
+    let is_dead = then.death != Death::No && then.class == Class::RecipientInvalid;
     let wants_less = matches!(then.class, Class::ConnectionLimit | Class::RateLimit)
         && matches!(scope, Scope::Source | Scope::Connection);
     let mut meaning = Meaning {
@@ -116,7 +116,8 @@ fn by_code(observation: &Observation, reply: &Reply) -> Meaning {
         Stage::Resolve | Stage::Connect | Stage::Greeting | Stage::Hello | Stage::Tls | Stage::Auth => REFUSED,
         Stage::Mail => match reply.code {
             500..=599 if concerns_us(reply) => DEFERRED,
-            500..=599 => FAILED,
+            // Whoever is meant, it is none of the recipients: none was named yet.
+            500..=599 => Meaning { scope: Scope::Nobody, ..FAILED },
             _ => DEFERRED,
         },
         Stage::Rcpt => match reply.code {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::meaning::{Class, Reaction, Scope, VerdictKind};
+use super::proof::{self, Proof};
 use super::said::Said;
 use crate::mail::{EnhancedStatus, Stage};
 
@@ -54,13 +55,24 @@ pub(super) struct Then {
     pub scope: Scope,
     /// `None`: as its code says.
     pub verdict: Option<VerdictKind>,
-    pub suppress: bool,
+    pub death: Death,
     pub again_in: Option<Duration>,
     pub reaction: Option<Reaction>,
     pub trigger: u16,
     pub reputation: bool,
     pub block: bool,
     pub alarm: bool,
+}
+
+/// Whether a rule may say that an address is dead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Death {
+    /// Never.
+    No,
+    /// It fits only if the words of the reply prove it ([`Proof`]).
+    IfProven,
+    /// Its own text is proof enough: a code that only dead mailboxes get, or an operator's word.
+    Vouched,
 }
 
 /// `5.1.1`, `*.7.1`, `5.7.*`, `5.7.606-649`.
@@ -104,16 +116,27 @@ fn is_within(host: &str, suffix: &str) -> bool {
 #[derive(Debug)]
 pub struct Rules {
     rules: Vec<Rule>,
+    /// Ours; only tests do without.
+    proof: Option<Proof>,
 }
 
 impl Rules {
-    pub(super) fn new(rules: Vec<Rule>) -> Rules {
-        Rules { rules }
+    pub(super) fn new(rules: Vec<Rule>, proof: Option<Proof>) -> Rules {
+        Rules { rules, proof }
     }
 
     /// The first rule that fits, and its number.
     pub(super) fn first(&self, stage: Stage, said: &Said, host: Option<&str>) -> Option<(u16, &Rule)> {
-        let place = self.rules.iter().position(|rule| rule.when.fits(stage, said, host))?;
+        // Looked at once, and only if a rule would blame the recipient.
+        let mut holds: Option<bool> = None;
+        let mut is_proven = || *holds.get_or_insert_with(|| self.proof.as_ref().is_none_or(|proof| proof.holds(said)));
+        let place = self.rules.iter().position(|rule| {
+            rule.when.fits(stage, said, host)
+                && match rule.then.death {
+                    Death::No | Death::Vouched => true,
+                    Death::IfProven => proof::may_say(stage, said.status, rule.when.text.is_some()) && is_proven(),
+                }
+        })?;
         let number = u16::try_from(place + 1).unwrap_or(u16::MAX);
         self.rules.get(place).map(|rule| (number, rule))
     }

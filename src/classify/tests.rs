@@ -122,7 +122,7 @@ fn several_recipients_behind_one_answer_are_none_of_them_dead() {
         (Stage::FinalDot, 2, false, Scope::Nobody),
         (Stage::Data, 9, false, Scope::Nobody),
         (Stage::Mail, 0, false, Scope::Nobody),
-        (Stage::Greeting, 0, false, Scope::Connection),
+        (Stage::Greeting, 0, false, Scope::Source),
     ];
     for (stage, taken, suppress, scope) in rows {
         let meaning = of(stage, &unknown, taken);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::gate::Meters;
 use super::lane;
-use super::limits::SiteLimits;
+use super::limits::{Limits, SiteLimits};
 use super::slab::NONE;
 use super::words::{DomainHandle, Handle, Holder, Kept, Order, ProviderHandle, SiteHandle, TargetHandle, Unresolved};
 use super::{Alarm, Engine};
@@ -14,6 +14,8 @@ use crate::time::Timestamp;
 /// Waits between look-ups that failed, doubled up to the longest.
 const WAIT_MIN: Duration = Duration::from_secs(60);
 const WAIT_MAX: Duration = Duration::from_secs(1800);
+/// A domain without mail whose own windows are in use is looked at again after this.
+const IN_USE: Duration = Duration::from_secs(600);
 
 /// What is known of a domain's hosts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +40,8 @@ pub(super) struct Domain {
     failures: u8,
     alarm: Timestamp,
     pub flows: Vec<u32>,
+    /// Its hosts were known once, so that it may have been sent to.
+    met: bool,
     /// Its own limits, if it has some, and what was used of them.
     pub own: Option<Box<Own>>,
 }
@@ -47,8 +51,10 @@ pub(super) struct Domain {
 pub(super) struct Own {
     pub limits: Arc<SiteLimits>,
     pub meters: Meters,
-    /// Its windows are full until then, and its mail stands in no lane.
-    pub shut_until: Timestamp,
+    /// Its windows have no room until then, and its mail stands in no lane: transactional, marketing.
+    pub shut_until: [Timestamp; 2],
+    /// When that is looked at.
+    pub gate_at: Timestamp,
 }
 
 /// What a look-up found.
@@ -73,6 +79,7 @@ impl Engine {
                 failures: 0,
                 alarm: Timestamp::NEVER,
                 flows: Vec::new(),
+                met: false,
                 own: None,
             };
             self.domains.insert_at(domain.0, new);
@@ -91,8 +98,19 @@ impl Engine {
         }
         // What its look-up said is kept until that is too old: the next message may come in a moment.
         if known.flows.is_empty() && known.alarm == Timestamp::NEVER && !known.asked {
-            self.forget_domain(domain.0, out);
+            self.let_go(domain.0, out);
         }
+    }
+
+    /// Forgets a domain without mail, once nothing of its own windows is in use.
+    fn let_go(&mut self, domain: u32, out: &mut Vec<Order>) {
+        let now = self.steady();
+        let Some(known) = self.domains.get_mut(domain) else { return };
+        if known.own.as_deref_mut().is_none_or(|own| own.meters.is_idle(now)) {
+            return self.forget_domain(domain, out);
+        }
+        self.leave_target(domain, Hosts::Unknown, out);
+        self.arm_domain(domain, self.now.after(IN_USE));
     }
 
     fn forget_domain(&mut self, domain: u32, out: &mut Vec<Order>) {
@@ -155,7 +173,7 @@ impl Engine {
         self.recall_warmups(&kept);
         self.site_is(target.0, site, limits, &kept);
         self.sites[site.0].provider = provider;
-        self.own_limits(domain, own, &kept);
+        let other_limits = self.own_limits(domain, own, &kept);
         self.targets[target.0].domains += 1;
         let was = std::mem::replace(&mut self.domains[domain].hosts, Hosts::Known(target.0));
         self.domains[domain].failures = 0;
@@ -170,25 +188,36 @@ impl Engine {
         if let Hosts::Known(old) = was {
             self.release_target(old, out);
         }
+        // What the old limits kept out of its lanes may pass the new ones.
+        if other_limits {
+            self.open_domain(domain, out);
+        }
         self.feed(self.targets[target.0].site, out);
     }
 
-    /// A domain has these limits of its own, or none.
-    fn own_limits(&mut self, domain: u32, limits: Option<Arc<SiteLimits>>, kept: &[Kept]) {
+    /// A domain has these limits of its own, or none. True: it had others.
+    fn own_limits(&mut self, domain: u32, limits: Option<Arc<SiteLimits>>, kept: &[Kept]) -> bool {
         let (now, started) = (self.steady(), self.started);
-        let Some(known) = self.domains.get_mut(domain) else { return };
+        let Some(known) = self.domains.get_mut(domain) else { return false };
+        let met = std::mem::replace(&mut known.met, true);
+        let changed = known.own.as_ref().map(|own| &own.limits) != limits.as_ref();
         match (limits, &mut known.own) {
             (None, own) => *own = None,
             (Some(limits), Some(own)) => {
-                own.meters.change(&limits, now);
+                own.meters.change(&own.limits, &limits, now);
                 own.limits = limits;
             }
             (Some(limits), own) => {
                 let mut meters = Meters::new(started);
+                if met {
+                    meters.change(&SiteLimits::of_each(Limits::NONE), &limits, now);
+                }
                 meters.restore(Holder::Domain(DomainHandle(domain)), &limits, kept, now);
-                *own = Some(Box::new(Own { limits, meters, shut_until: Timestamp::ZERO }));
+                *own =
+                    Some(Box::new(Own { limits, meters, shut_until: [Timestamp::ZERO; 2], gate_at: Timestamp::NEVER }));
             }
         }
+        changed
     }
 
     pub(super) fn unresolved(&mut self, domain: DomainHandle, why: Unresolved, out: &mut Vec<Order>) {
@@ -245,7 +274,7 @@ impl Engine {
             return;
         }
         if known.flows.is_empty() {
-            return self.forget_domain(domain, out);
+            return self.let_go(domain, out);
         }
         let flows = &self.domains[domain].flows;
         if flows.iter().any(|flow| !self.flows[*flow].ready.is_empty()) {

@@ -6,15 +6,21 @@ use super::lane::{self, place_of};
 use super::limits::{Limits, Rate, Rates, SiteLimits};
 use super::link::{Doing, Link};
 use super::meter::{Haste, Meter, Room};
-use super::words::{Account, Constraint, Holder, Kept, Order, SiteHandle, SourceHandle, Unit};
+use super::words::{Account, Constraint, DomainHandle, Holder, Kept, Order, SiteHandle, SourceHandle, Unit};
 use super::{Alarm, Engine};
 use crate::mail::StreamKind;
 use crate::time::Timestamp;
 
+const KINDS: [StreamKind; 2] = [StreamKind::Transactional, StreamKind::Marketing];
 const UNITS: [Unit; 3] = [Unit::Messages, Unit::Recipients, Unit::Connections];
 /// A transaction waits until this share of the recipients' window is free, if it could use it: a window that is always
 /// nearly full would else be spent one recipient at a time, each in a message of its own.
 const WORTHWHILE_SHARE: u32 = 32;
+/// No window is longer.
+const LONGEST: Duration = Duration::from_secs(86_400);
+/// A clock that was set by less than this, altogether, leaves the records as they are: they are rounded late, and one that
+/// approaches another slowly would have them written all the time. Unit: milliseconds.
+const RESTATED_FROM_MS: u64 = 1000;
 
 pub(super) fn rates(limits: &Limits, unit: Unit) -> &Rates {
     match unit {
@@ -29,6 +35,9 @@ pub(super) fn rates(limits: &Limits, unit: Unit) -> &Rates {
 #[derive(Debug)]
 pub(super) struct Meters {
     started: Timestamp,
+    /// Units of single sources, or of all together (true), that were without a limit until then: what was sent before
+    /// nobody knows.
+    opened: Vec<(bool, Unit, Timestamp)>,
     /// What is used of them outlives a crash.
     kept: bool,
     all: Vec<(Option<SourceHandle>, Unit, Meter)>,
@@ -47,7 +56,7 @@ pub(super) enum Shut {
 
 impl Meters {
     pub fn new(started: Timestamp) -> Meters {
-        Meters { started, kept: true, all: Vec::new(), learned: Vec::new() }
+        Meters { started, kept: true, opened: Vec::new(), all: Vec::new(), learned: Vec::new() }
     }
 
     /// Meters of which nothing is written down.
@@ -65,11 +74,22 @@ impl Meters {
         let place = match self.all.iter().position(|(other, of, _)| *other == source && *of == unit) {
             Some(place) => place,
             None => {
-                self.all.push((source, unit, Meter::at_start(rates, self.started, self.kept)));
+                let meter = self.fresh(rates, source, unit);
+                self.all.push((source, unit, meter));
                 self.all.len() - 1
             }
         };
         self.all.get_mut(place).map(|(_, _, meter)| meter)
+    }
+
+    /// A meter that is not there yet: unused, but for what was sent while nothing limited it.
+    fn fresh(&self, rates: &Rates, source: Option<SourceHandle>, unit: Unit) -> Meter {
+        let mut meter = Meter::at_start(rates, self.started, self.kept);
+        let opened = self.opened.iter().find(|(total, of, _)| *total == source.is_none() && *of == unit);
+        if let Some((.., at)) = opened {
+            meter.fill(*at);
+        }
+        meter
     }
 
     /// Holds a source to what was learned, or to nothing any more. `refused`: what it sent so far was too much.
@@ -117,7 +137,7 @@ impl Meters {
             match self.find(source, unit) {
                 _ if rates.is_empty() => {}
                 Some(meter) => visit(meter),
-                None => visit(&mut Meter::at_start(rates, self.started, self.kept)),
+                None => visit(&mut self.fresh(rates, source, unit)),
             }
         }
     }
@@ -155,8 +175,20 @@ impl Meters {
         }
     }
 
-    /// Other limits: what is known goes on to count.
-    pub fn change(&mut self, limits: &SiteLimits, now: Timestamp) {
+    /// Other limits: what is known goes on to count, and where there was no limit all that there may be.
+    pub fn change(&mut self, before: &SiteLimits, limits: &SiteLimits, now: Timestamp) {
+        for unit in UNITS {
+            let is_new = |old: &Limits, new: &Limits| rates(old, unit).is_empty() && !rates(new, unit).is_empty();
+            let named = before.sources.iter().chain(limits.sources.iter()).map(|(source, _)| *source);
+            let each = is_new(&before.each, &limits.each)
+                || named.into_iter().any(|source| is_new(before.of(source), limits.of(source)));
+            for (total, is_new) in [(false, each), (true, is_new(&before.total, &limits.total))] {
+                if is_new {
+                    self.opened.retain(|(of, known, _)| (*of, *known) != (total, unit));
+                    self.opened.push((total, unit, now));
+                }
+            }
+        }
         self.all.retain_mut(|(source, unit, meter)| {
             let of = source.map_or(&limits.total, |source| limits.of(source));
             let rates = rates(of, *unit);
@@ -176,9 +208,19 @@ impl Meters {
         }
     }
 
+    /// Has all that is written down written anew.
+    fn restate(&mut self, holder: Holder, now: Timestamp, out: &mut Vec<Order>) {
+        for (source, unit, meter) in &mut self.all {
+            if meter.is_kept() && !meter.is_idle(now) && meter.restates() {
+                out.push(Order::Reserve(Account { holder, source: *source, unit: *unit }));
+            }
+        }
+    }
+
     /// Whether forgetting it loses nothing.
     pub fn is_idle(&mut self, now: Timestamp) -> bool {
-        self.all.iter_mut().all(|(_, _, meter)| meter.is_idle(now))
+        self.opened.retain(|(.., at)| now.since(*at) < LONGEST);
+        self.opened.is_empty() && self.all.iter_mut().all(|(_, _, meter)| meter.is_idle(now))
     }
 
     fn find(&mut self, source: Option<SourceHandle>, unit: Unit) -> Option<&mut Meter> {
@@ -256,18 +298,33 @@ impl Engine {
         }
     }
 
+    /// The same for a domain's own windows: others' mail in the lane is nothing to them.
+    pub(super) fn haste_of_domain(&self, domain: u32, kind: StreamKind) -> Haste {
+        // What waits for its pace is told so.
+        if self.is_shut(domain, kind) {
+            return Haste::Paced;
+        }
+        let flows = self.domains.get(domain).into_iter().flat_map(|known| &known.flows);
+        let of_kind = flows.map(|flow| &self.flows[*flow]).filter(|flow| flow.key.kind == kind);
+        match kind {
+            StreamKind::Transactional => Haste::Ahead(of_kind.map(|flow| flow.ready.len() as u32).sum()),
+            StreamKind::Marketing => Haste::Paced,
+        }
+    }
+
     /// How many recipients of a row may go over a connection now.
     pub(super) fn pass(&mut self, link: &Link, lane: u32, kind: StreamKind, slot: u32) -> Result<u16, Barrier> {
         let (now, haste) = (self.steady(), self.haste(lane, kind));
         let wanted = u32::from(self.rows[slot].recipients.max(1));
         let domain = self.flows[self.rows[slot].flow].key.domain.0;
+        let own_haste = self.haste_of_domain(domain, kind);
         let site = &mut self.sites[link.site];
         let limits = std::sync::Arc::clone(&site.limits);
         let of_site = recipients_now(&mut site.meters, &limits, link.source, now, haste, wanted);
         let mut allowed = of_site.map_err(Barrier::Site)?;
         if let Some(own) = self.domains.get_mut(domain).and_then(|domain| domain.own.as_deref_mut()) {
             let limits = std::sync::Arc::clone(&own.limits);
-            let of_domain = recipients_now(&mut own.meters, &limits, link.source, now, haste, wanted);
+            let of_domain = recipients_now(&mut own.meters, &limits, link.source, now, own_haste, wanted);
             allowed = allowed.min(of_domain.map_err(Barrier::Domain)?);
         }
         let source = link.source;
@@ -322,6 +379,41 @@ impl Engine {
         };
         self.each_meter(site, charge.domain, source, end_unit);
         self.each_meter_at(place, source, end_unit);
+        if !sent {
+            self.reopen(site, charge.domain);
+        }
+    }
+
+    /// What was given back is there for whoever waits for these windows.
+    fn reopen(&mut self, site: u32, domain: u32) {
+        let now = self.now;
+        if self.sites[site].gate_at != Timestamp::NEVER {
+            self.sites[site].gate_at = now;
+            self.arm_site(site);
+        }
+        if KINDS.into_iter().any(|kind| self.is_shut(domain, kind)) {
+            self.arm_gate(domain, now);
+        }
+    }
+
+    /// The clock was set: what is written down speaks of times that it showed, and is written anew.
+    pub(super) fn skewed(&mut self, by_ms: i64, out: &mut Vec<Order>) {
+        self.skew_ms = by_ms;
+        if by_ms.abs_diff(self.written_skew_ms) < RESTATED_FROM_MS {
+            return;
+        }
+        self.written_skew_ms = by_ms;
+        let (now, sites) = (self.steady(), self.sites.slots());
+        for site in 0..sites {
+            if let Some(known) = self.sites.get_mut(site) {
+                known.meters.restate(Holder::Site(SiteHandle(site)), now, out);
+            }
+        }
+        for domain in 0..self.domains.slots() {
+            if let Some(own) = self.domains.get_mut(domain).and_then(|known| known.own.as_deref_mut()) {
+                own.meters.restate(Holder::Domain(DomainHandle(domain)), now, out);
+            }
+        }
     }
 
     fn each_meter(&mut self, site: u32, domain: u32, source: SourceHandle, mut visit: impl FnMut(Unit, &mut Meter)) {
@@ -410,7 +502,7 @@ impl Engine {
         let Some(domain) = domain else { return };
         if let Some(own) = self.domains.get_mut(domain).and_then(|domain| domain.own.as_deref_mut()) {
             let limits = std::sync::Arc::clone(&own.limits);
-            own.meters.ask(&limits, Holder::Domain(super::words::DomainHandle(domain)), source, &UNITS, out);
+            own.meters.ask(&limits, Holder::Domain(DomainHandle(domain)), source, &UNITS, out);
         }
     }
 
@@ -493,8 +585,15 @@ impl Engine {
         }
     }
 
-    /// A domain's own windows are full: its mail leaves its lanes, so that it stands in nobody's way.
-    pub(super) fn shut_domain(&mut self, domain: u32, link: &Link, shut: Shut, out: &mut Vec<Order>) {
+    /// A domain's own windows have no room for mail of a kind: it leaves its lanes, so that it stands in nobody's way. What
+    /// paces marketing does not stop transactional mail.
+    pub(super) fn shut_domain(
+        &mut self,
+        domain: u32,
+        link: &Link,
+        (kind, shut): (StreamKind, Shut),
+        out: &mut Vec<Order>,
+    ) {
         let until = match shut {
             Shut::Until(at) => self.at(at).max(self.now.after(Duration::from_millis(1))),
             Shut::Unreserved => {
@@ -504,20 +603,35 @@ impl Engine {
         };
         let Some(known) = self.domains.get_mut(domain) else { return };
         let Some(own) = known.own.as_deref_mut() else { return };
-        let was = std::mem::replace(&mut own.shut_until, until);
+        own.shut_until[place_of(kind)] = until;
         for place in 0..known.flows.len() {
             let flow = self.domains[domain].flows[place];
-            lane::detach(flow, &mut self.flows, &mut self.lanes);
+            if self.flows[flow].key.kind == kind {
+                lane::detach(flow, &mut self.flows, &mut self.lanes);
+            }
         }
-        self.arm(was, until, Alarm::Gate(domain));
+        self.arm_gate(domain, until);
     }
 
-    /// A domain's own windows may be open: its mail goes back to its lanes.
+    /// Has a domain's windows looked at by this time.
+    fn arm_gate(&mut self, domain: u32, at: Timestamp) {
+        let now = self.now;
+        let Some(own) = self.domains.get_mut(domain).and_then(|known| known.own.as_deref_mut()) else { return };
+        if own.gate_at > now && own.gate_at <= at {
+            return;
+        }
+        let was = std::mem::replace(&mut own.gate_at, at);
+        self.arm(was, at, Alarm::Gate(domain));
+    }
+
+    /// A domain's own windows may be open, or are gone: its mail goes back to its lanes.
     pub(super) fn open_domain(&mut self, domain: u32, out: &mut Vec<Order>) {
         let Some(known) = self.domains.get_mut(domain) else { return };
-        let Some(own) = known.own.as_deref_mut() else { return };
-        let was = std::mem::replace(&mut own.shut_until, Timestamp::ZERO);
-        self.alarms.remove(&(was, Alarm::Gate(domain)));
+        if let Some(own) = known.own.as_deref_mut() {
+            own.shut_until = [Timestamp::ZERO; 2];
+            let was = std::mem::replace(&mut own.gate_at, Timestamp::NEVER);
+            self.alarms.remove(&(was, Alarm::Gate(domain)));
+        }
         for place in 0..self.domains[domain].flows.len() {
             let Some(flow) = self.domains.get(domain).and_then(|known| known.flows.get(place)).copied() else { return };
             if !self.is_attached(flow) {
@@ -526,14 +640,21 @@ impl Engine {
         }
     }
 
-    /// Whether a domain's mail is kept out of its lanes by its own windows.
-    pub(super) fn is_shut(&self, domain: u32) -> bool {
+    /// Whether a domain's mail of a kind is kept out of its lanes by its own windows.
+    pub(super) fn is_shut(&self, domain: u32, kind: StreamKind) -> bool {
         let own = self.domains.get(domain).and_then(|known| known.own.as_deref());
-        own.is_some_and(|own| own.shut_until > self.now)
+        own.is_some_and(|own| own.shut_until[place_of(kind)] > self.now)
     }
 
-    /// What windows keep mail of a kind, from a source to a site and a domain, from going now.
-    pub(super) fn why_windows(&self, source: SourceHandle, site: u32, domain: u32, haste: Haste) -> Vec<Constraint> {
+    /// What windows keep mail of a kind, from a source to a site and a domain, from going now. `haste`: at the site, and
+    /// at the domain.
+    pub(super) fn why_windows(
+        &self,
+        source: SourceHandle,
+        site: u32,
+        domain: u32,
+        (haste, own_haste): (Haste, Haste),
+    ) -> Vec<Constraint> {
         let now = self.steady();
         let mut all = Vec::new();
         if let Some((rate, meter)) = self.sites[site].meters.lesson(source)
@@ -541,7 +662,7 @@ impl Engine {
         {
             all.push(Constraint::Slowed(source, SiteHandle(site), rate, self.at(at)));
         }
-        let mut look = |holder: Holder, meters: &Meters| {
+        let mut look = |holder: Holder, meters: &Meters, haste: Haste| {
             for (of, unit, meter) in meters.uses().filter(|(of, ..)| of.is_none_or(|of| of == source)) {
                 let account = Account { holder, source: of, unit };
                 // A look changes nothing: it expires what is old in a copy.
@@ -556,12 +677,12 @@ impl Engine {
                 }
             }
         };
-        look(Holder::Site(SiteHandle(site)), &self.sites[site].meters);
+        look(Holder::Site(SiteHandle(site)), &self.sites[site].meters, haste);
         if let Some(own) = self.domains.get(domain).and_then(|known| known.own.as_deref()) {
-            look(Holder::Domain(super::words::DomainHandle(domain)), &own.meters);
+            look(Holder::Domain(DomainHandle(domain)), &own.meters, own_haste);
         }
         for (place, meters) in self.meters_at(site, source) {
-            look(Holder::Place(place), meters);
+            look(Holder::Place(place), meters, haste);
         }
         all
     }

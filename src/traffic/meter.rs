@@ -88,6 +88,8 @@ pub(super) struct Meter {
     reserved: u32,
     /// A reservation is on its way to the disk: so many, and who was in flight when it was written down.
     asked: u32,
+    /// What is on its way to the disk speaks of a clock that was set since.
+    is_stale: bool,
     /// What is used is durable before it is spent. Not of what was learned: a window that begins anew is not passed as a
     /// promise.
     kept: bool,
@@ -201,7 +203,14 @@ impl Meter {
     /// An unused meter.
     pub fn new(rates: &Rates) -> Meter {
         let window = |rate| Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0, strict: false };
-        Meter { windows: rates.iter().map(window).collect(), flying: 0, reserved: 0, asked: 0, kept: true }
+        Meter {
+            windows: rates.iter().map(window).collect(),
+            flying: 0,
+            reserved: 0,
+            asked: 0,
+            is_stale: false,
+            kept: true,
+        }
     }
 
     /// A meter of what a peer's replies taught.
@@ -331,10 +340,20 @@ impl Meter {
             return false;
         }
         let chunk = self.chunk();
-        if self.reserved > chunk / 2 {
+        if self.reserved > chunk / 2 && !self.is_stale {
             return false;
         }
-        self.asked = chunk;
+        (self.asked, self.is_stale) = (chunk, false);
+        true
+    }
+
+    /// Whether it is to be written down anew now; it asks for one more, so that nothing else is asked for meanwhile.
+    pub fn restates(&mut self) -> bool {
+        if self.asked > 0 {
+            self.is_stale = true;
+            return false;
+        }
+        self.asked = 1;
         true
     }
 
@@ -412,6 +431,7 @@ impl Meter {
     /// As if all windows were used up just now: the strictest that can be true.
     pub fn fill(&mut self, now: Timestamp) {
         for window in &mut self.windows {
+            window.expire(now);
             let rest = window.count().saturating_sub(window.sum);
             window.add(now, rest);
         }

@@ -119,6 +119,8 @@ pub struct Engine {
     announced: Timestamp,
     /// By how much `now` is ahead of the time that really passed since the start. Unit: milliseconds.
     skew_ms: i64,
+    /// The same when all records were written anew last.
+    written_skew_ms: i64,
     /// When the engine began, by that time.
     started: Timestamp,
 }
@@ -172,6 +174,7 @@ impl Engine {
             volumes: BTreeMap::new(),
             announced: Timestamp::NEVER,
             skew_ms: 0,
+            written_skew_ms: 0,
             started: Timestamp::ZERO,
         }
     }
@@ -205,7 +208,7 @@ impl Engine {
             Fact::Eof(connection) => self.eof(connection, out),
             Fact::Ended(id, ending) => self.ended(id, ending, out),
             Fact::Reserved(account, durable) => self.reserved(account, durable, out),
-            Fact::Skewed(by_ms) => self.skew_ms = by_ms,
+            Fact::Skewed(by_ms) => self.skewed(by_ms, out),
             Fact::Reload(rules) => self.reload(rules, out),
             Fact::Operator(operator) => self.operate(operator, out),
             Fact::Tick => {}

@@ -159,8 +159,8 @@ impl Engine {
             return Err(Shut::Until(self.steady().after(TURN)));
         }
         let Some(known) = self.places.get_mut(&place) else { return Ok(u32::MAX) };
-        let all = known.shared.iter_mut().map(|(limits, meters)| take(meters, limits));
-        all.fold(Ok(u32::MAX), |least, room| Ok(least?.min(room?)))
+        let mut all = known.shared.iter_mut();
+        all.try_fold(u32::MAX, |least, (limits, meters)| Ok(least.min(take(meters, limits)?)))
     }
 
     /// Whether another site waits for what this one had last: else the first to look would always have it.

@@ -36,7 +36,8 @@ impl Engine {
                 path.fewer_connections(now, jitter, most.unwrap_or(others));
             }
             Reaction::FewerDeliveries { most } => {
-                path.fewer_deliveries(now, jitter, most.unwrap_or(link.done));
+                // The last was done, and refused.
+                path.fewer_deliveries(now, jitter, most.unwrap_or(link.done.saturating_sub(1)));
             }
             Reaction::Slow { count, per, hold } => {
                 let named = (count > 0).then_some(Rate { count, per });

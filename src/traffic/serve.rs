@@ -347,7 +347,7 @@ impl Engine {
                 }
                 Err(Barrier::Domain(shut)) => {
                     let domain = self.flows[self.rows[slot].flow].key.domain;
-                    self.shut_domain(domain.0, &link, shut, out);
+                    self.shut_domain(domain.0, &link, (kind, shut), out);
                 }
             }
         }

@@ -285,7 +285,7 @@ impl Engine {
                 self.recall(site, kept);
             }
             Some(known) if known.limits != limits => {
-                known.meters.change(&limits, now);
+                known.meters.change(&known.limits, &limits, now);
                 known.limits = limits;
                 self.fit_places_of(site.0);
             }

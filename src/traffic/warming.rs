@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::lane::Via;
 use super::link::Link;
 use super::warmup::{Because, Curve, Day, Kept, Kind, Ladder, SendHours, Total, View};
 use super::words::{Account, Holder, Order, ProviderHandle, SourceHandle, Unit, WarmupOrder};
@@ -370,23 +371,27 @@ impl Engine {
     }
 
     /// Whether a lane's transactional mail should leave a warming source to others.
-    pub(super) fn has_warm_source(&self, lane: u32, site: u32) -> bool {
+    fn has_warm_source(&self, via: Via, site: u32) -> bool {
         let (provider, known) = (self.provider_of(site), &self.sites[site]);
         let warm = |source: &SourceHandle| {
             !self.is_warming(*source, provider)
                 && !self.is_stopped(*source, site)
                 && known.path(*source).throttled(self.now).is_none()
         };
-        self.sources(self.lanes[lane].via).iter().any(warm)
+        self.sources(via).iter().any(warm)
     }
 
     /// Whether mail of this kind has no business on this source at a site, since it warms up there.
     pub(super) fn is_kept_off(&self, lane: u32, source: SourceHandle, site: u32, kind: StreamKind) -> bool {
+        self.is_kept_off_via(self.lanes[lane].via, source, site, kind)
+    }
+
+    pub(super) fn is_kept_off_via(&self, via: Via, source: SourceHandle, site: u32, kind: StreamKind) -> bool {
         if self.rules.warming.is_empty() || !self.is_warming(source, self.provider_of(site)) {
             return false;
         }
         match kind {
-            StreamKind::Transactional => self.has_warm_source(lane, site),
+            StreamKind::Transactional => self.has_warm_source(via, site),
             StreamKind::Marketing => self.warmup_shut(source, self.provider_of(site)).is_some(),
         }
     }

@@ -2,10 +2,10 @@
 
 use super::Engine;
 use super::domain::Hosts;
-use super::lane::{Via, place_of};
+use super::lane::{FlowKey, Via, place_of};
 use super::meter::Haste;
 use super::slab::{NONE, State};
-use super::words::{ConnectionHandle, Constraint, DomainHandle, Now, SiteHandle, SourceHandle};
+use super::words::{Account, ConnectionHandle, Constraint, DomainHandle, Holder, Now, SiteHandle, SourceHandle, Unit};
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
 
@@ -44,8 +44,12 @@ impl Engine {
         }
     }
 
-    /// A line of ready mail in which nothing binds, and yet nobody is served or dialed.
+    /// A line of ready mail in which nothing binds, and yet nobody is served or dialed, nor will be looked at again.
     fn is_line_still(&self, now: Now, flow: u32) -> bool {
+        let FlowKey { domain, kind, .. } = self.flows[flow].key;
+        if self.is_shut(domain.0, kind) || self.site_at(domain).is_some_and(|site| self.sites[site].gate_at > now) {
+            return false;
+        }
         let constraints = self.why_flow(now, flow);
         let only_in_line = constraints.iter().all(|constraint| matches!(constraint, Constraint::InLine(..)));
         let Some(Constraint::InLine(site, _)) = constraints.first().filter(|_| only_in_line) else {
@@ -57,9 +61,12 @@ impl Engine {
     /// The site that an envelope would go to, if its hosts are known.
     pub fn site_of(&self, id: QueueId) -> Option<SiteHandle> {
         let slot = self.rows.find(id)?;
-        let domain = self.domains.get(self.flows[self.rows[slot].flow].key.domain.0)?;
-        match domain.hosts {
-            Hosts::Known(target) => Some(SiteHandle(self.targets[target].site)),
+        self.site_at(self.flows[self.rows[slot].flow].key.domain).map(SiteHandle)
+    }
+
+    fn site_at(&self, domain: DomainHandle) -> Option<u32> {
+        match self.domains.get(domain.0)?.hosts {
+            Hosts::Known(target) => Some(self.targets[target].site),
             Hosts::Unknown | Hosts::Failing(_) | Hosts::Never => None,
         }
     }
@@ -86,10 +93,16 @@ impl Engine {
         let site = self.targets[target].site;
         let via = self.via(&key);
         let lane = self.targets[target].lanes.iter().find(|lane| self.lanes[**lane].via == via).copied();
+        // A warming source that is left alone since a warm one has its mail stands for nothing here.
+        let left_alone = |source: &SourceHandle| {
+            key.kind == StreamKind::Transactional && self.is_kept_off_via(via, *source, site, key.kind)
+        };
+        let sources: Vec<SourceHandle> =
+            self.sources(via).iter().copied().filter(|source| !left_alone(source)).collect();
         let mut all: Vec<Constraint> =
-            self.sources(via).iter().filter_map(|source| self.why_source(now, *source, site, key.kind)).collect();
+            sources.iter().filter_map(|source| self.why_source(now, *source, site, key.kind)).collect();
         // What an operator stopped waits for the operator, whatever else would open.
-        if !all.is_empty() && self.sources(via).iter().all(|source| self.is_stopped(*source, site)) {
+        if !all.is_empty() && sources.iter().all(|source| self.is_stopped(*source, site)) {
             all.dedup();
             return all;
         }
@@ -98,9 +111,10 @@ impl Engine {
             (StreamKind::Transactional, Some(lane)) => Haste::Ahead(self.lanes[lane].waiting[place_of(key.kind)]),
             (StreamKind::Transactional | StreamKind::Marketing, _) => Haste::Paced,
         };
+        let hastes = (haste, self.haste_of_domain(key.domain.0, key.kind));
         let mut windows: Vec<Vec<Constraint>> = Vec::new();
-        for source in self.sources(via).iter() {
-            windows.push(self.why_windows(*source, site, key.domain.0, haste));
+        for source in &sources {
+            windows.push(self.why_windows(*source, site, key.domain.0, hastes));
         }
         if !windows.is_empty() && windows.iter().all(|shut| !shut.is_empty()) {
             windows.iter_mut().for_each(|shut| shut.sort_by_key(|constraint| std::cmp::Reverse(ends_at(constraint))));
@@ -115,7 +129,7 @@ impl Engine {
             return vec![Constraint::NoSource(pool)];
         }
         // A source that is free makes the others' constraints not binding.
-        let some_source_is_free = all.len() < self.sources(via).len();
+        let some_source_is_free = all.len() < sources.len();
         if some_source_is_free {
             all.clear();
             let dialing = lane.is_some_and(|lane| self.lanes[lane].dialing != [0, 0]);
@@ -130,6 +144,11 @@ impl Engine {
         }
         if let Some(lane) = lane.filter(|_| self.is_attached(flow)) {
             all.push(Constraint::InLine(SiteHandle(site), self.lanes[lane].waiting[place_of(key.kind)]));
+        }
+        // Its windows opened, and that is looked at in a moment.
+        if all.is_empty() && self.is_shut(key.domain.0, key.kind) {
+            let (holder, unit) = (Holder::Domain(key.domain), Unit::Messages);
+            all.push(Constraint::Reserving(Account { holder, source: None, unit }));
         }
         all
     }

@@ -14,6 +14,8 @@ struct Labelled {
     stage: String,
     class: String,
     suppress: bool,
+    /// Of a set that was labelled before it was first tried; docs/REPLIES.md tells how each fared.
+    round: Option<String>,
 }
 
 /// Classes whose replies must never cost a recipient its address.
@@ -43,7 +45,8 @@ fn dead_recipients_are_known_and_nobody_else_is_taken_for_one() {
         let class = Class::ALL.iter().find(|class| class.name() == labelled.class).expect("a class's word");
         count += 1;
         wrong += usize::from(meaning.suppress != labelled.suppress);
-        other_class += usize::from(meaning.class != *class);
+        // Texts that were written to mislead have no one class: only whom they blame is looked at.
+        other_class += usize::from(meaning.class != *class && labelled.round.is_none());
         if meaning.suppress != labelled.suppress || meaning.class != *class {
             let rule = rules.name(meaning.signal.rule).unwrap_or("none");
             let got = (meaning.class.name(), meaning.suppress);

@@ -37,6 +37,75 @@ pub enum Temper {
     Never,
     /// Cannot be looked up before this.
     Lost(Timestamp),
+    /// What [`Peers`] say.
+    Peer,
+}
+
+/// What a look-up finds, and under which limits.
+#[derive(Clone, Debug)]
+pub struct Aim {
+    pub target: u32,
+    pub site: u32,
+    pub provider: ProviderHandle,
+    pub limits: Arc<SiteLimits>,
+    pub own: Option<Arc<SiteLimits>>,
+}
+
+/// A connection as a peer knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// By the clock that nobody sets.
+    pub at: Timestamp,
+    pub connection: u32,
+    pub source: SourceHandle,
+    pub site: u32,
+}
+
+/// How a peer takes a connection.
+pub struct Greeting {
+    pub after: Duration,
+    pub signal: Option<Signal>,
+    pub deliveries_max: Option<u32>,
+}
+
+/// How a peer takes a message.
+pub struct Answer {
+    /// When MAIL is on the wire.
+    pub mail_after: Duration,
+    pub after: Duration,
+    /// For all its recipients; `None`: they have their final state.
+    pub due: Option<Timestamp>,
+    pub signal: Signal,
+    /// What the connection does: the envelope comes back untouched, it breaks, or it ends after the reply.
+    pub turn: Turn,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    Goes,
+    Closes,
+    Breaks,
+    Returns,
+    Skips,
+}
+
+/// Peers with minds of their own behind [`Temper::Peer`], and whoever watches the engine from there. Each is called
+/// before the engine hears of it.
+pub trait Peers {
+    /// `None`: the name servers do not answer.
+    fn find(&mut self, world: &World, domain: u32) -> Option<Aim>;
+    fn told(&mut self, world: &World, domain: u32);
+    fn dialed(&mut self, world: &World, call: &Call) -> Greeting;
+    fn greeted(&mut self, world: &World, call: &Call, signal: Option<Signal>);
+    fn sent(&mut self, world: &World, call: &Call, known: &Known, recipients: u16) -> Answer;
+    /// A transaction is over: something of it was said to the peer, and this is what it answered.
+    fn answered(&mut self, world: &World, call: &Call, put: &Put, sent: bool, signal: Option<Signal>);
+    /// How long a peer takes to see QUIT, and to hang up.
+    fn hangs_up_after(&mut self) -> Duration;
+    fn hung_up(&mut self, world: &World, call: &Call);
+    /// The process is gone; `clean`: it stopped, and the peers saw all its connections end.
+    fn crashed(&mut self, world: &World, clean: bool);
+    fn forgotten(&mut self, world: &World, handle: Handle);
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,26 +116,38 @@ pub struct Place {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Connection {
-    source: SourceHandle,
-    target: u32,
-    site: u32,
-    connected: bool,
-    closing: bool,
-    carrying: Option<QueueId>,
-    kind: Option<StreamKind>,
+pub struct Connection {
+    pub source: SourceHandle,
+    pub target: u32,
+    pub site: u32,
+    pub connected: bool,
+    pub closing: bool,
+    pub carrying: Option<QueueId>,
+    pub kind: Option<StreamKind>,
+    /// MAIL was written.
+    written: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     pub put: Put,
     /// Later than `expires_at` only by grace.
-    deadline: Timestamp,
+    pub deadline: Timestamp,
     pub due: Timestamp,
     pub flying: bool,
     /// Somebody else ended it while it was on its way.
-    gone: bool,
+    pub gone: bool,
     pub sends: u32,
+    /// Recipients without a final state.
+    pub left: u16,
+    /// The source that it came back over, and keeps.
+    pub stays: Option<SourceHandle>,
+    /// An order to end it could not be carried out then.
+    pub again_at: Timestamp,
+    /// An order to end it was carried out, and not told yet.
+    pub ending: bool,
+    /// Due then, as somebody said while it was on its way.
+    heard: Option<Timestamp>,
 }
 
 /// How it ended.
@@ -82,11 +163,32 @@ pub struct World {
     pub engine: Engine,
     pub now: Timestamp,
     random: fastrand::Rng,
+    /// By the time that passes for everybody, which only differs from `now` once that was set.
     events: BTreeMap<(Timestamp, u64), Fact>,
     number: u64,
+    pub real: Timestamp,
+    /// By how much `now` is ahead of it. Unit: milliseconds.
+    ahead_ms: i64,
+    /// The same when the engine began, and what it was told since.
+    ahead_at_start_ms: i64,
+    told_ms: i64,
+    /// The engine is never told that the clock was set.
+    pub hides_skew: bool,
+    /// No chance in the world itself: look-ups take as long as ever, nothing is spread.
+    pub is_even: bool,
+    /// `now` at the last fact but this one.
+    pub last_fact: Timestamp,
+    /// The fact that is heard now takes mail out of its lines and puts it back, one after the other.
+    pub is_rearranging: bool,
     pub places: Vec<Place>,
-    connections: HashMap<u32, Connection>,
-    pub waiting: HashMap<QueueId, Known>,
+    pub peers: Option<Box<dyn Peers>>,
+    /// What look-ups found, while the engine knows it; and what those found that are on their way.
+    pub aims: HashMap<u32, Aim>,
+    looking: HashMap<u32, Option<Aim>>,
+    /// Domains whose last look-up failed.
+    pub lost: BTreeSet<u32>,
+    pub connections: BTreeMap<u32, Connection>,
+    pub waiting: BTreeMap<QueueId, Known>,
     pub ended: HashMap<QueueId, (End, Timestamp)>,
     /// Sends, in order: when, what, where.
     pub sent: Vec<(Timestamp, QueueId, u32, StreamKind)>,
@@ -99,9 +201,16 @@ pub struct World {
     /// Stops checking of limits that a reload may have lowered under open connections.
     pub limits_may_be_passed: bool,
     /// What an operator stopped, by site.
-    stopped: HashMap<u32, Box<[Option<SourceHandle>]>>,
-    /// What the engine had written down, as a crash would leave it.
+    pub stopped: HashMap<u32, Box<[Option<SourceHandle>]>>,
+    pub stopped_sources: BTreeSet<SourceHandle>,
+    /// What the engine had written down.
     pub records: BTreeMap<Account, Vec<u8>>,
+    /// What of it is on the disk, and what is on its way there: of that a crash leaves the first so many. `None`: a crash
+    /// loses nothing.
+    pub disk: Option<Disk>,
+    /// The process dies when it carried out so many orders.
+    pub doom: Option<u32>,
+    pub crashes: u32,
     /// What the peers may have counted: site, source, from when, until when.
     pub spans: Vec<Span>,
     open_spans: HashMap<QueueId, usize>,
@@ -112,6 +221,16 @@ pub struct World {
     pub frozen: Vec<(SourceHandle, ProviderHandle)>,
     /// Messages that a hidden limit deferred.
     pub deferrals: u32,
+}
+
+/// A disk that takes its time.
+#[derive(Clone, Default)]
+pub struct Disk {
+    pub durable: BTreeMap<Account, Vec<u8>>,
+    writes: VecDeque<(Account, Vec<u8>)>,
+    pub is_full: bool,
+    /// Keeps nothing, whatever it says.
+    pub lies: bool,
 }
 
 /// One transaction as a peer sees it.
@@ -133,9 +252,21 @@ impl World {
             random: fastrand::Rng::with_seed(seed),
             events: BTreeMap::new(),
             number: 0,
+            real: START,
+            ahead_ms: 0,
+            ahead_at_start_ms: 0,
+            told_ms: 0,
+            hides_skew: false,
+            is_even: false,
+            last_fact: START,
+            is_rearranging: false,
             places,
-            connections: HashMap::new(),
-            waiting: HashMap::new(),
+            peers: None,
+            aims: HashMap::new(),
+            looking: HashMap::new(),
+            lost: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             ended: HashMap::new(),
             sent: Vec::new(),
             rules,
@@ -146,7 +277,11 @@ impl World {
             trace: 0,
             limits_may_be_passed: false,
             stopped: HashMap::new(),
+            stopped_sources: BTreeSet::new(),
             records: BTreeMap::new(),
+            disk: None,
+            doom: None,
+            crashes: 0,
             spans: Vec::new(),
             open_spans: HashMap::new(),
             counted: HashMap::new(),
@@ -180,10 +315,25 @@ impl World {
         let long = put.expires_at.since(put.id.made_at()) >= secs(3600);
         let deadline = if long { put.expires_at.max(self.now.after(GRACE)) } else { put.expires_at };
         match self.waiting.get_mut(&put.id) {
-            Some(known) if known.flying => known.put.held = put.held,
-            Some(known) => (known.put, known.due, known.deadline) = (put, put.due, deadline),
+            Some(known) if known.flying || known.ending => (known.put.held, known.heard) = (put.held, Some(put.due)),
+            Some(known) => {
+                (known.put, known.due, known.deadline, known.stays) = (put, put.due, deadline, put.source);
+            }
             None => {
-                let known = Known { put, deadline, due: put.due, flying: false, gone: false, sends: 0 };
+                let known = Known {
+                    put,
+                    deadline,
+                    due: put.due,
+                    flying: false,
+                    gone: false,
+                    sends: 0,
+                    // Ordinary places answer for all at once.
+                    left: if self.peers.is_some() { put.recipients } else { 0 },
+                    stays: put.source,
+                    again_at: Timestamp::ZERO,
+                    ending: false,
+                    heard: None,
+                };
                 self.waiting.insert(put.id, known);
             }
         }
@@ -206,20 +356,51 @@ impl World {
 
     pub fn later(&mut self, wait: Duration, fact: Fact) {
         self.number += 1;
-        self.events.insert((self.now.after(wait), self.number), fact);
+        self.events.insert((self.real.after(wait), self.number), fact);
     }
 
     /// Runs until this time, or until nothing is left to happen.
     pub fn run_until(&mut self, end: Timestamp) {
+        self.run_until_real(self.real_of(end));
+    }
+
+    /// When the clock will show this.
+    fn real_of(&self, shown: Timestamp) -> Timestamp {
+        if shown == Timestamp::NEVER {
+            return shown;
+        }
+        Timestamp::from_millis(shown.as_millis().saturating_add_signed(-self.ahead_ms))
+    }
+
+    fn pass_to(&mut self, real: Timestamp) {
+        self.real = self.real.max(real);
+        let shown = Timestamp::from_millis(self.real.as_millis().saturating_add_signed(self.ahead_ms));
+        // It never goes back, but stands still until it is right.
+        self.now = self.now.max(shown);
+    }
+
+    /// It was set back, and ours waits until it is right.
+    pub fn stands_still(&self) -> bool {
+        self.now.as_millis() as i64 > self.real.as_millis() as i64 + self.ahead_ms
+    }
+
+    /// The system's clock is set, and ours follows.
+    pub fn set_clock(&mut self, by_ms: i64) {
+        self.ahead_ms += by_ms;
+        self.pass_to(self.real);
+    }
+
+    fn run_until_real(&mut self, end: Timestamp) {
         loop {
             let event = self.events.first_key_value().map(|((at, _), _)| *at).unwrap_or(Timestamp::NEVER);
-            let next = event.min(self.wake);
+            let wake = self.real_of(self.wake);
+            let next = event.min(wake);
             if next > end {
-                self.now = end;
+                self.pass_to(end);
                 return;
             }
-            self.now = self.now.max(next);
-            if event <= self.wake {
+            self.pass_to(next);
+            if event <= wake {
                 if let Some((_, fact)) = self.events.pop_first() {
                     self.apply(fact);
                 }
@@ -231,7 +412,7 @@ impl World {
     }
 
     pub fn run_for(&mut self, time: Duration) {
-        self.run_until(self.now.after(time));
+        self.run_until_real(self.real.after(time));
     }
 
     /// Runs until every envelope ended that is not held.
@@ -250,13 +431,28 @@ impl World {
             Some(fact) => fact,
             None => return,
         };
+        self.is_rearranging = matches!(
+            fact,
+            Fact::Resolved { .. } | Fact::Reload(_) | Fact::Operator(_) | Fact::Reserved(..) | Fact::Unresolved(..)
+        );
         let mut orders = Vec::new();
-        let jitter = self.random.f64();
+        let jitter = if self.is_even { 0.5 } else { self.random.f64() };
+        let shown = self.now.as_millis() as i64 - self.real.as_millis() as i64 - self.ahead_at_start_ms;
+        if shown.abs_diff(self.told_ms) >= 3 && !self.hides_skew {
+            self.told_ms = shown;
+            self.engine.apply(self.now, jitter, Fact::Skewed(shown), &mut orders);
+        }
         self.engine.apply(self.now, jitter, fact, &mut orders);
         for order in orders {
             self.trace = self.trace.wrapping_mul(31).wrapping_add(fingerprint(&order));
             self.execute(order);
+            match &mut self.doom {
+                Some(0) => return self.crash(secs(1)),
+                Some(left) => *left -= 1,
+                None => {}
+            }
         }
+        self.last_fact = self.now;
         self.most_open = self.most_open.max(self.connections.len());
         assert!(self.connections.len() <= self.rules.total_connections as usize, "too many connections in all");
     }
@@ -267,16 +463,57 @@ impl World {
             Fact::Connected { connection, .. } => {
                 let known = self.connections.get_mut(&connection.0)?;
                 known.connected = true;
+                self.greeted(*connection, None);
             }
-            Fact::Refused(connection, _) => {
+            Fact::Refused(connection, signal) => {
                 self.refusals += 1;
                 self.connections.get(&connection.0)?;
+                self.greeted(*connection, Some(*signal));
+            }
+            Fact::MailWritten(connection, _) => {
+                self.connections.get_mut(&connection.0)?.written = true;
+            }
+            Fact::Resolved { domain, .. } => {
+                self.lost.remove(&domain.0);
+                if let Some(Some(aim)) = self.looking.remove(&domain.0) {
+                    self.aims.insert(domain.0, aim);
+                    self.with_peers(|peers, world| peers.told(world, domain.0));
+                }
+            }
+            Fact::Unresolved(domain, _) => {
+                self.looking.remove(&domain.0);
+                self.lost.insert(domain.0);
+            }
+            Fact::Reserved(_, durable) => {
+                if let Some(disk) = &mut self.disk
+                    && let Some((account, record)) = disk.writes.pop_front()
+                    && *durable
+                    && !disk.lies
+                {
+                    disk.durable.insert(account, record);
+                }
+            }
+            Fact::Ended(id, Ending::Again) => {
+                let now = self.now;
+                let known = self.waiting.get_mut(id)?;
+                let again = known.heard.take().unwrap_or(now.after(secs(60)));
+                (known.again_at, known.due, known.ending) = (now, again, false);
             }
             Fact::Settled { connection, id, due, signal } => {
-                self.landed(*connection, *id);
+                let sent = self.connections.get(&connection.0)?.written;
+                self.landed(*connection, *id, sent, Some(*signal));
                 let now = self.now;
-                let known = *self.waiting.get(id)?;
+                let known = self.waiting.get_mut(id)?;
+                let over = self.connections.get(&connection.0)?;
+                known.stays = (signal.feedback == Feedback::Neutral).then_some(over.source);
+                let known = *known;
                 match due {
+                    // The others' turn is now.
+                    None if known.left > 0 && !known.gone && now < known.put.expires_at => {
+                        self.again(*id, known.due);
+                        let due = Some(known.due);
+                        return Some(Fact::Settled { connection: *connection, id: *id, due, signal: *signal });
+                    }
                     None => self.end(*id, End::Delivered),
                     Some(_) if now >= known.put.expires_at => {
                         self.end(*id, End::Expired);
@@ -291,33 +528,73 @@ impl World {
                     self.spans[place].recipients = 0;
                     self.spans[place].until = self.now;
                 }
-                self.landed(*connection, *id);
-                self.again(*id, self.now);
+                self.landed(*connection, *id, false, None);
+                let heard = self.waiting.get(id).and_then(|known| known.heard);
+                let due = if self.peers.is_some() { self.now.after(secs(60)) } else { self.now };
+                self.again(*id, heard.unwrap_or(due));
             }
             Fact::Returned(connection, id) => {
-                self.landed(*connection, *id);
-                self.again(*id, self.now);
+                self.landed(*connection, *id, false, None);
+                let due = self.waiting.get(id).map_or(self.now, |known| known.heard.unwrap_or(known.due));
+                self.again(*id, if self.peers.is_some() { due } else { self.now });
             }
             Fact::Operator(Operator::SuspendAt(site, sources)) => {
                 self.stopped.insert(site.0, sources.clone());
             }
+            Fact::Operator(Operator::SuspendSource(source)) => {
+                self.stopped_sources.insert(*source);
+            }
+            Fact::Operator(Operator::ResumeSource(source)) => {
+                self.stopped_sources.remove(source);
+            }
             Fact::Eof(connection) => {
-                let known = self.connections.remove(&connection.0)?;
+                let known = self.connections.get(&connection.0).copied()?;
                 if let Some(id) = known.carrying {
-                    self.close_span(id);
-                    self.again(id, self.now);
+                    self.landed(*connection, id, known.written, None);
+                    let wait = if known.written { secs(15 * 60) } else { Duration::ZERO };
+                    let due = self.waiting.get(&id).map_or(self.now, |waits| waits.heard.unwrap_or(waits.due));
+                    self.again(id, if known.written { self.now.after(wait) } else { due });
                 }
+                if !known.connected {
+                    self.greeted(*connection, None);
+                }
+                let call = self.call(connection.0, &known);
+                self.connections.remove(&connection.0);
+                self.with_peers(|peers, world| peers.hung_up(world, &call));
             }
             _ => {}
         }
         Some(fact)
     }
 
-    fn landed(&mut self, connection: ConnectionHandle, id: QueueId) {
+    fn call(&self, number: u32, connection: &Connection) -> Call {
+        let Connection { source, site, .. } = *connection;
+        Call { at: self.real, connection: number, source, site }
+    }
+
+    fn with_peers<T>(&mut self, ask: impl FnOnce(&mut dyn Peers, &World) -> T) -> Option<T> {
+        let mut peers = self.peers.take()?;
+        let answer = ask(&mut *peers, self);
+        self.peers = Some(peers);
+        Some(answer)
+    }
+
+    fn greeted(&mut self, connection: ConnectionHandle, signal: Option<Signal>) {
+        let Some(known) = self.connections.get(&connection.0) else { return };
+        let call = self.call(connection.0, known);
+        self.with_peers(|peers, world| peers.greeted(world, &call, signal));
+    }
+
+    fn landed(&mut self, connection: ConnectionHandle, id: QueueId, sent: bool, signal: Option<Signal>) {
         let known = self.connections.get_mut(&connection.0).expect("a connection that carries");
         assert_eq!(known.carrying.take(), Some(id));
-        known.kind = None;
+        (known.kind, known.written) = (None, false);
+        let known = *known;
         self.close_span(id);
+        let call = self.call(connection.0, &known);
+        if let Some(put) = self.waiting.get(&id).map(|known| known.put) {
+            self.with_peers(|peers, world| peers.answered(world, &call, &put, sent, signal));
+        }
     }
 
     fn close_span(&mut self, id: QueueId) {
@@ -328,7 +605,7 @@ impl World {
 
     fn again(&mut self, id: QueueId, due: Timestamp) {
         if let Some(known) = self.waiting.get_mut(&id) {
-            known.flying = false;
+            (known.flying, known.heard) = (false, None);
             known.due = due;
             if known.gone {
                 self.end(id, End::Removed);
@@ -342,16 +619,27 @@ impl World {
             Order::Dial { connection, source, target, domain } => self.dial(connection, source, target, domain),
             Order::Send { connection, id, recipients_max } => self.send(connection, id, recipients_max),
             Order::Reserve(account) => {
-                let record = self.engine.record(account).expect("an account to be written down");
-                self.records.insert(account, record);
+                // The limit may have gone meanwhile.
+                let Some(record) = self.engine.record(account) else { return };
+                self.records.insert(account, record.clone());
+                let mut durable = true;
+                if let Some(disk) = &mut self.disk {
+                    disk.writes.push_back((account, record));
+                    durable = !disk.is_full;
+                }
                 // A disk takes its time.
-                self.later(Duration::from_millis(3), Fact::Reserved(account, true));
+                self.later(Duration::from_millis(3), Fact::Reserved(account, durable));
             }
             Order::Close(connection) => {
-                let known = self.connections.get_mut(&connection.0).expect("a connection to close");
+                let wait = self.with_peers(|peers, _| peers.hangs_up_after()).unwrap_or(Duration::from_millis(5));
+                let Some(known) = self.connections.get_mut(&connection.0) else {
+                    // The engine may not have heard of the end yet.
+                    assert!(self.peers.is_some(), "a connection to close");
+                    return;
+                };
                 assert!(!std::mem::replace(&mut known.closing, true), "closed twice");
                 if known.carrying.is_none() && known.connected {
-                    self.later(Duration::from_millis(5), Fact::Eof(connection));
+                    self.later(wait, Fact::Eof(connection));
                 }
             }
             Order::Expire(id, _) => {
@@ -368,19 +656,38 @@ impl World {
             Order::WakeAt(at) => self.wake = at,
             Order::Frozen(source, provider) => self.frozen.push((source, provider)),
             Order::Forget(handle) => {
+                self.drop_records(handle);
                 if let Handle::Domain(domain) = handle {
+                    self.aims.remove(&domain.0);
                     // A walk over everything, so only in small worlds.
                     let small = self.waiting.len() < 1000;
                     let used = small && self.waiting.values().any(|known| known.put.domain == domain);
                     assert!(!used, "forgot a domain with mail");
                 }
+                self.with_peers(|peers, world| peers.forgotten(world, handle));
             }
+        }
+    }
+
+    /// What is forgotten has nothing in its windows, and its records go, as the scheduler's do.
+    fn drop_records(&mut self, handle: Handle) {
+        let holder = match handle {
+            Handle::Domain(domain) => Holder::Domain(domain),
+            Handle::Site(site) => Holder::Site(site),
+            Handle::Target(_) | Handle::Place(_) => return,
+        };
+        self.records.retain(|account, _| account.holder != holder);
+        if let Some(disk) = &mut self.disk {
+            disk.durable.retain(|account, _| account.holder != holder);
         }
     }
 
     fn finish(&mut self, id: QueueId, end: End) {
         if self.random.u8(..) < 16 {
             // It could not be read just now.
+            if let Some(known) = self.waiting.get_mut(&id) {
+                known.ending = true;
+            }
             self.later(Duration::from_millis(1), Fact::Ended(id, Ending::Again));
         } else {
             self.end(id, end);
@@ -395,6 +702,23 @@ impl World {
             Temper::Lost(until) if self.now < until => {
                 Fact::Unresolved(domain, Unresolved::Later(self.now.after(secs(30))))
             }
+            Temper::Peer => {
+                let found = self.with_peers(|peers, world| peers.find(world, domain.0)).flatten();
+                self.looking.insert(domain.0, found.clone());
+                match found {
+                    Some(aim) => Fact::Resolved {
+                        domain,
+                        target: TargetHandle(aim.target),
+                        site: SiteHandle(aim.site),
+                        provider: aim.provider,
+                        kept: self.kept_for(aim.site, Some(domain), Some(aim.provider)),
+                        limits: aim.limits,
+                        own: aim.own,
+                        until: self.now.after(secs(600)),
+                    },
+                    None => Fact::Unresolved(domain, Unresolved::Later(self.now.after(secs(30)))),
+                }
+            }
             _ => Fact::Resolved {
                 domain,
                 // Domains of one site here share its hosts.
@@ -403,28 +727,33 @@ impl World {
                 provider: ProviderHandle(0),
                 limits: Arc::new(SiteLimits::of_each(place.limits)),
                 own: None,
-                kept: self.kept(place.site),
+                kept: self.kept_for(place.site, None, None),
                 until: self.now.after(secs(600)),
             },
         };
-        let wait = Duration::from_millis(self.random.u64(1..50));
-        self.later(wait, fact);
+        let wait = if self.is_even { 10 } else { self.random.u64(1..50) };
+        self.later(Duration::from_millis(wait), fact);
     }
 
     fn dial(&mut self, connection: ConnectionHandle, source: SourceHandle, target: TargetHandle, domain: DomainHandle) {
         let place = self.places[domain.0 as usize];
-        assert_eq!(place.site, target.0);
+        let (at, site) = self.aims.get(&domain.0).map_or((place.site, place.site), |aim| (aim.target, aim.site));
+        assert_eq!(at, target.0);
         let fresh = Connection {
             source,
             target: target.0,
-            site: place.site,
+            site,
             connected: false,
             closing: false,
             carrying: None,
             kind: None,
+            written: false,
         };
         assert!(self.connections.insert(connection.0, fresh).is_none(), "a number was used twice");
-        assert!(!self.is_stopped(place.site, source), "dialed what is stopped");
+        assert!(!self.is_stopped(site, source), "dialed what is stopped");
+        if place.temper == Temper::Peer {
+            return self.dial_peer(connection);
+        }
         let same = |other: &&Connection| other.source == source && other.site == place.site;
         let open = self.connections.values().filter(same).count();
         assert!(
@@ -436,7 +765,9 @@ impl World {
         let connected = Fact::Connected { connection, deliveries_max: most };
         let refused = Fact::Refused(connection, Feedback::Slower.into());
         match place.temper {
-            Temper::Kind(_) | Temper::Never | Temper::Lost(_) => self.later(Duration::from_millis(20), connected),
+            Temper::Kind(_) | Temper::Never | Temper::Lost(_) | Temper::Peer => {
+                self.later(Duration::from_millis(20), connected)
+            }
             Temper::Dead => {
                 self.later(secs(30), refused);
                 self.later(secs(30), Fact::Eof(connection));
@@ -457,6 +788,47 @@ impl World {
         }
     }
 
+    fn dial_peer(&mut self, connection: ConnectionHandle) {
+        let call = self.call(connection.0, &self.connections[&connection.0]);
+        let greeting = self.with_peers(|peers, world| peers.dialed(world, &call)).expect("peers");
+        let fact = match greeting.signal {
+            None => Fact::Connected { connection, deliveries_max: greeting.deliveries_max },
+            Some(signal) => {
+                self.later(greeting.after + Duration::from_millis(4), Fact::Eof(connection));
+                Fact::Refused(connection, signal)
+            }
+        };
+        self.later(greeting.after, fact);
+    }
+
+    fn send_to_peer(&mut self, connection: ConnectionHandle, id: QueueId, recipients: u16) {
+        let call = self.call(connection.0, &self.connections[&connection.0]);
+        let known = self.waiting[&id];
+        let recipients = recipients.min(known.left);
+        let answer = self.with_peers(|peers, world| peers.sent(world, &call, &known, recipients)).expect("peers");
+        if matches!(answer.turn, Turn::Goes | Turn::Closes | Turn::Breaks) {
+            self.later(answer.mail_after, Fact::MailWritten(connection, id));
+        }
+        let fact = match answer.turn {
+            Turn::Goes | Turn::Closes => {
+                if answer.due.is_none()
+                    && let Some(known) = self.waiting.get_mut(&id)
+                {
+                    known.left -= recipients;
+                }
+                Fact::Settled { connection, id, due: answer.due, signal: answer.signal }
+            }
+            Turn::Breaks => Fact::Eof(connection),
+            Turn::Returns => Fact::Returned(connection, id),
+            Turn::Skips => Fact::Skipped(connection, id),
+        };
+        self.later(answer.after, fact);
+        let ends = matches!(answer.turn, Turn::Closes | Turn::Returns);
+        if ends || self.connections[&connection.0].closing {
+            self.later(answer.after + Duration::from_millis(5), Fact::Eof(connection));
+        }
+    }
+
     fn send(&mut self, connection: ConnectionHandle, id: QueueId, recipients: u16) {
         let known = self.waiting.get_mut(&id).expect("an envelope that waits");
         assert!(!known.put.held, "sent a held envelope");
@@ -467,14 +839,18 @@ impl World {
         known.sends += 1;
         let put = known.put;
         let place = self.places[put.domain.0 as usize];
-        self.sent.push((self.now, id, place.site, put.kind));
+        let at = self.aims.get(&put.domain.0).map_or(place.site, |aim| aim.target);
         let link = self.connections.get_mut(&connection.0).expect("a connection that is there");
         assert!(link.connected && !link.closing && link.carrying.is_none(), "sent on {link:?}");
-        assert_eq!(link.target, place.site, "sent to hosts of others");
+        assert_eq!(link.target, at, "sent to hosts of others");
         assert!(self.rules.pools[usize::from(put.pool.0)].contains(&link.source), "sent over a source of others");
         (link.carrying, link.kind) = (Some(id), Some(put.kind));
-        let source = link.source;
-        assert!(!self.is_stopped(place.site, source), "sent to what is stopped");
+        let (source, site) = (link.source, link.site);
+        self.sent.push((self.now, id, site, put.kind));
+        assert!(!self.is_stopped(site, source), "sent to what is stopped");
+        if place.temper == Temper::Peer {
+            return self.send_to_peer(connection, id, recipients);
+        }
         let span = Span { site: place.site, source, from: self.now, until: Timestamp::NEVER, recipients };
         self.spans.push(span);
         self.open_spans.insert(id, self.spans.len() - 1);
@@ -534,8 +910,15 @@ impl World {
         full
     }
 
-    fn is_stopped(&self, site: u32, source: SourceHandle) -> bool {
-        self.stopped.get(&site).is_some_and(|stopped| stopped.iter().any(|of| of.is_none_or(|of| of == source)))
+    /// Whether a look-up of a domain is on its way.
+    pub fn is_looking(&self, domain: u32) -> bool {
+        self.looking.contains_key(&domain)
+    }
+
+    pub fn is_stopped(&self, site: u32, source: SourceHandle) -> bool {
+        let everywhere = self.stopped_sources.contains(&source);
+        everywhere
+            || self.stopped.get(&site).is_some_and(|stopped| stopped.iter().any(|of| of.is_none_or(|of| of == source)))
     }
 
     /// The next transactional message is put off for a minute, and the peer's answer says this.
@@ -555,34 +938,93 @@ impl World {
     /// The process dies and begins anew: what was on its way is over, what waited waits, and of its limits the engine
     /// knows what was written down.
     pub fn crash(&mut self, first_dial: Duration) {
+        self.with_peers(|peers, world| peers.crashed(world, false));
+        if let Some(disk) = &mut self.disk {
+            let written = self.random.usize(0..=disk.writes.len());
+            for (account, record) in disk.writes.drain(..).take(written).filter(|_| !disk.lies) {
+                disk.durable.insert(account, record);
+            }
+            self.records = disk.durable.clone();
+        }
+        self.crashes += 1;
+        self.begin_anew(first_dial);
+    }
+
+    /// A clean stop, and a start: what is on its way comes back within eight seconds, or is dropped.
+    pub fn restart(&mut self) {
+        let end = self.real.after(secs(8));
+        while let Some(((at, _), fact)) = self.events.pop_first() {
+            if at > end {
+                break;
+            }
+            self.pass_to(at);
+            // The queue and the peers see it; the engine hears nothing any more.
+            self.before(fact);
+        }
+        // Until the next run begins, peers have seen the end of one that crashed just before, too.
+        self.pass_to(self.real.after(secs(1)));
+        self.with_peers(|peers, world| peers.crashed(world, true));
+        let finals = self.engine.final_records();
+        if let Some(disk) = &mut self.disk {
+            for (account, record) in disk.writes.drain(..) {
+                disk.durable.insert(account, record);
+            }
+            disk.durable.extend(finals);
+            self.records = disk.durable.clone();
+        } else {
+            self.records.extend(finals);
+        }
+        self.begin_anew(Duration::ZERO);
+    }
+
+    fn begin_anew(&mut self, first_dial: Duration) {
         for (_, place) in self.open_spans.drain() {
             self.spans[place].until = self.now;
         }
         self.connections.clear();
         self.stopped.clear();
+        self.stopped_sources.clear();
         self.events.clear();
+        self.aims.clear();
+        self.looking.clear();
+        self.lost.clear();
         self.wake = Timestamp::NEVER;
-        self.rules.first_dial = self.now.after(first_dial);
+        self.doom = None;
+        self.ahead_at_start_ms = self.now.as_millis() as i64 - self.real.as_millis() as i64;
+        self.ahead_ms = self.ahead_at_start_ms;
+        self.told_ms = 0;
+        self.rules.first_dial = if first_dial.is_zero() { Timestamp::ZERO } else { self.now.after(first_dial) };
         self.engine = Engine::starting_at(Rules::default(), self.now);
+        self.last_fact = self.now;
         self.apply(Fact::Reload(self.rules.clone()));
         let waiting: Vec<QueueId> = self.waiting.keys().copied().collect();
         for id in waiting {
             let now = self.now;
+            let with_peers = self.peers.is_some();
             let known = self.waiting.get_mut(&id).expect("one that waits");
-            known.flying = false;
-            known.put.due = now;
+            (known.flying, known.ending, known.heard) = (false, false, None);
+            if known.gone {
+                self.end(id, End::Removed);
+                continue;
+            }
+            // What was deferred stays so.
+            known.put.due = if with_peers { known.due } else { now };
             let put = known.put;
             self.put(put);
         }
     }
 
-    fn kept(&self, site: u32) -> Box<[Kept]> {
-        // All sites here are of one provider.
-        let of_site = |account: &&Account| {
-            account.holder == Holder::Site(SiteHandle(site))
-                || matches!(account.holder, Holder::Provider(_) | Holder::All)
+    fn kept_for(&self, site: u32, domain: Option<DomainHandle>, provider: Option<ProviderHandle>) -> Box<[Kept]> {
+        let fits = |account: &&Account| match account.holder {
+            Holder::Site(of) => of == SiteHandle(site),
+            Holder::Domain(of) => Some(of) == domain,
+            // All ordinary places are of one provider.
+            Holder::Provider(of) => provider.is_none_or(|provider| provider == of),
+            Holder::All => true,
+            // Nothing of a shared address is kept.
+            Holder::Place(_) => false,
         };
-        let accounts = self.records.keys().filter(of_site);
+        let accounts = self.records.keys().filter(fits);
         accounts.map(|account| Kept { account: *account, bytes: self.records[account].as_slice().into() }).collect()
     }
 
@@ -609,7 +1051,11 @@ impl World {
         for known in waiting.filter(|known| !known.gone) {
             let id = known.put.id;
             let why = self.engine.why(self.now, id);
-            assert!(!self.engine.is_stranded(self.now, id), "{known:?} has no next event: {why:?}");
+            assert!(
+                !self.engine.is_stranded(self.now, id),
+                "{known:?} has no next event: {why:?}; {:?}",
+                self.aims.get(&known.put.domain.0)
+            );
         }
     }
 
