@@ -100,7 +100,7 @@ const ROOMS: &[Room] = &[
         6,
         &["arc_swap", "fastrand", "ipnet", "rustix", "rustls", "socket2", "tokio", "tokio_rustls", "tracing"],
     ),
-    room("http", 7, &["axum", "serde", "serde_json", "tokio", "tracing"]),
+    room("http", 7, &["axum", "http_body_util", "serde", "serde_json", "tokio", "tracing"]),
     room(
         "sandbox",
         7,

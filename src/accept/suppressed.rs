@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(states, [RecipientState::Suppressed, RecipientState::Delivered, RecipientState::Pending]);
         assert_eq!(
             after.recipients[0].last.as_ref().unwrap().cause.to_string(),
-            "5.7.1 this address is on the suppression list since 2026-11-21: hard_bounce (550 5.1.1 no such user)"
+            "this address is on the suppression list since 2026-11-21: hard_bounce (550 5.1.1 no such user)"
         );
     }
 

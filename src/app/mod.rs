@@ -253,7 +253,10 @@ impl Daemon {
         let follower = holds::Follower::new(queue.clone(), door.clone(), scheduler.clone(), clock.clone());
         tokio::spawn(follower.run(stopped.clone()));
         let traffic = traffic_of(scheduler.clone(), door.clone(), clock.clone());
-        let api = http::Api { queue: queue.clone(), events, why, bounce, probe, site_domains, pools, scrape, traffic };
+        let suppressions = door.suppressions().cloned();
+        let queued = queue.clone();
+        let api =
+            http::Api { queue: queued, events, why, bounce, probe, site_domains, pools, scrape, traffic, suppressions };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
@@ -354,6 +357,9 @@ impl Daemon {
         let _ = tokio::time::timeout(Duration::from_millis(500), kept).await;
         let kept = self.door.keep_harm(When::Stop, self.clock.now());
         let _ = tokio::time::timeout(HARM_WITHIN, kept).await;
+        if let Some(list) = self.door.suppressions() {
+            let _ = tokio::time::timeout(Duration::from_millis(500), list.close()).await;
+        }
         let queue = self.queue;
         let history = self.door.events().history().clone();
         let closed = tokio::task::spawn_blocking(move || {

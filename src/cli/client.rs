@@ -5,17 +5,21 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 
 use crate::http::SOCKET_NAME;
 
@@ -102,12 +106,55 @@ impl Client {
         self.runtime.block_on(self.request(Method::GET, path, Bytes::new(), ANSWER_WITHIN))
     }
 
+    /// As [`Client::ask`], for an answer that takes long.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn ask_within<T: DeserializeOwned>(&self, path: &str, within: Duration) -> Result<T, ClientError> {
+        self.runtime.block_on(self.request(Method::GET, path, Bytes::new(), within))
+    }
+
+    /// Sends what comes in until it ends, and waits `within` for the answer. Meanwhile asks at every tick how far it is, and
+    /// tells `so_far`. An error that comes in breaks the request off.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn send_stream<T: DeserializeOwned, P: DeserializeOwned>(
+        &self,
+        path: &str,
+        chunks: mpsc::Receiver<io::Result<Bytes>>,
+        within: Duration,
+        (every, progress): (Duration, &str),
+        mut so_far: impl FnMut(Option<P>),
+    ) -> Result<T, ClientError> {
+        self.runtime.block_on(async {
+            let sending = async {
+                let bytes = self.bytes(Method::POST, path, Chunks(chunks), within).await?;
+                serde_json::from_slice(&bytes).map_err(|error| self.broken(&error))
+            };
+            let mut sending = std::pin::pin!(sending);
+            let mut ticks = tokio::time::interval(every);
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => return sent,
+                    _ = ticks.tick() => {}
+                }
+                let asking = self.request(Method::GET, progress, Bytes::new(), ANSWER_WITHIN);
+                tokio::select! {
+                    sent = &mut sending => return sent,
+                    told = asking => so_far(told.ok()),
+                }
+            }
+        })
+    }
+
     /// Asks for a text.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub fn ask_text(&self, path: &str) -> Result<String, ClientError> {
-        let bytes = self.runtime.block_on(self.bytes(Method::GET, path, Bytes::new(), ANSWER_WITHIN))?;
+        let bytes = self.runtime.block_on(self.bytes(Method::GET, path, Full::default(), ANSWER_WITHIN))?;
         String::from_utf8(bytes.into()).map_err(|error| self.broken(&error))
     }
 
@@ -132,11 +179,17 @@ impl Client {
         body: Bytes,
         within: Duration,
     ) -> Result<T, ClientError> {
-        let bytes = self.bytes(method, path, body, within).await?;
+        let bytes = self.bytes(method, path, Full::new(body), within).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.broken(&error))
     }
 
-    async fn bytes(&self, method: Method, path: &str, body: Bytes, within: Duration) -> Result<Bytes, ClientError> {
+    async fn bytes<B: SomeBody>(
+        &self,
+        method: Method,
+        path: &str,
+        body: B,
+        within: Duration,
+    ) -> Result<Bytes, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unconnected(&error))?;
         let answer = tokio::time::timeout(within, self.exchange(stream, method, path, body)).await;
         let (status, bytes) = answer.map_err(|_| self.broken(&format!("nothing in {} s", within.as_secs())))??;
@@ -148,12 +201,12 @@ impl Client {
         Err(ClientError::Refused { status: status.as_u16(), text })
     }
 
-    async fn exchange(
+    async fn exchange<B: SomeBody>(
         &self,
         stream: UnixStream,
         method: Method,
         path: &str,
-        body: Bytes,
+        body: B,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
@@ -163,7 +216,7 @@ impl Client {
             .uri(path)
             .header(header::HOST, "localhost")
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
+            .body(body)
             .map_err(|error| self.broken(&error))?;
         let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         let status = answer.status();
@@ -186,6 +239,22 @@ impl Client {
 
     fn broken(&self, reason: &dyn fmt::Display) -> ClientError {
         ClientError::Broken { socket: self.socket.clone(), reason: reason.to_string() }
+    }
+}
+
+/// What a request may carry.
+trait SomeBody: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static {}
+impl<B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static> SomeBody for B {}
+
+/// A request's body that is still being made.
+struct Chunks(mpsc::Receiver<io::Result<Bytes>>);
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
     }
 }
 

@@ -16,6 +16,7 @@ mod rates;
 pub mod records;
 mod sandbox;
 pub mod spool;
+pub mod suppression;
 pub mod trace;
 pub mod traffic;
 pub mod why;
@@ -103,6 +104,9 @@ enum Command {
     /// Verify, rebuild, back up and restore the spool.
     #[command(subcommand)]
     Spool(spool::Command),
+    /// Show and change to whom nothing is sent.
+    #[command(subcommand)]
+    Suppression(suppression::Command),
 }
 
 /// What every command may need.
@@ -193,6 +197,9 @@ pub fn main() -> ExitCode {
             }
         }
         Command::Dkim(command) => dkim::run(&command, &mut io::stdout().lock()),
+        Command::Suppression(command) => {
+            context.ask(|daemon, out| suppression::run(daemon, &command, context.json, out))
+        }
         Command::Spool(command) => context.ask(|daemon, out| spool::run(daemon, &command, context.json, out)),
     };
     match outcome {

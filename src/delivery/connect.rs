@@ -20,6 +20,7 @@ use crate::tls::client::{Client, Proof};
 use super::clear_text::ClearText;
 use super::private::is_private;
 use super::session::{Lost, Peer, Session, Stream};
+use super::slots::{Slot, Slots};
 use super::{Host, Plan, Settings, Source, TlsPolicy, Tools};
 
 /// Makes connections. One for the whole process: it remembers which hosts have no usable TLS.
@@ -28,6 +29,15 @@ pub struct Caller {
     tls: Client,
     clock: Arc<Clock>,
     clear_text: ClearText,
+    slots: Slots,
+}
+
+/// Why there is no connection.
+pub(super) enum NotMade {
+    /// Every address has all the connections that it may have.
+    Crowded(SocketAddr, Outcome),
+    /// No address took us.
+    Refused(Outcome),
 }
 
 /// One address of a host.
@@ -58,6 +68,13 @@ impl Failed {
         Failed { stage, cause: Cause::local(status, text), by_tls: false }
     }
 
+    /// RFC 3463 §3.4, X.4.5: system congestion.
+    fn crowded(address: SocketAddr) -> Failed {
+        let text =
+            format!("all connections that there may be to {address} are in use, some of them by mail for other hosts");
+        Failed::local(Stage::Connect, EnhancedStatus::new(4, 4, 5), &text)
+    }
+
     fn lost(stage: Stage) -> impl FnOnce(Lost) -> Failed {
         move |lost| Failed { stage, cause: lost.cause(stage), by_tls: false }
     }
@@ -71,7 +88,7 @@ impl Caller {
     /// With nothing remembered.
     pub fn new(settings: Settings, tls: Client, clock: Arc<Clock>) -> Caller {
         let clear_text = ClearText::new(settings.clear_text_hosts_max, settings.clear_text_memory);
-        Caller { settings, tls, clock, clear_text }
+        Caller { settings, tls, clock, clear_text, slots: Slots::default() }
     }
 
     /// The timeouts and bounds.
@@ -84,14 +101,20 @@ impl Caller {
         &self.clock
     }
 
-    /// Tries the plan's addresses until one takes us.
-    pub(super) async fn connect(&self, plan: &Plan) -> Result<Session<Stream>, Outcome> {
+    /// Tries the plan's addresses until one takes us. The slot is to be held until the peer's EOF.
+    pub(super) async fn connect(&self, plan: &Plan) -> Result<(Session<Stream>, Slot), NotMade> {
         let deadline = Instant::now() + self.settings.attempt_timeout;
-        let targets = targets(plan, self.settings.addresses_max).map_err(|failed| self.outcome(None, failed))?;
+        let targets = targets(plan, self.settings.addresses_max)
+            .map_err(|failed| NotMade::Refused(self.outcome(None, failed)))?;
         let mut failures = Vec::with_capacity(targets.len());
+        let mut crowded = None;
         for target in &targets {
+            let Some(slot) = self.slots.take(&plan.source.name, target.address, plan.slots) else {
+                crowded = Some(target);
+                continue;
+            };
             match self.reach(plan, target, Secrecy::AsThePolicySays, deadline).await {
-                Ok(session) => return Ok(session),
+                Ok(session) => return Ok((session, slot)),
                 Err(failed) => {
                     tracing::debug!(host = %target.host, address = %target.address, stage = failed.stage.name(),
                         cause = %failed.cause, "not connected");
@@ -104,12 +127,13 @@ impl Caller {
             let without_tls: Vec<&Target> =
                 failures.iter().filter(|(_, failed)| failed.by_tls).map(|(target, _)| *target).collect();
             for target in without_tls {
+                let Some(slot) = self.slots.take(&plan.source.name, target.address, plan.slots) else { continue };
                 match self.reach(plan, target, Secrecy::Clear, deadline).await {
                     Ok(session) => {
                         self.clear_text.remember(&target.host, self.clock.now());
                         tracing::warn!(host = %target.host, address = %target.address,
                             "TLS fails with this host; its mail goes in clear for a day");
-                        return Ok(session);
+                        return Ok((session, slot));
                     }
                     Err(failed) => failures.push((target, failed)),
                 }
@@ -118,10 +142,16 @@ impl Caller {
         // A peer's words say more than our own finding; among equals the last.
         let spoken = failures.iter().rposition(|(_, failed)| matches!(failed.cause, Cause::Reply(_)));
         let chosen = spoken.unwrap_or(failures.len().saturating_sub(1));
-        Err(match failures.into_iter().nth(chosen) {
-            Some((target, failed)) => self.outcome(Some(target), failed),
+        Err(match (failures.into_iter().nth(chosen), crowded) {
+            (Some((target, failed)), _) => NotMade::Refused(self.outcome(Some(target), failed)),
+            (None, Some(target)) => {
+                NotMade::Crowded(target.address, self.outcome(Some(target), Failed::crowded(target.address)))
+            }
             // Invariant: `targets` is not empty.
-            None => self.outcome(None, Failed::local(Stage::Connect, EnhancedStatus::new(4, 4, 0), "no address")),
+            (None, None) => {
+                let failed = Failed::local(Stage::Connect, EnhancedStatus::new(4, 4, 0), "no address");
+                NotMade::Refused(self.outcome(None, failed))
+            }
         })
     }
 
@@ -144,9 +174,8 @@ impl Caller {
         deadline: Instant,
     ) -> Result<Session<Stream>, Failed> {
         let within = |limit: Duration| (Instant::now() + limit).min(deadline);
-        let address = target.address.ip();
         let tcp = dial(&plan.source, target.address, within(self.settings.connect_timeout)).await?;
-        let peer = Peer { host: target.host.clone(), address, encrypted: false };
+        let peer = Peer { host: target.host.clone(), place: target.address, encrypted: false };
         let mut session = match plan.tls {
             TlsPolicy::Implicit => self.encrypt(tcp, peer, Proof::Name).await?,
             TlsPolicy::Opportunistic | TlsPolicy::Require | TlsPolicy::Verify | TlsPolicy::None => {
@@ -217,7 +246,7 @@ impl Caller {
             TlsPolicy::Verify | TlsPolicy::Implicit => Proof::Name,
         };
         if !session.offered.starttls {
-            if plan.tls == TlsPolicy::Opportunistic && session.peer.address.is_loopback() {
+            if plan.tls == TlsPolicy::Opportunistic && session.peer.place.ip().is_loopback() {
                 return Ok(session);
             }
             let text = "the host does not offer STARTTLS, which the configuration requires";
@@ -270,7 +299,7 @@ impl Caller {
         user: &str,
         password: &str,
     ) -> Result<(), Failed> {
-        if !session.peer.encrypted && !session.peer.address.is_loopback() {
+        if !session.peer.encrypted && !session.peer.place.ip().is_loopback() {
             let text = "the host offers no TLS, and a password is not sent in clear";
             return Err(Failed::local(Stage::Auth, EnhancedStatus::new(4, 7, 10), text));
         }

@@ -5,7 +5,7 @@
 //! changes mail otherwise, and never decides what goes next.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -23,8 +23,10 @@ pub use crate::dns::Host;
 
 pub use connect::Caller;
 pub use settings::Settings;
+pub use slots::SlotLimits;
 pub use stops::Stops;
 
+use connect::NotMade;
 use past::Past;
 use remark::Remark;
 use serve::{Line, closing, serve};
@@ -39,6 +41,7 @@ mod remark;
 mod serve;
 mod session;
 mod settings;
+mod slots;
 mod stops;
 #[cfg(test)]
 mod testing;
@@ -103,6 +106,8 @@ pub struct Plan {
     pub login: Option<(Arc<str>, Arc<str>)>,
     /// Loopback and private peers may be connected to.
     pub allow_private: bool,
+    /// How many connections there may be to one address, those made for other sites included.
+    pub slots: SlotLimits,
     /// The site whose limits govern it, as history and metrics name it.
     pub site: Arc<str>,
     /// Who runs the hosts; `other` for the many.
@@ -132,10 +137,17 @@ pub enum Event {
     Connected {
         /// The host that answered.
         host: Arc<str>,
-        /// Its address.
-        address: IpAddr,
+        /// Its address and port.
+        address: SocketAddr,
         /// RFC 9422 MAILMAX, if the peer gave one.
         transactions_max: Option<u32>,
+    },
+    /// No host was asked: all connections that there may be to its addresses are in use for other sites. Ends with `Eof`.
+    Crowded {
+        /// One of these addresses.
+        place: SocketAddr,
+        /// What `why` shows.
+        outcome: Outcome,
     },
     /// No host took us. Ends with `Eof`.
     Refused {
@@ -221,12 +233,12 @@ pub async fn run(
         () = closing(&mut orders, &mut early) => None,
     };
     match connected {
-        Some(Ok(mut session)) => {
+        Some(Ok((mut session, _slot))) => {
             events.connected(&plan.source.name, session.peer.encrypted);
             past.connected(&session.peer);
             line.tell(Event::Connected {
                 host: session.peer.host.clone(),
-                address: session.peer.address,
+                address: session.peer.place,
                 transactions_max: session.offered.transactions_max,
             })
             .await;
@@ -235,7 +247,8 @@ pub async fn run(
             past.deliveries = session.transactions;
             session.close(farewell, tools.caller.settings().close_timeout).await;
         }
-        Some(Err(outcome)) => {
+        Some(Err(NotMade::Crowded(place, outcome))) => line.tell(Event::Crowded { place, outcome }).await,
+        Some(Err(NotMade::Refused(outcome))) => {
             past.refused = outcome.cause.to_string();
             events.not_connected(&plan.site, &plan.source.name, &outcome);
             connect::alarm_if_ours(&tools, &plan, &outcome);

@@ -44,7 +44,7 @@ impl Past {
                 source: self.source.to_string(),
                 site: self.site.to_string(),
                 host: peer.host.to_string(),
-                address: peer.address.to_string(),
+                address: peer.place.ip().to_string(),
                 connected_ms: self.history.steady_ms(),
             }));
         }
@@ -108,7 +108,7 @@ impl Sent<'_> {
             site: self.plan.site.to_string(),
             domain: self.domain,
             host: self.peer.host.to_string(),
-            address: self.peer.address.to_string(),
+            address: self.peer.place.ip().to_string(),
             mail_ms: self.mail_ms,
             done_ms,
             recipients: self.recipients as u64,

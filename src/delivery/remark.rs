@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::classify::{Observation, Rules, stage_named};
-    use crate::delivery::{ConnectionId, Source, TlsPolicy};
+    use crate::delivery::{ConnectionId, SlotLimits, Source, TlsPolicy};
     use crate::mail::{Cause, Reply};
 
     fn plan() -> Plan {
@@ -152,6 +152,7 @@ mod tests {
             tls: TlsPolicy::None,
             login: None,
             allow_private: false,
+            slots: SlotLimits::default(),
             site: "google".into(),
             provider: "google".into(),
             domain: "dest.test".parse().unwrap(),

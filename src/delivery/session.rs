@@ -1,7 +1,7 @@
 //! One open connection to a peer, and reading and writing on it within their times.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,7 +27,7 @@ pub(super) enum Stream {
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub host: Arc<str>,
-    pub address: IpAddr,
+    pub place: SocketAddr,
     pub encrypted: bool,
 }
 

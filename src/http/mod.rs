@@ -8,6 +8,7 @@ mod past;
 mod queue;
 pub mod shapes;
 mod spool;
+mod suppression;
 mod traffic;
 
 use std::future::Future;
@@ -28,6 +29,7 @@ use crate::events::Events;
 use crate::mail::{Domain, QueueId};
 use crate::metrics::Page;
 use crate::queue::{Lease, Listed, Queue, Settling};
+use crate::suppression::Suppressions;
 
 pub use metrics::serve as serve_metrics;
 
@@ -122,6 +124,8 @@ pub struct Api {
     pub pools: Pools,
     /// Sites and sources.
     pub traffic: Traffic,
+    /// To whom nothing is sent.
+    pub suppressions: Option<Suppressions>,
 }
 
 /// Offers the API until `stop`; answers what was asked by then.
@@ -176,6 +180,12 @@ fn router(api: Api) -> Router {
         .route("/v1/history", get(past::trace))
         .route("/v1/spool", get(spool::stats))
         .route("/v1/spool/backup", post(spool::backup))
+        .route("/v1/suppression", get(suppression::page))
+        .route("/v1/suppression/addresses/{address}", get(suppression::show))
+        .route("/v1/suppression/add", post(suppression::add))
+        .route("/v1/suppression/remove", post(suppression::remove))
+        .route("/v1/suppression/import", get(suppression::import_progress).post(suppression::import))
+        .route("/v1/suppression/stats", get(suppression::stats))
         .route("/metrics", get(metrics::show))
         .fallback(|| async { Refused(StatusCode::NOT_FOUND, "there is no such path".to_owned()) })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

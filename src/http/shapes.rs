@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{Domain, RecipientProgress, ReversePath};
+use crate::mail::{Address, Domain, RecipientProgress, ReversePath};
 use crate::queue::{Filter, Listed, Ordered, Sender, State};
+use crate::suppression;
+use crate::time::Timestamp;
 
 /// A waiting envelope.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -706,4 +708,192 @@ pub fn sender_text(sender: &str) -> String {
         "" => format!("<{}>", ReversePath::Null),
         sender => sender.to_owned(),
     }
+}
+
+/// One entry of the suppression list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suppression {
+    /// To whom nothing is sent.
+    pub address: String,
+    /// `all`, `marketing`, `transactional` or `stream:NAME`.
+    pub scope: String,
+    /// `hard_bounce`, `soft_bounce`, `complaint`, `unsubscribe`, `manual` or `import`.
+    pub cause: String,
+    /// `in_force`, `pending` (seen, not believed yet: stops nothing) or `expired`.
+    pub state: String,
+    /// When it was first put there.
+    pub added_at: String,
+    /// When it was last said again.
+    pub last_at: String,
+    /// When it ends; absent: never.
+    pub expires_at: Option<String>,
+    /// How often it was said.
+    pub hits: u32,
+    /// The site that said so; empty: none did.
+    pub site: String,
+    /// The envelope that it came of.
+    pub source_id: Option<String>,
+    /// The words.
+    pub evidence: String,
+}
+
+impl Suppression {
+    /// As it stands at a time.
+    pub fn of(address: &Address, entry: &suppression::Entry, now: Timestamp) -> Suppression {
+        Suppression {
+            address: address.to_string(),
+            scope: entry.scope.name(),
+            cause: entry.cause.name().to_owned(),
+            state: suppression::State::of(entry, now).name().to_owned(),
+            added_at: entry.added_at.rfc3339(),
+            last_at: entry.last_at.rfc3339(),
+            expires_at: entry.expires_at.map(Timestamp::rfc3339),
+            hits: entry.hits,
+            site: entry.site.to_string(),
+            source_id: entry.source_id.map(|id| id.to_string()),
+            evidence: entry.evidence.to_string(),
+        }
+    }
+}
+
+/// Which entries are meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SuppressionSelect {
+    /// Of this cause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// Of exactly this scope.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Said by this site.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// Of addresses at this domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// First put there at this time or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// First put there before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// In this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// After this: what the page before named as `next`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Most entries of the page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+impl SuppressionSelect {
+    /// As parameters of a path.
+    pub fn query(&self) -> Vec<(&'static str, String)> {
+        let texts = [
+            ("cause", &self.cause),
+            ("scope", &self.scope),
+            ("site", &self.site),
+            ("domain", &self.domain),
+            ("since", &self.since),
+            ("until", &self.until),
+            ("state", &self.state),
+            ("after", &self.after),
+        ];
+        let mut query: Vec<_> = texts.iter().filter_map(|(name, text)| Some((*name, (*text).clone()?))).collect();
+        query.extend(self.limit.map(|limit| ("limit", limit.to_string())));
+        query
+    }
+}
+
+/// A page of the suppression list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuppressionPage {
+    /// In the order of domains and addresses.
+    pub entries: Vec<Suppression>,
+    /// Where the next page begins. A page may be short, or empty, and have a next one.
+    pub next: Option<String>,
+    /// Damaged blocks: what is in them is missing here.
+    pub damaged: u64,
+}
+
+/// `POST /v1/suppression/add`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuppressionAdd {
+    /// To whom nothing is to be sent.
+    pub address: String,
+    /// Absent: `all`.
+    #[serde(default)]
+    pub scope: Option<String>,
+    /// Absent: `manual`.
+    #[serde(default)]
+    pub cause: Option<String>,
+    /// Absent: for good.
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    /// Why, in words.
+    #[serde(default)]
+    pub evidence: Option<String>,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SuppressionAdded {
+    /// As it stands now.
+    pub entry: Suppression,
+    /// One of this scope and cause was there before.
+    pub was_there: bool,
+}
+
+/// `POST /v1/suppression/remove`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SuppressionRemove {
+    /// Those of this address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// All of the list.
+    #[serde(default)]
+    pub all: bool,
+    /// Only count them.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Those that fit all of this.
+    #[serde(default)]
+    pub select: SuppressionSelect,
+}
+
+/// Its answer.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct SuppressionRemoved {
+    /// How many.
+    pub removed: u64,
+    /// They are still there.
+    pub dry_run: bool,
+}
+
+/// How far an import is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct SuppressionImport {
+    /// Lines that came.
+    pub taken: u64,
+    /// Different entries that were compared with the list.
+    pub merged: u64,
+}
+
+/// What became of an import.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct SuppressionImported {
+    /// Entries that came.
+    pub taken: u64,
+    /// Of them different ones.
+    pub distinct: u64,
+    /// Were not in the list.
+    pub added: u64,
+    /// Were there, and say more now.
+    pub changed: u64,
+    /// Were there, and said as much.
+    pub known: u64,
 }

@@ -57,6 +57,7 @@ impl<W: World> Clerk<W> {
             Holder::Domain(domain) => format!("domain {}", self.domains.key(domain.0)?),
             Holder::Provider(provider) => format!("provider {}", self.providers.name(provider.0)),
             Holder::All => "all".to_owned(),
+            Holder::Place(_) => return None,
         };
         let source = account.source.map(|source| self.sources.name(source.0)).unwrap_or_default();
         let unit = unit_name(account.unit);
@@ -116,6 +117,9 @@ impl<W: World> Clerk<W> {
             Holder::Domain(domain) => self.domains.key(domain.0).map(Domain::to_string).unwrap_or_default(),
             Holder::Provider(provider) => self.providers.name(provider.0).to_owned(),
             Holder::All => "all sites".to_owned(),
+            Holder::Place(place) => {
+                self.places.key(place.0).map(|address| format!("{address}, with other sites,")).unwrap_or_default()
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The scheduler's one task.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::suspend::{Said, Suspensions};
 use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Rows, Settings};
 use crate::classify::{Feedback, Reaction, Signal};
-use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, Source, Words};
+use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, SlotLimits, Source, Words};
 use crate::dns::{Failure, Finality};
 use crate::history::{self, History};
 use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
@@ -27,8 +27,8 @@ use crate::queue::{Change, Waiting};
 use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
-    PoolHandle, ProviderHandle, Put, Rates, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle, TargetHandle,
-    Unit, Unresolved, Warming,
+    PlaceHandle, PoolHandle, ProviderHandle, Put, Rates, Rules, SiteHandle, SiteLimits, SourceHandle, StreamHandle,
+    TargetHandle, Unit, Unresolved, Warming,
 };
 
 /// Events of all connections that wait here; a connection that has more waits itself.
@@ -94,6 +94,7 @@ pub(super) struct Clerk<W> {
     pub domains: Numbers<Domain, Option<Failure>>,
     pub targets: Numbers<TargetKey, Aim>,
     pub sites: Numbers<SiteKey, SiteMemory>,
+    pub places: Numbers<SocketAddr, ()>,
     pub sources: Configured,
     source_of: Vec<Option<Source>>,
     pub pools: Configured,
@@ -138,6 +139,7 @@ impl<W: World> Clerk<W> {
             domains: Numbers::default(),
             targets: Numbers::default(),
             sites: Numbers::default(),
+            places: Numbers::default(),
             sources: Configured::default(),
             source_of: Vec::new(),
             pools: Configured::default(),
@@ -278,8 +280,16 @@ impl<W: World> Clerk<W> {
         let Some(number) = u32::try_from(id.0).ok().filter(|number| self.links.contains_key(number)) else { return };
         let connection = ConnectionHandle(number);
         let fact = match event {
-            Event::Connected { transactions_max, .. } => {
+            Event::Connected { address, transactions_max, .. } => {
+                let place = PlaceHandle(self.places.number(&address, || ()));
+                self.tell(Fact::Arrived(connection, place));
                 Fact::Connected { connection, deliveries_max: transactions_max }
+            }
+            Event::Crowded { place: address, outcome } => {
+                self.remember(number, outcome);
+                let place = PlaceHandle(self.places.number(&address, || ()));
+                self.tell(Fact::Crowded(connection, place));
+                return self.forget(Handle::Place(place));
             }
             Event::Refused { outcome, signal, .. } => {
                 self.refused(number, outcome);
@@ -312,7 +322,16 @@ impl<W: World> Clerk<W> {
         }
     }
 
-    /// Keeps a site's words for `why`.
+    /// Keeps why a connection was not made, for `why`.
+    fn remember(&mut self, number: u32, outcome: Outcome) {
+        let Some(link) = self.links.get(&number) else { return };
+        let Some(site) = self.targets.value(link.target).map(|aim| aim.site) else { return };
+        if let Some(memory) = self.sites.value_mut(site) {
+            memory.last.insert(link.source.0, outcome);
+        }
+    }
+
+    /// A site refused a connection.
     fn refused(&mut self, number: u32, outcome: Outcome) {
         let Some(link) = self.links.get(&number) else { return };
         let source = link.source;
@@ -320,9 +339,7 @@ impl<W: World> Clerk<W> {
         let (name, source_name) = (self.sites.key(site).map(SiteKey::name), self.sources.name(source.0));
         let (host, stage) = (&outcome.host, outcome.stage.name());
         info!(site = name.as_deref(), source = source_name, %host, stage, cause = %outcome.cause, "a connection was refused");
-        if let Some(memory) = self.sites.value_mut(site) {
-            memory.last.insert(source.0, outcome);
-        }
+        self.remember(number, outcome);
     }
 
     /// Tells of an attempt whose answers ask something of the source, and keeps them for `why` and the listing if the
@@ -515,6 +532,7 @@ impl<W: World> Clerk<W> {
                 self.domains.free(domain.0);
             }
             Handle::Target(target) => self.targets.free(target.0),
+            Handle::Place(place) => self.places.free(place.0),
             Handle::Site(site) => {
                 self.close_accounts(Holder::Site(site));
                 self.let_go(site.0);
@@ -583,6 +601,7 @@ impl<W: World> Clerk<W> {
             tls: aim.target.tls,
             login: aim.target.login,
             allow_private: aim.target.allow_private,
+            slots: self.slots_of(aim.site, source),
             site,
             provider,
             domain,
@@ -591,6 +610,12 @@ impl<W: World> Clerk<W> {
         let task = self.connections.spawn(self.world.connect(plan, ordered, self.events.clone())).id();
         self.links.insert(connection.0, Link { orders, source, target: target.0, task });
         self.link_of.insert(task, connection.0);
+    }
+
+    /// How many connections there may be to one address of a site.
+    fn slots_of(&self, site: u32, source: SourceHandle) -> SlotLimits {
+        let Some(limits) = self.engine.limits_of(SiteHandle(site)) else { return SlotLimits::default() };
+        SlotLimits { of_source: limits.of(source).connections, of_all: limits.total.connections }
     }
 
     fn order(&mut self, connection: ConnectionHandle, order: LinkOrder) {

@@ -13,6 +13,11 @@ use super::disk::Disk;
 use super::segment::Segment;
 use super::writer::Writer;
 
+/// Where `suppression` keeps its files.
+const LISTS: &str = "suppression";
+/// How often they are listed again since one was merged away.
+const COPIES_TRIED_MAX: usize = 20;
+
 /// What a backup consists of. While it lives, nothing is recycled or removed.
 pub(super) struct Pinned {
     /// Not appended to any more.
@@ -55,7 +60,32 @@ pub(super) fn copy(disk: &dyn Disk, pinned: &Pinned, to: &Path) -> io::Result<()
         file.sync_all()?;
     }
     File::open(to.join(BODIES))?.sync_all()?;
+    copy_lists(disk, &to.join(LISTS))?;
     File::open(to)?.sync_all()
+}
+
+/// The suppression list's files, after the state log that they follow: what is in neither of the two copies was never
+/// answered. They never change; one that was merged into another meanwhile is looked for there.
+fn copy_lists(disk: &dyn Disk, to: &Path) -> io::Result<()> {
+    make_private_dir(to)?;
+    for _ in 0..COPIES_TRIED_MAX {
+        let mut is_whole = true;
+        for entry in disk.list(LISTS)?.iter().filter(|entry| entry.name.ends_with(".list")) {
+            let target = to.join(&entry.name);
+            if target.exists() {
+                continue;
+            }
+            match disk.link_out(&format!("{LISTS}/{}", entry.name), &target) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => is_whole = false,
+                Err(error) => return Err(error),
+            }
+        }
+        if is_whole {
+            return File::open(to)?.sync_all();
+        }
+    }
+    Err(io::Error::other("the suppression list's files changed too often"))
 }
 
 fn copy_segment(segment: &Segment, end: u64, mut to: &File) -> io::Result<()> {
@@ -82,7 +112,7 @@ fn copy_segment(segment: &Segment, end: u64, mut to: &File) -> io::Result<()> {
 /// `to` exists, or the disk said no; what was copied is left for the caller to remove.
 pub fn restore(from: &Path, to: &Path) -> io::Result<()> {
     make_private_dir(to)?;
-    for directory in ["", BODIES] {
+    for directory in ["", BODIES, LISTS] {
         if !directory.is_empty() {
             make_private_dir(&to.join(directory))?;
         }

@@ -217,8 +217,8 @@ impl Entry {
     /// What stands for entries that cannot be read any more: the strictest meaning, and what to do about it.
     pub(super) fn unreadable(scope: Scope, cause: Cause, place: &str) -> Entry {
         let words = format!(
-            "what the list says of this address is damaged on the disk ({place}): no mail is sent to it until it is put in \
-             again or removed"
+            "what the list says of this address is damaged on the disk ({place}): no mail is sent to it until it is removed \
+             from the list"
         );
         Entry { evidence: words.into(), ..Entry::new(scope, cause, Timestamp::ZERO) }
     }

@@ -4,6 +4,7 @@
 //! are merged into one file of the list, which counts from the moment that it has its name.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OwnedMutexGuard;
 use tracing::info;
@@ -45,6 +46,13 @@ pub struct Import {
     _turn: OwnedMutexGuard<()>,
 }
 
+/// How far the import is that goes on.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    taken: AtomicU64,
+    merged: AtomicU64,
+}
+
 /// What became of an import.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Imported {
@@ -61,6 +69,14 @@ pub struct Imported {
 }
 
 impl Suppressions {
+    /// How far the import is that goes on: entries that came, and how many different ones were compared with the list.
+    /// `None`: none goes on.
+    pub fn import_progress(&self) -> Option<(u64, u64)> {
+        let progress = &self.shared.progress;
+        let goes_on = self.shared.importing.try_lock().is_err();
+        goes_on.then(|| (progress.taken.load(Ordering::Relaxed), progress.merged.load(Ordering::Relaxed)))
+    }
+
     /// Begins an import.
     ///
     /// # Errors
@@ -68,6 +84,8 @@ impl Suppressions {
     pub fn import(&self) -> Result<Import, Failure> {
         let turn = self.shared.importing.clone().try_lock_owned().map_err(|_| Failure::Busy)?;
         let shared = self.shared.clone();
+        shared.progress.taken.store(0, Ordering::Relaxed);
+        shared.progress.merged.store(0, Ordering::Relaxed);
         Ok(Import { shared, records: Vec::new(), weight: 0, parts: Vec::new(), taken: 0, _turn: turn })
     }
 
@@ -113,6 +131,7 @@ impl Import {
         self.weight += ENTRY_WEIGHT + key.len() + entry.site.len() + entry.evidence.len();
         self.records.push(Record { key, entry: Some(entry) });
         self.taken += 1;
+        self.shared.progress.taken.store(self.taken, Ordering::Relaxed);
         if self.weight >= PART_WEIGHT { self.write_part().await } else { Ok(()) }
     }
 
@@ -176,6 +195,7 @@ impl Import {
         let mut merge = Merge::new(memory, &newest_first, &[], Gone::Dropped);
         let written = (&mut merge).try_for_each(|record| {
             imported.distinct += 1;
+            shared.goes_on()?;
             let Some(entry) = &record.entry else { return Ok(()) };
             let before = shared.look_up(key::prefix_of(&record.key)).entry(entry);
             let together = before.as_ref().map_or_else(|| entry.clone(), |before| before.with(entry));
@@ -189,6 +209,7 @@ impl Import {
                 }
             }
             if imported.distinct.is_multiple_of(TOLD_EVERY) {
+                shared.progress.merged.store(imported.distinct, Ordering::Relaxed);
                 progress(imported.distinct);
             }
             Ok::<(), Failure>(())
@@ -262,7 +283,10 @@ impl Shared {
             return Ok(0);
         }
         let Some(mut builder) = self.builder(run, count)? else { return Ok(count) };
-        let written = find(Vec::new(), &mut |record| Ok(builder.push(&record.key, None)?));
+        let written = find(Vec::new(), &mut |record| {
+            self.goes_on()?;
+            Ok(builder.push(&record.key, None)?)
+        });
         self.install(Some(builder), written)?;
         Ok(count)
     }

@@ -150,8 +150,11 @@ struct Shared {
     stripes: Vec<tokio::sync::Mutex<()>>,
     maintenance: Arc<tokio::sync::Mutex<()>>,
     importing: Arc<tokio::sync::Mutex<()>>,
+    progress: import::Progress,
     /// A merge was started and has not ended.
     merging: AtomicBool,
+    /// The daemon stops.
+    closed: AtomicBool,
     /// Why the last merge failed, and when.
     failed: Mutex<Option<(String, Instant)>>,
     /// Files that could not be read at all.
@@ -286,7 +289,9 @@ impl Suppressions {
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect(),
             maintenance: Arc::default(),
             importing: Arc::default(),
+            progress: import::Progress::default(),
             merging: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             failed: Mutex::default(),
             lost: lost.len() as u64,
             now: AtomicU64::new(0),
@@ -409,6 +414,13 @@ impl Suppressions {
         .await
     }
 
+    /// No file is begun any more; waits for the end of the one that is being written, which is given up. What has no file yet is in the state log. To be
+    /// called before the spool is closed.
+    pub async fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        drop(self.shared.maintenance.lock().await);
+    }
+
     /// What is kept, in numbers.
     pub fn figures(&self) -> Figures {
         let shared = &self.shared;
@@ -508,6 +520,14 @@ impl Shared {
         Ok(count)
     }
 
+    /// Whether a file may still be written: a stop does not wait for ten million entries.
+    fn goes_on(&self) -> Result<(), Failure> {
+        match self.closed.load(Ordering::Relaxed) {
+            true => Err(Failure::Closed),
+            false => Ok(()),
+        }
+    }
+
     fn next_turn(&self) -> u32 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
@@ -536,10 +556,14 @@ impl Shared {
     /// Writes what is in memory to a file, with the files that this one would soon outgrow. The caller has the turn.
     /// `whatever`: even if there is little of it.
     async fn merge(self: &Arc<Shared>, whatever: bool) -> Result<(), Failure> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Failure::Closed);
+        }
         let merged = self.try_merge(whatever).await;
         let mut failed = lock(&self.failed);
         match &merged {
             Ok(()) => *failed = None,
+            Err(Failure::Closed) => {}
             Err(failure) => {
                 error!(%failure, "the suppression list's changes could not be written to a file; they stay in the state log");
                 *failed = Some((failure.to_string(), Instant::now()));
@@ -581,16 +605,17 @@ impl Shared {
         let mut builder = Builder::new(&self.disk, "merge", entries_max)?;
         let mut merge = Merge::new(memory, &newest_first, &[], if is_last { Gone::Dropped } else { Gone::Kept });
         let long_ago = Timestamp::from_millis(self.now.load(Ordering::Relaxed)).before(EXPIRED_KEPT);
-        let written = (&mut merge).try_for_each(|record| {
+        let written: Result<(), Failure> = (&mut merge).try_for_each(|record| {
             // Expired long ago: gone, as if it had been removed.
             let entry = record.entry.as_ref().filter(|entry| !entry.is_expired(long_ago));
+            self.goes_on()?;
             match entry.is_none() && is_last {
                 true => Ok(()),
-                false => builder.push(&record.key, entry),
+                false => Ok(builder.push(&record.key, entry)?),
             }
         });
         let checked = match (merge.damaged(), written) {
-            (0, written) => written.map_err(Failure::from),
+            (0, written) => written,
             // The file goes on as it is, and no merge takes it up again.
             (_, _) => Err(Failure::Disk("a block is damaged; its file is kept and not merged any more".into())),
         };

@@ -16,7 +16,7 @@ const UNITS: [Unit; 3] = [Unit::Messages, Unit::Recipients, Unit::Connections];
 /// nearly full would else be spent one recipient at a time, each in a message of its own.
 const WORTHWHILE_SHARE: u32 = 32;
 
-fn rates(limits: &Limits, unit: Unit) -> &Rates {
+pub(super) fn rates(limits: &Limits, unit: Unit) -> &Rates {
     match unit {
         Unit::Messages => &limits.messages,
         Unit::Recipients => &limits.recipients,
@@ -29,6 +29,8 @@ fn rates(limits: &Limits, unit: Unit) -> &Rates {
 #[derive(Debug)]
 pub(super) struct Meters {
     started: Timestamp,
+    /// What is used of them outlives a crash.
+    kept: bool,
     all: Vec<(Option<SourceHandle>, Unit, Meter)>,
     /// Of messages, as the peer's replies taught.
     learned: Vec<(SourceHandle, Rate, Meter)>,
@@ -45,7 +47,12 @@ pub(super) enum Shut {
 
 impl Meters {
     pub fn new(started: Timestamp) -> Meters {
-        Meters { started, all: Vec::new(), learned: Vec::new() }
+        Meters { started, kept: true, all: Vec::new(), learned: Vec::new() }
+    }
+
+    /// Meters of which nothing is written down.
+    pub fn unkept(started: Timestamp) -> Meters {
+        Meters { kept: false, ..Meters::new(started) }
     }
 
     /// The meter of a unit, if there is a limit.
@@ -58,7 +65,7 @@ impl Meters {
         let place = match self.all.iter().position(|(other, of, _)| *other == source && *of == unit) {
             Some(place) => place,
             None => {
-                self.all.push((source, unit, Meter::at_start(rates, self.started)));
+                self.all.push((source, unit, Meter::at_start(rates, self.started, self.kept)));
                 self.all.len() - 1
             }
         };
@@ -97,8 +104,46 @@ impl Meters {
         self.lesson(source).is_some_and(|(_, meter)| meter.uses().any(most))
     }
 
-    /// The meters that a source's mail passes here: its own, that of all together, and what was learned.
-    fn passed(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit, mut visit: impl FnMut(&mut Meter)) {
+    /// The meters that a source's mail would pass here. One that is not there yet says what it would say if it were: a
+    /// look makes none, or a site would have one for each source that was never used there.
+    fn looked_at(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit, mut visit: impl FnMut(&mut Meter)) {
+        if unit == Unit::Messages {
+            let learned = self.learned.iter_mut().filter(|(other, ..)| *other == source);
+            learned.for_each(|(_, _, meter)| visit(meter));
+        }
+        for source in [Some(source), None] {
+            let of = source.map_or(&limits.total, |source| limits.of(source));
+            let rates = rates(of, unit);
+            match self.find(source, unit) {
+                _ if rates.is_empty() => {}
+                Some(meter) => visit(meter),
+                None => visit(&mut Meter::at_start(rates, self.started, self.kept)),
+            }
+        }
+    }
+
+    /// Adds what another holder, with its limits, used of a unit; what it had no need to count may have been anything.
+    pub fn absorb(
+        &mut self,
+        limits: &SiteLimits,
+        source: Option<SourceHandle>,
+        unit: Unit,
+        (other_limits, other): (&SiteLimits, &Meters),
+        now: Timestamp,
+    ) {
+        let of = source.map_or(&other_limits.total, |source| other_limits.of(source));
+        let is_counted = !rates(of, unit).is_empty();
+        let known = other.all.iter().find(|(of, counts, _)| *of == source && *counts == unit).map(|(.., meter)| meter);
+        let Some(meter) = self.meter(limits, source, unit) else { return };
+        match known {
+            Some(known) => meter.absorb(known, now),
+            None if is_counted => {}
+            None => meter.fill(now),
+        }
+    }
+
+    /// The meters that a source's mail passes here, made if need be: its own, that of all together, and what was learned.
+    pub fn passed(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit, mut visit: impl FnMut(&mut Meter)) {
         if unit == Unit::Messages {
             let learned = self.learned.iter_mut().filter(|(other, ..)| *other == source);
             learned.for_each(|(_, _, meter)| visit(meter));
@@ -155,7 +200,7 @@ impl Meters {
         haste: Haste,
     ) -> Result<u32, Shut> {
         let (mut room, mut shut) = (u32::MAX, None);
-        self.passed(limits, source, unit, |meter| match meter.room(now, haste) {
+        self.looked_at(limits, source, unit, |meter| match meter.room(now, haste) {
             Room::For(count) => room = room.min(count),
             Room::At(at, ..) => {
                 shut = Some(match shut {
@@ -171,7 +216,7 @@ impl Meters {
     /// The most that one transaction can ever take.
     fn largest(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit) -> u32 {
         let mut largest = u32::MAX;
-        self.passed(limits, source, unit, |meter| largest = largest.min(meter.largest()));
+        self.looked_at(limits, source, unit, |meter| largest = largest.min(meter.largest()));
         largest
     }
 }
@@ -200,7 +245,7 @@ impl Engine {
         Timestamp::from_millis(self.now.as_millis().saturating_add_signed(-self.skew_ms))
     }
 
-    fn at(&self, steady: Timestamp) -> Timestamp {
+    pub(super) fn at(&self, steady: Timestamp) -> Timestamp {
         Timestamp::from_millis(steady.as_millis().saturating_add_signed(self.skew_ms))
     }
 
@@ -225,6 +270,10 @@ impl Engine {
             let of_domain = recipients_now(&mut own.meters, &limits, link.source, now, haste, wanted);
             allowed = allowed.min(of_domain.map_err(Barrier::Domain)?);
         }
+        let source = link.source;
+        let at_place =
+            self.pass_place(link, |meters, limits| recipients_now(meters, limits, source, now, haste, wanted));
+        allowed = allowed.min(at_place.map_err(Barrier::Site)?);
         Ok(u16::try_from(allowed).unwrap_or(u16::MAX))
     }
 
@@ -239,11 +288,14 @@ impl Engine {
     ) {
         let now = self.steady();
         let warmup = self.charge_warmup(link, kind, out);
-        self.each_meter(link.site, domain, link.source, |unit, meter| match unit {
+        let take = |unit, meter: &mut Meter| match unit {
             Unit::Messages => meter.take(now, 1),
             Unit::Recipients => meter.take(now, u32::from(recipients)),
             Unit::Connections | Unit::Lesson | Unit::Warmup => {}
-        });
+        };
+        self.each_meter(link.site, domain, link.source, take);
+        self.each_meter_at(link.place, link.source, take);
+        self.had_turn(link);
         if let Some(link) = self.links.get_mut(&number) {
             link.charge = Some(Charge { recipients, domain, warmup });
         }
@@ -255,7 +307,7 @@ impl Engine {
         let now = self.steady();
         let Some(link) = self.links.get_mut(&number) else { return };
         let Some(charge) = link.charge.take() else { return };
-        let (site, source, sent) = (link.site, link.source, link.mail_written);
+        let (site, place, source, sent) = (link.site, link.place, link.source, link.mail_written);
         if let Some(at) = charge.warmup.filter(|_| !sent) {
             self.refund_warmup(source, site, at);
         }
@@ -263,11 +315,13 @@ impl Engine {
             true => meter.end(now, count, 0),
             false => meter.end(now, 0, count),
         };
-        self.each_meter(site, charge.domain, source, |unit, meter| match unit {
+        let end_unit = |unit, meter: &mut Meter| match unit {
             Unit::Messages => end(meter, 1),
             Unit::Recipients => end(meter, u32::from(charge.recipients)),
             Unit::Connections | Unit::Lesson | Unit::Warmup => {}
-        });
+        };
+        self.each_meter(site, charge.domain, source, end_unit);
+        self.each_meter_at(place, source, end_unit);
     }
 
     fn each_meter(&mut self, site: u32, domain: u32, source: SourceHandle, mut visit: impl FnMut(Unit, &mut Meter)) {
@@ -284,26 +338,37 @@ impl Engine {
         }
     }
 
-    /// Whether a source may make one more connection to a site, as far as time limits it; and the site's own mail has
-    /// use for it.
-    pub(super) fn may_dial_now(&mut self, source: SourceHandle, site: u32, lane: u32, kind: StreamKind) -> bool {
+    /// What time has against one more connection of a source to a site, to which its own mail has use for it. `Err`: until
+    /// when, if it is looked at again by then.
+    pub(super) fn may_dial_now(
+        &mut self,
+        source: SourceHandle,
+        site: u32,
+        lane: u32,
+        kind: StreamKind,
+    ) -> Result<(), Option<Shut>> {
         let now = self.steady();
         if self.rules.first_dial > self.now {
-            return false;
+            return Err(None);
         }
         let haste = self.haste(lane, kind);
         let known = &mut self.sites[site];
         let limits = std::sync::Arc::clone(&known.limits);
         let dialing = u32::from(known.path(source).dialing);
         let connections = known.meters.room(&limits, source, Unit::Connections, now, Haste::Ahead(1));
-        let messages = known.meters.room(&limits, source, Unit::Messages, now, haste);
-        let recipients = known.meters.room(&limits, source, Unit::Recipients, now, haste);
+        // A connection spends no messages: one may be made before any are durable, so that a dead site has none written.
+        let mut one_if_unreserved = |unit| match known.meters.room(&limits, source, unit, now, haste) {
+            Err(Shut::Unreserved) => Ok(1),
+            room => room,
+        };
+        let (messages, recipients) = (one_if_unreserved(Unit::Messages), one_if_unreserved(Unit::Recipients));
         let found = connections.and_then(|_| Ok(messages?.min(recipients?)));
         match found {
-            Ok(room) => room > dialing,
+            Ok(room) if room > dialing => Ok(()),
+            Ok(_) => Err(None),
             Err(shut) => {
                 self.wait_at(site, shut);
-                false
+                Err(Some(shut))
             }
         }
     }
@@ -314,7 +379,11 @@ impl Engine {
         let known = &mut self.sites[site];
         let limits = std::sync::Arc::clone(&known.limits);
         known.meters.passed(&limits, source, Unit::Connections, |meter| meter.take(now, 1));
-        self.reserve_ahead(site, None, source, out);
+        let proven = known.proven;
+        match proven {
+            true => self.reserve_ahead(site, None, source, out),
+            false => self.reserve_dials(site, source, out),
+        }
     }
 
     /// A connection is made, or will not be: the peer may have counted it.
@@ -325,16 +394,23 @@ impl Engine {
         known.meters.passed(&limits, source, Unit::Connections, |meter| meter.end(now, 1, 0));
     }
 
+    /// Asks for allowance of new connections before the last of it is spent.
+    pub(super) fn reserve_dials(&mut self, site: u32, source: SourceHandle, out: &mut Vec<Order>) {
+        let known = &mut self.sites[site];
+        let limits = std::sync::Arc::clone(&known.limits);
+        known.meters.ask(&limits, Holder::Site(SiteHandle(site)), source, &[Unit::Connections], out);
+    }
+
     /// Asks for allowance before the last of it is spent.
     pub(super) fn reserve_ahead(&mut self, site: u32, domain: Option<u32>, source: SourceHandle, out: &mut Vec<Order>) {
         let known = &mut self.sites[site];
         let limits = std::sync::Arc::clone(&known.limits);
         let holder = Holder::Site(SiteHandle(site));
-        known.meters.ask(&limits, holder, source, out);
+        known.meters.ask(&limits, holder, source, &UNITS, out);
         let Some(domain) = domain else { return };
         if let Some(own) = self.domains.get_mut(domain).and_then(|domain| domain.own.as_deref_mut()) {
             let limits = std::sync::Arc::clone(&own.limits);
-            own.meters.ask(&limits, Holder::Domain(super::words::DomainHandle(domain)), source, out);
+            own.meters.ask(&limits, Holder::Domain(super::words::DomainHandle(domain)), source, &UNITS, out);
         }
     }
 
@@ -351,7 +427,7 @@ impl Engine {
             _ if !durable => {}
             Holder::Site(site) => self.open_site(site.0, out),
             Holder::Domain(domain) => self.open_domain(domain.0, out),
-            Holder::Provider(_) | Holder::All => {}
+            Holder::Provider(_) | Holder::All | Holder::Place(_) => {}
         }
     }
 
@@ -359,7 +435,7 @@ impl Engine {
         match holder {
             Holder::Site(site) => self.sites.get_mut(site.0).map(|site| &mut site.meters),
             Holder::Domain(domain) => self.domains.get_mut(domain.0)?.own.as_deref_mut().map(|own| &mut own.meters),
-            Holder::Provider(_) | Holder::All => None,
+            Holder::Provider(_) | Holder::All | Holder::Place(_) => None,
         }
     }
 
@@ -484,6 +560,9 @@ impl Engine {
         if let Some(own) = self.domains.get(domain).and_then(|known| known.own.as_deref()) {
             look(Holder::Domain(super::words::DomainHandle(domain)), &own.meters);
         }
+        for (place, meters) in self.meters_at(site, source) {
+            look(Holder::Place(place), meters);
+        }
         all
     }
 }
@@ -516,8 +595,8 @@ fn recipients_now(
 }
 
 impl Meters {
-    fn ask(&mut self, limits: &SiteLimits, holder: Holder, source: SourceHandle, out: &mut Vec<Order>) {
-        for unit in UNITS {
+    fn ask(&mut self, limits: &SiteLimits, holder: Holder, source: SourceHandle, units: &[Unit], out: &mut Vec<Order>) {
+        for unit in units.iter().copied() {
             for source in [Some(source), None] {
                 if self.meter(limits, source, unit).is_some_and(|meter| meter.wants()) {
                     out.push(Order::Reserve(Account { holder, source, unit }));

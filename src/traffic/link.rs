@@ -7,7 +7,7 @@ use super::gate::Charge;
 use super::lane::place_of;
 use super::site::NO_LANE;
 use super::slab::State;
-use super::words::{ConnectionHandle, Order, SourceHandle};
+use super::words::{ConnectionHandle, Order, PlaceHandle, SourceHandle};
 use crate::classify::{Feedback, Signal};
 use crate::mail::{QueueId, StreamKind};
 use crate::time::Timestamp;
@@ -54,6 +54,8 @@ pub(super) struct Link {
     pub mail_written: bool,
     /// What its envelope took of the windows.
     pub charge: Option<Charge>,
+    /// The peer's address, once it is known.
+    pub place: Option<PlaceHandle>,
 }
 
 impl Link {
@@ -70,6 +72,7 @@ impl Link {
             most: u32::MAX,
             mail_written: false,
             charge: None,
+            place: None,
         }
     }
 }
@@ -84,6 +87,7 @@ impl Engine {
         self.end_dial(connection.0);
         let configured = self.sites[link.site].limits.of(link.source).deliveries.unwrap_or(u32::MAX);
         self.change_link(connection.0, |link| link.most = configured.min(most.unwrap_or(u32::MAX)).max(1));
+        self.reserve_ahead(link.site, None, link.source, out);
         self.boundary(connection.0, out);
         // It may have taken another lane's mail.
         self.want_both(link.lane, out);
@@ -109,7 +113,7 @@ impl Engine {
     }
 
     /// Ends what dialing meant for the lane, and frees the slot's kind.
-    fn end_dial(&mut self, number: u32) {
+    pub(super) fn end_dial(&mut self, number: u32) {
         let Some(link) = self.links.get(&number).copied() else { return };
         if link.doing == Doing::Dialing {
             self.sites[link.site].path_mut(link.source).dialing -= 1;
@@ -310,6 +314,7 @@ impl Engine {
         }
         self.release_kind(number);
         self.links.remove(&number);
+        self.left(&link, out);
         let site = &mut self.sites[link.site];
         site.open -= 1;
         let path = site.path_mut(link.source);

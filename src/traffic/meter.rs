@@ -88,8 +88,9 @@ pub(super) struct Meter {
     reserved: u32,
     /// A reservation is on its way to the disk: so many, and who was in flight when it was written down.
     asked: u32,
-    /// It was learned, so that nothing of it need be durable: a window that begins anew is not passed as a promise.
-    learned: bool,
+    /// What is used is durable before it is spent. Not of what was learned: a window that begins anew is not passed as a
+    /// promise.
+    kept: bool,
 }
 
 impl Window {
@@ -200,19 +201,20 @@ impl Meter {
     /// An unused meter.
     pub fn new(rates: &Rates) -> Meter {
         let window = |rate| Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0, strict: false };
-        Meter { windows: rates.iter().map(window).collect(), flying: 0, reserved: 0, asked: 0, learned: false }
+        Meter { windows: rates.iter().map(window).collect(), flying: 0, reserved: 0, asked: 0, kept: true }
     }
 
     /// A meter of what a peer's replies taught.
     pub fn learned(rates: &Rates) -> Meter {
-        let mut meter = Meter { learned: true, ..Meter::new(rates) };
+        let mut meter = Meter { kept: false, ..Meter::new(rates) };
         meter.windows.iter_mut().for_each(|window| window.strict = true);
         meter
     }
 
     /// A meter at a start: of windows that nobody wrote down, an earlier run may have used all until now.
-    pub fn at_start(rates: &Rates, started: Timestamp) -> Meter {
-        let mut meter = Meter::new(rates);
+    /// `kept`: longer ones were written down.
+    pub fn at_start(rates: &Rates, started: Timestamp, kept: bool) -> Meter {
+        let mut meter = Meter { kept, ..Meter::new(rates) };
         for window in meter.windows.iter_mut().filter(|window| window.per() < KEPT_FROM) {
             let count = window.count();
             window.add(started, count);
@@ -228,7 +230,7 @@ impl Meter {
 
     /// Whether its use must be durable before it is spent.
     pub fn is_kept(&self) -> bool {
-        !self.learned && self.windows.iter().any(|window| window.per() >= KEPT_FROM)
+        self.kept && self.windows.iter().any(|window| window.per() >= KEPT_FROM)
     }
 
     /// Takes other windows. What is known goes on to count; a window longer than all known ones is full as far back as
@@ -240,7 +242,7 @@ impl Meter {
             self.windows.push(match same {
                 Some(window) => Window { rate, ..window.clone() },
                 None => {
-                    let strict = self.learned;
+                    let strict = before.iter().any(|window| window.strict);
                     let mut window = Window { rate, ended: VecDeque::new(), sum: 0, due_us: 0, strict };
                     window.inherit(now, &before);
                     window
@@ -250,6 +252,11 @@ impl Meter {
         if !self.is_kept() {
             (self.reserved, self.asked) = (0, 0);
         }
+    }
+
+    /// Adds what another meter of the same unit knows.
+    pub fn absorb(&mut self, other: &Meter, now: Timestamp) {
+        self.windows.iter_mut().for_each(|window| window.inherit(now, &other.windows));
     }
 
     /// Whether there are these windows.
@@ -571,7 +578,7 @@ mod tests {
         let mut written: Option<Vec<u8>> = None;
         let mut now = 0;
         for crash in 1..60u64 {
-            let mut meter = Meter::at_start(&limits, at(now));
+            let mut meter = Meter::at_start(&limits, at(now), true);
             if let Some(bytes) = &written {
                 meter.restore(bytes, at(now));
             }
@@ -596,13 +603,13 @@ mod tests {
 
     #[test]
     fn short_windows_are_waited_out_at_a_start_and_damage_is_read_as_full() {
-        let mut meter = Meter::at_start(&rates(&[(5, 1000), (50, 60_000)]), at(0));
+        let mut meter = Meter::at_start(&rates(&[(5, 1000), (50, 60_000)]), at(0), true);
         assert!(matches!(meter.room(at(0), Haste::Ahead(1)), Room::At(until, ..) if until == at(1001)));
         meter.wants();
         meter.reserved(true);
         assert!(matches!(meter.room(at(1001), Haste::Ahead(1)), Room::For(_)));
         for bytes in [&[][..], &[9], &[1, 0, 0], &[1, 0, 0, 0, 0, 7]] {
-            let mut meter = Meter::at_start(&rates(&[(50, 60_000)]), at(0));
+            let mut meter = Meter::at_start(&rates(&[(50, 60_000)]), at(0), true);
             meter.restore(bytes, at(0));
             assert!(matches!(meter.room(at(59_000), Haste::Ahead(1)), Room::At(_, _, Bound::Full)), "{bytes:?}");
         }
@@ -643,7 +650,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_a_meter_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut meter = Meter::at_start(&rates(&[(5, 60_000)]), at(0));
+            let mut meter = Meter::at_start(&rates(&[(5, 60_000)]), at(0), true);
             meter.restore(&bytes, at(0));
             meter.room(at(1), Haste::Paced);
         }

@@ -9,7 +9,8 @@
 //! # What it holds to
 //! - Never more connections of a source at a site than the limit, counted from the dial to the peer's EOF.
 //! - No window of messages, recipients or new connections ever holds more than its limit as the peer may count, per
-//!   source at a site, in total there, and for a domain with limits of its own: see `meter`.
+//!   source at a site, in total there, for a domain with limits of its own, and at an address that sites share: see
+//!   `meter`, `place`.
 //! - An envelope is on its way once at most; what is held does not move; what is gone is not sent.
 //! - Past its longest age an envelope is not sent but expired. One exception: if it is put (found at start, released)
 //!   when that has passed already or nearly so, and its stream's longest age is an hour or more, it gets
@@ -37,6 +38,7 @@ mod limits;
 mod link;
 mod meter;
 mod path;
+mod place;
 mod react;
 mod row;
 mod serve;
@@ -60,6 +62,7 @@ use crate::time::Timestamp;
 use domain::{Domain, Resolution};
 use lane::{Flow, FlowKey, Lane};
 use link::Link;
+use place::Place;
 use site::{Site, Target};
 use slab::{Mixed, Rows, Slab};
 use stop::Stopped;
@@ -83,6 +86,8 @@ pub struct Engine {
     targets: Slab<Target>,
     sites: Slab<Site>,
     links: HashMap<u32, Link, Mixed>,
+    /// Addresses that there are connections to, or lately were.
+    places: BTreeMap<PlaceHandle, Place>,
     last_link: u32,
     /// Grants so far: tells lanes apart by when they were last served.
     grants: u64,
@@ -126,6 +131,8 @@ enum Alarm {
     Warmup(SourceHandle, ProviderHandle),
     /// A recipient domain's own windows have room again.
     Gate(u32),
+    /// A peer's address may be forgotten.
+    Place(PlaceHandle),
     /// Dialing may begin.
     Begin,
 }
@@ -146,6 +153,7 @@ impl Engine {
             targets: Slab::default(),
             sites: Slab::default(),
             links: HashMap::default(),
+            places: BTreeMap::new(),
             last_link: 0,
             grants: 0,
             closing: 0,
@@ -187,6 +195,8 @@ impl Engine {
             }
             Fact::Unresolved(domain, why) => self.unresolved(domain, why, out),
             Fact::Connected { connection, deliveries_max } => self.connected(connection, deliveries_max, out),
+            Fact::Arrived(connection, place) => self.arrived(connection, place),
+            Fact::Crowded(connection, place) => self.crowded(connection, place, out),
             Fact::Refused(connection, signal) => self.refused(connection, signal, out),
             Fact::MailWritten(connection, id) => self.mail_written(connection, id),
             Fact::Settled { connection, id, due, signal } => self.settled(connection, id, due, signal, out),
@@ -225,6 +235,7 @@ impl Engine {
             Handle::Domain(domain) => self.domains.get(domain.0).is_some(),
             Handle::Target(target) => self.targets.get(target.0).is_some(),
             Handle::Site(site) => self.sites.get(site.0).is_some(),
+            Handle::Place(place) => self.places.contains_key(&place),
         }
     }
 
@@ -238,6 +249,7 @@ impl Engine {
                 Alarm::Site(site) => self.site_alarm(site, out),
                 Alarm::Gate(domain) => self.open_domain(domain, out),
                 Alarm::Warmup(source, provider) => self.open_warmup(source, provider, out),
+                Alarm::Place(place) => self.place_alarm(place, out),
                 Alarm::Begin => self.feed_all(out),
             }
         }

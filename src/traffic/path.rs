@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use super::lesson::{self, Lesson};
+use super::limits::Rate;
 use super::meter::take;
 use crate::time::Timestamp;
 
@@ -18,8 +19,10 @@ const WINDOW_UNKNOWN: f32 = 2.0;
 /// Connections after its first success.
 const WINDOW_PROVEN: f32 = 5.0;
 /// First pause after a refusal, doubled up to the longest.
-const PAUSE_MIN: Duration = Duration::from_secs(60);
-const PAUSE_MAX: Duration = Duration::from_secs(3600);
+const PAUSE_MIN_S: u16 = 60;
+const PAUSE_MAX_S: u16 = 3600;
+const PAUSE_MIN: Duration = Duration::from_secs(PAUSE_MIN_S as u64);
+const PAUSE_MAX: Duration = Duration::from_secs(PAUSE_MAX_S as u64);
 /// Refusals within this time are one: connections that were dialed together.
 const SAME_REFUSAL: Duration = Duration::from_secs(5);
 /// After this many pauses without a refusal, the pauses start small again.
@@ -27,7 +30,8 @@ const FORGIVEN_AFTER: u32 = 4;
 /// How long a path that was refused is remembered after it was last used; one that was not, see `site.rs`.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// There is one for each source that was refused at a site, so it is kept small: a hundred thousand dead sites, ten sources.
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Path {
     /// From Dial to Eof.
     pub open: u16,
@@ -42,18 +46,19 @@ pub(super) struct Path {
     ceiling: u16,
     /// Deliveries on one connection that it takes. 0: nothing is known.
     most: u32,
-    /// What it takes by time.
-    pub lesson: Lesson,
+    /// What it takes by time. `None`: nothing was taken or refused yet.
+    lesson: Option<Box<Lesson>>,
     /// The last rule that lowered something.
     pub because: u16,
-    /// The last pause, while no success came after it. Zero: none.
-    pause: Duration,
+    /// The last pause, while no success came after it. Zero: none. Unit: seconds.
+    pause_s: u16,
     throttled_until: Timestamp,
     /// Nothing goes over open connections either before this: a reply said so.
     blocked_until: Timestamp,
     /// The next probe is not before this.
     growth_from: Timestamp,
-    probe: Duration,
+    /// The time between probes. Unit: seconds.
+    probe_s: u16,
     /// Whose turn the next probe is.
     turn: u8,
     /// Probes since the last that was refused.
@@ -88,29 +93,45 @@ const MOST_MAX: u32 = 10_000;
 
 impl Default for Path {
     fn default() -> Self {
-        Path {
-            open: 0,
-            closing: 0,
-            marketing: 0,
-            dialing: 0,
-            window: WINDOW_UNKNOWN,
-            ceiling: 0,
-            most: 0,
-            lesson: Lesson::default(),
-            because: 0,
-            pause: Duration::ZERO,
-            throttled_until: Timestamp::ZERO,
-            blocked_until: Timestamp::ZERO,
-            growth_from: Timestamp::ZERO,
-            probe: Duration::ZERO,
-            turn: 0,
-            quiet: 0,
-            refused_at: Timestamp::ZERO,
-        }
+        Path::NEW
     }
 }
 
 impl Path {
+    /// Of a source of which nothing is known at a site.
+    pub const NEW: Path = Path {
+        open: 0,
+        closing: 0,
+        marketing: 0,
+        dialing: 0,
+        window: WINDOW_UNKNOWN,
+        ceiling: 0,
+        most: 0,
+        lesson: None,
+        because: 0,
+        pause_s: 0,
+        throttled_until: Timestamp::ZERO,
+        blocked_until: Timestamp::ZERO,
+        growth_from: Timestamp::ZERO,
+        probe_s: 0,
+        turn: 0,
+        quiet: 0,
+        refused_at: Timestamp::ZERO,
+    };
+
+    /// Messages by time, as learned.
+    pub fn rate(&self) -> Option<Rate> {
+        self.lesson.as_ref()?.rate()
+    }
+
+    fn lesson(&mut self) -> &mut Lesson {
+        self.lesson.get_or_insert_default()
+    }
+
+    fn probe_wait(&self) -> Duration {
+        Duration::from_secs(u64::from(self.probe_s))
+    }
+
     /// Connections allowed now: by feedback, and never above the limit.
     pub fn allowed(&self, limit: u16) -> u16 {
         (self.window as u16).clamp(1, limit.max(1))
@@ -132,6 +153,11 @@ impl Path {
         (self.most > 0).then_some(self.most)
     }
 
+    /// It is not tried before this, for a reason of ours.
+    pub fn wait(&mut self, until: Timestamp) {
+        self.throttled_until = self.throttled_until.max(until);
+    }
+
     /// An operator wants it tried now.
     pub fn end_pause(&mut self) {
         (self.throttled_until, self.blocked_until) = (Timestamp::ZERO, Timestamp::ZERO);
@@ -141,8 +167,8 @@ impl Path {
     /// refused; and only while all of them are in use, since a success says nothing about connections that were not
     /// there. Beyond that, and for the rate if `rate_in_use`, there are probes.
     pub fn good(&mut self, now: Timestamp, limit: u16, rate_in_use: bool) -> Raised {
-        self.pause = Duration::ZERO;
-        self.lesson.took(now);
+        self.pause_s = 0;
+        self.lesson().took(now);
         let before = self.allowed(limit);
         // One slot may be kept from marketing, and is then unused by order.
         let in_use = self.open + 1 >= before && before < limit;
@@ -165,7 +191,7 @@ impl Path {
     fn probe(&mut self, now: Timestamp, limit: u16, connections: bool, rate: bool) -> Raised {
         let able = |probe: &Probe| match probe {
             Probe::Connections => connections,
-            Probe::Rate => rate && self.lesson.rate().is_some(),
+            Probe::Rate => rate && self.rate().is_some(),
             Probe::Deliveries => self.most > 0,
         };
         let turns = (0..PROBES.len()).map(|step| PROBES[(usize::from(self.turn) + step) % PROBES.len()]);
@@ -179,7 +205,7 @@ impl Path {
                 raised.connections = true;
             }
             Probe::Rate => {
-                self.lesson.raise();
+                self.lesson().raise();
                 raised.rate = true;
             }
             Probe::Deliveries => {
@@ -191,23 +217,23 @@ impl Path {
         self.turn = ((place + 1) % PROBES.len()) as u8;
         self.quiet = self.quiet.saturating_add(1);
         if self.quiet > QUIET {
-            (self.quiet, self.probe) = (1, (self.probe / 2).max(PAUSE_MIN));
+            (self.quiet, self.probe_s) = (1, (self.probe_s / 2).max(PAUSE_MIN_S));
         }
-        self.growth_from = now.after(self.probe.max(PAUSE_MIN));
+        self.growth_from = now.after(self.probe_wait().max(PAUSE_MIN));
         raised
     }
 
     /// A refusal that is not the same as the last: the next probe waits longer if there was one just before.
     fn note(&mut self, now: Timestamp, jitter: f64) {
         let since = now.since(self.refused_at);
-        if self.refused_at == Timestamp::ZERO || since > self.probe * FORGIVEN_AFTER {
-            self.probe = PAUSE_MIN;
+        if self.refused_at == Timestamp::ZERO || since > self.probe_wait() * FORGIVEN_AFTER {
+            self.probe_s = PAUSE_MIN_S;
         } else if since > SAME_REFUSAL {
-            self.probe = (self.probe * 2).min(PAUSE_MAX);
+            self.probe_s = (self.probe_s * 2).min(PAUSE_MAX_S);
         }
         self.refused_at = now;
         self.quiet = 0;
-        self.growth_from = self.growth_from.max(now.after(spread(self.probe, jitter)));
+        self.growth_from = self.growth_from.max(now.after(spread(self.probe_wait(), jitter)));
     }
 
     /// The site refused a connection, said 421, or broke one. `others`: connections of this path that were not refused.
@@ -216,8 +242,8 @@ impl Path {
         if others > 0 {
             self.keep_to(others);
         } else {
-            self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-            self.throttled_until = now.after(spread(self.pause, jitter));
+            self.pause_s = (self.pause_s * 2).clamp(PAUSE_MIN_S, PAUSE_MAX_S);
+            self.throttled_until = now.after(spread(Duration::from_secs(u64::from(self.pause_s)), jitter));
             self.window = 1.0;
         }
     }
@@ -242,8 +268,8 @@ impl Path {
     }
 
     /// A reply spoke of our rate. False: it is the refusal that is known.
-    pub fn slower(&mut self, now: Timestamp, jitter: f64, named: Option<super::limits::Rate>, hold: Duration) -> bool {
-        if !self.lesson.refused(now, named) {
+    pub fn slower(&mut self, now: Timestamp, jitter: f64, named: Option<Rate>, hold: Duration) -> bool {
+        if !self.lesson().refused(now, named) {
             return false;
         }
         self.note(now, jitter);
@@ -277,11 +303,11 @@ impl Path {
         out.extend_from_slice(&self.most.to_le_bytes());
         out.extend_from_slice(&self.because.to_le_bytes());
         out.extend_from_slice(&[self.quiet, self.turn]);
-        out.extend_from_slice(&(self.probe.as_millis() as u64).to_le_bytes());
+        out.extend_from_slice(&(self.probe_wait().as_millis() as u64).to_le_bytes());
         for at in [self.growth_from, self.throttled_until, self.blocked_until, self.refused_at] {
             out.extend_from_slice(&at.as_millis().to_le_bytes());
         }
-        out.extend_from_slice(&self.lesson.written());
+        out.extend_from_slice(&self.lesson.as_deref().copied().unwrap_or_default().written());
         out
     }
 
@@ -291,10 +317,10 @@ impl Path {
         *self = read(bytes, now).unwrap_or(Path {
             window: 1.0,
             ceiling: 2,
-            lesson: Lesson::strictest(now),
+            lesson: Some(Box::new(Lesson::strictest(now))),
             throttled_until: now.after(PAUSE_MIN),
             growth_from: now.after(PAUSE_MIN),
-            probe: PAUSE_MIN,
+            probe_s: PAUSE_MIN_S,
             refused_at: now,
             ..Path::default()
         });
@@ -323,17 +349,17 @@ fn read(bytes: &[u8], now: Timestamp) -> Option<Path> {
     let refused_at = time(Duration::ZERO)?;
     let lesson = Lesson::read(&take::<{ lesson::WRITTEN }>(&mut rest)?)?;
     let sane = rest.is_empty() && (1.0..=f32::from(u16::MAX)).contains(&window) && usize::from(turn) < PROBES.len();
-    let probe = probe.clamp(PAUSE_MIN, PAUSE_MAX);
+    let probe_s = probe.as_secs().clamp(u64::from(PAUSE_MIN_S), u64::from(PAUSE_MAX_S)) as u16;
     sane.then_some(Path {
         window,
         ceiling,
         most,
-        lesson,
+        lesson: (lesson != Lesson::default()).then(|| Box::new(lesson)),
         because,
         throttled_until,
         blocked_until,
         growth_from,
-        probe,
+        probe_s,
         turn,
         quiet,
         refused_at,
@@ -427,7 +453,7 @@ mod tests {
         path.refused(at(1), 0.5, 3);
         path.refused(at(2), 0.5, 2);
         assert_eq!(path.allowed(20), 2);
-        assert_eq!(path.probe, PAUSE_MIN);
+        assert_eq!(path.probe_wait(), PAUSE_MIN);
     }
 
     #[test]
@@ -458,7 +484,7 @@ mod tests {
     fn probes_take_turns() {
         let mut path = Path { open: 9, window: 5.0, ..Path::default() };
         path.fewer_connections(at(0), 0.5, 5);
-        path.slower(at(10), 0.5, Some(crate::traffic::Rate { count: 5, per: Duration::from_secs(1) }), Duration::ZERO);
+        path.slower(at(10), 0.5, Some(Rate { count: 5, per: Duration::from_secs(1) }), Duration::ZERO);
         path.fewer_deliveries(at(20), 0.5, 20);
         let mut seen = Vec::new();
         for now in 0..4000 {
@@ -492,6 +518,6 @@ mod tests {
         let mut strict = Path::default();
         strict.restore(&[1, 2, 3], at(30));
         assert_eq!((strict.allowed(20), strict.throttled(at(30)).is_some()), (1, true));
-        assert!(strict.lesson.rate().is_some());
+        assert!(strict.rate().is_some());
     }
 }

@@ -79,7 +79,7 @@ impl Engine {
     pub(super) fn hold_to_lesson(&mut self, site: u32, source: SourceHandle, refused: bool) {
         let now = self.steady();
         let site = &mut self.sites[site];
-        let rate = site.path(source).lesson.rate();
+        let rate = site.path(source).rate();
         site.meters.learn(source, rate, refused, now);
     }
 

@@ -1,7 +1,7 @@
 //! The engine's part that grants: which connection gets which envelope, who may dial, and who has to make room.
 
 use super::Engine;
-use super::gate::Barrier;
+use super::gate::{Barrier, Shut};
 use super::lane::place_of;
 use super::link::{Doing, Link};
 use super::slab::State;
@@ -11,7 +11,7 @@ use crate::mail::StreamKind;
 /// Of this many grants while both kinds wait, one is marketing's.
 const MARKETING_ONE_IN: u8 = 10;
 /// After so many transactions a connection makes room for others that wait for its slot.
-const ROTATE_AFTER: u32 = 20;
+pub(super) const ROTATE_AFTER: u32 = 20;
 /// Lanes of a site that are tried for one free slot; the others stand first the next time.
 const TRIES: usize = 32;
 /// Sites that share one free connection are tried up to this many at once.
@@ -85,9 +85,6 @@ impl Engine {
         let target = self.lanes[lane].target;
         let site = self.targets[target].site;
         let Some(source) = self.next_source(lane, site, kind, out) else {
-            for source in self.sources(self.lanes[lane].via).iter() {
-                self.reserve_ahead(site, None, *source, out);
-            }
             self.make_room(site, target, out);
             return Err(Blocked::AtSite);
         };
@@ -140,13 +137,15 @@ impl Engine {
         self.unproven += u32::from(!self.sites[site].proven);
     }
 
-    /// The next source of a lane, in turn, that may have one more connection at the site.
+    /// The next source of a lane, in turn, that may have one more connection at the site. The first that lacks nothing but
+    /// durable allowance for it gets some: others need none before their turn comes.
     fn next_source(&mut self, lane: u32, site: u32, kind: StreamKind, out: &mut Vec<Order>) -> Option<SourceHandle> {
         let sources = self.sources(self.lanes[lane].via);
         let turn = usize::from(self.lanes[lane].turn);
         // Marketing mail climbs the ladders of warming sources first; transactional mail leaves them alone if it can.
         let warms = !self.rules.warming.is_empty();
-        for first in [true, false] {
+        let (mut found, mut unreserved) = (None, None);
+        'search: for first in [true, false] {
             for step in 0..sources.len() {
                 let place = (turn + step) % sources.len();
                 let source = sources[place];
@@ -160,13 +159,24 @@ impl Engine {
                     }
                     continue;
                 }
-                if self.may_dial(source, site, kind) && self.may_dial_now(source, site, lane, kind) {
-                    self.lanes[lane].turn = ((place + 1) % sources.len()) as u16;
-                    return Some(source);
+                if !self.may_dial(source, site, kind) {
+                    continue;
+                }
+                match self.may_dial_now(source, site, lane, kind) {
+                    Ok(()) => {
+                        self.lanes[lane].turn = ((place + 1) % sources.len()) as u16;
+                        found = Some(source);
+                        break 'search;
+                    }
+                    Err(Some(Shut::Unreserved)) => unreserved = unreserved.or(Some(source)),
+                    Err(Some(Shut::Until(_)) | None) => {}
                 }
             }
         }
-        None
+        if let Some(source) = unreserved {
+            self.reserve_dials(site, source, out);
+        }
+        found
     }
 
     pub(super) fn may_dial(&self, source: SourceHandle, site: u32, kind: StreamKind) -> bool {

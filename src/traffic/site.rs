@@ -85,8 +85,9 @@ impl Site {
         }
     }
 
-    pub fn path(&self, source: SourceHandle) -> Path {
-        self.paths.iter().find(|(other, _)| *other == source).map_or_else(Path::default, |(_, path)| *path)
+    pub fn path(&self, source: SourceHandle) -> &Path {
+        const NEW: &Path = &Path::NEW;
+        self.paths.iter().find(|(other, _)| *other == source).map_or(NEW, |(_, path)| path)
     }
 
     /// The state of a source here, made if it is still the default one.
@@ -100,6 +101,12 @@ impl Site {
             }
         };
         &mut self.paths[place].1
+    }
+
+    /// Sources that were used here.
+    pub fn sources(&self) -> BTreeSet<SourceHandle> {
+        let used = self.meters.uses().filter_map(|(source, ..)| source);
+        self.paths.iter().map(|(source, _)| *source).chain(used).collect()
     }
 
     pub fn allowed(&self, source: SourceHandle) -> u16 {
@@ -221,11 +228,16 @@ impl Engine {
                 let carried = queued[slot as usize].by_source.keys().copied();
                 let known: BTreeSet<SourceHandle> =
                     site.paths.iter().map(|(source, _)| *source).chain(carried).collect();
-                known.into_iter().map(|source| self.path_view(site, source, &site.path(source))).collect()
+                known.into_iter().map(|source| self.path_view(site, source, site.path(source))).collect()
             },
             carried: std::mem::take(&mut queued[slot as usize].by_source).into_iter().collect(),
         };
         self.sites.iter().map(view).collect()
+    }
+
+    /// The limits of a site.
+    pub fn limits_of(&self, site: SiteHandle) -> Option<&SiteLimits> {
+        self.sites.get(site.0).map(|site| &*site.limits)
     }
 
     /// What is queued for each site.
@@ -275,6 +287,7 @@ impl Engine {
             Some(known) if known.limits != limits => {
                 known.meters.change(&limits, now);
                 known.limits = limits;
+                self.fit_places_of(site.0);
             }
             Some(_) => {}
         }

@@ -115,7 +115,7 @@ impl Engine {
                     let restored = || Sum { total: Total::restore(&kept.bytes).0, asked: None };
                     self.totals.entry(source).or_insert_with(restored);
                 }
-                (Holder::Provider(_) | Holder::All | Holder::Site(_) | Holder::Domain(_), _) => {}
+                (Holder::Provider(_) | Holder::All | Holder::Site(_) | Holder::Domain(_) | Holder::Place(_), _) => {}
             }
         }
     }
@@ -218,7 +218,7 @@ impl Engine {
                 sum.asked = Some(ahead);
                 Some(record.to_vec())
             }
-            Holder::Site(_) | Holder::Domain(_) => None,
+            Holder::Site(_) | Holder::Domain(_) | Holder::Place(_) => None,
         }
     }
 
@@ -253,7 +253,7 @@ impl Engine {
                 }
                 providers.extend(self.warming.keys().filter(|(other, _)| *other == source).map(|(_, of)| *of));
             }
-            Holder::Site(_) | Holder::Domain(_) => return,
+            Holder::Site(_) | Holder::Domain(_) | Holder::Place(_) => return,
         }
         for provider in providers {
             match durable {

@@ -29,6 +29,9 @@ pub struct SiteHandle(pub u32);
 /// A source: its place in [`Rules`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SourceHandle(pub u16);
+/// An address and port of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PlaceHandle(pub u32);
 /// A provider: whose reputation several sites share.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ProviderHandle(pub u16);
@@ -181,6 +184,10 @@ pub enum Fact {
         /// The most that it said to take (RFC 9422 MAILMAX).
         deliveries_max: Option<u32>,
     },
+    /// A connection goes to this address; `Connected` follows.
+    Arrived(ConnectionHandle, PlaceHandle),
+    /// All connections that there may be to an address, this one among others, are in use; `Eof` follows.
+    Crowded(ConnectionHandle, PlaceHandle),
     /// No host took us, and what that says about the source at the site; `Eof` follows.
     Refused(ConnectionHandle, Signal),
     /// MAIL FROM is on the wire.
@@ -293,6 +300,8 @@ pub enum Holder {
     Provider(ProviderHandle),
     /// All of them.
     All,
+    /// A peer's address that several sites share. Nothing of it is written down.
+    Place(PlaceHandle),
 }
 
 /// One unit of one holder, of one source or of all together: what is reserved and written down as a whole.
@@ -324,6 +333,8 @@ pub enum Handle {
     Target(TargetHandle),
     /// A site.
     Site(SiteHandle),
+    /// A peer's address.
+    Place(PlaceHandle),
 }
 
 /// One reason why an envelope does not go now.

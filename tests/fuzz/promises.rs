@@ -15,13 +15,14 @@ use postrider::smtp::encode::Encoder;
 use postrider::smtp::exercise;
 use postrider::smtp::reply_reader::{ReplyError, ReplyReader};
 use postrider::spool;
+use postrider::suppression::foreign::{COLUMNS, Reader, Row, Terms, csv_line, json_of};
 use postrider::time::Timestamp;
 
 /// A target: its name, and the promise it tests.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("bdat", bdat),
     ("classify", classify),
     ("config", config),
@@ -32,6 +33,7 @@ pub const TARGETS: [Target; 10] = [
     ("reply_reader", reply_reader),
     ("session", session),
     ("spool_record", spool_record),
+    ("suppression_import", suppression_import),
 ];
 
 /// Longest line that may leave, without its CRLF (RFC 5321 §4.5.3.1.6), and the dot that stuffing may add.
@@ -52,6 +54,27 @@ pub fn bdat(octets: &[u8]) {
 /// Blocks and index runs of the history: what is read is read the same after it was written again.
 pub fn history_block(octets: &[u8]) {
     history::exercise::octets(octets);
+}
+
+/// A list from elsewhere: each row is an entry, left out, or bad; what is an entry reads the same after our own export.
+pub fn suppression_import(octets: &[u8]) {
+    let now = Timestamp::from_secs(1_795_255_200);
+    let terms = Terms { about: None, cause: None, scope: None, expires_at: None, now };
+    let Ok(reader) = Reader::new(octets, terms.clone()) else { return };
+    for row in reader {
+        let (line, row) = row.expect("octets in memory can be read");
+        assert!(line >= 1 && line <= octets.len() as u64 + 1);
+        let Row::Entry(address, entry) = row else { continue };
+        assert!(entry.added_at <= entry.last_at && entry.added_at <= now);
+        let csv = format!("{COLUMNS}\n{}\n", csv_line(&address, &entry, now));
+        let json = format!("{}\n", json_of(&address, &entry, now));
+        for text in [csv, json] {
+            let read = Reader::new(text.as_bytes(), terms.clone()).expect("our own form");
+            let rows: Vec<Row> = read.map(|row| row.expect("octets in memory can be read").1).collect();
+            let [Row::Entry(other, _)] = rows.as_slice() else { panic!("{text:?} reads as {rows:?}") };
+            assert_eq!(other, &address, "{text:?}");
+        }
+    }
 }
 
 /// A peer's replies: cut or whole, the same ones come out, and none is longer than what may be kept.

@@ -12,4 +12,5 @@ mod relay;
 mod replies_mean_what_a_postmaster_would_say;
 mod spool;
 mod submission;
+mod suppression;
 mod traffic;

@@ -1,6 +1,6 @@
 //! What exchanges mean, as tables.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::super::testing::envelope;
@@ -25,7 +25,7 @@ fn lost(stage: Stage, uncertain: bool, answered: bool) -> End {
 /// Verdicts as `place kind stage`, and the rest of what was found.
 fn meant(answers: Vec<Option<(Stage, Reply)>>, taken: usize, end: End, uncertain: u8) -> Option<(String, Found)> {
     let (envelope, progress) = (envelope(2), progress(uncertain));
-    let peer = Peer { host: "mx".into(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), encrypted: false };
+    let peer = Peer { host: "mx".into(), place: SocketAddr::from((Ipv4Addr::LOCALHOST, 25)), encrypted: false };
     let circumstances = Circumstances {
         envelope: &envelope,
         progress: &progress,
@@ -57,7 +57,7 @@ fn mail_of_a_stopped_domain_waits_for_the_end_of_the_stop_and_uses_up_no_attempt
         let (mut envelope, mut progress) = (envelope(2), progress(0));
         envelope.expires_at = NOW.after(Duration::from_secs(left));
         progress.source = "a".into();
-        let peer = Peer { host: "mx".into(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), encrypted: false };
+        let peer = Peer { host: "mx".into(), place: SocketAddr::from((Ipv4Addr::LOCALHOST, 25)), encrypted: false };
         let circumstances = Circumstances {
             envelope: &envelope,
             progress: &progress,

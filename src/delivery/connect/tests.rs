@@ -9,6 +9,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::super::ConnectionId;
+use super::super::SlotLimits;
 use super::super::testing::{SHORT, impatient, play};
 use super::*;
 use crate::time::Timestamp;
@@ -103,6 +104,7 @@ fn plan(tls: TlsPolicy, addresses: &[SocketAddr]) -> Plan {
         tls,
         login: None,
         allow_private: true,
+        slots: SlotLimits::default(),
         domain: "example.net".parse().unwrap(),
     }
 }
@@ -154,12 +156,13 @@ async fn every_policy_gets_the_encryption_that_it_asks_for_or_defers() {
         let peer = stage(scenes).await;
         let caller = caller(believed.then(|| peer.root.path()));
         let connected = caller.connect(&plan(policy, &[peer.address])).await;
-        let connected = connected.map(|session| (session.peer.encrypted, session.offered.dsn));
+        let connected = connected.map(|(session, _slot)| (session.peer.encrypted, session.offered.dsn));
         match want {
             // What is offered under TLS counts, not what was offered before.
             Ok(encrypted) => assert_eq!(connected.ok(), Some((encrypted, encrypted)), "{name}"),
             Err(text) => {
                 let outcome = connected.unwrap_err();
+                let NotMade::Refused(outcome) = outcome else { unreachable!("it is alone") };
                 assert_eq!(format!("{} {}", outcome.stage.name(), outcome.cause.status()), text, "{name}");
             }
         }
@@ -172,7 +175,7 @@ async fn a_host_whose_tls_failed_is_spared_the_next_handshake() {
     let peer = stage(vec![scene(OFFER, Then::Garbage), plain(), plain()]).await;
     let caller = caller(None);
     for _ in 0..2 {
-        let session = caller.connect(&plan(TlsPolicy::Opportunistic, &[peer.address])).await.ok().unwrap();
+        let (session, _slot) = caller.connect(&plan(TlsPolicy::Opportunistic, &[peer.address])).await.ok().unwrap();
         assert!(!session.peer.encrypted);
         session.close(super::super::session::Farewell::Quit, SHORT).await;
     }
@@ -187,7 +190,8 @@ async fn words_behind_the_reply_to_starttls_end_the_attempt_and_never_lead_to_cl
         Then::End,
     );
     let peer = stage(vec![injected, scene(PLAIN, Then::End)]).await;
-    let Err(outcome) = caller(None).connect(&plan(TlsPolicy::Opportunistic, &[peer.address])).await else {
+    let Err(NotMade::Refused(outcome)) = caller(None).connect(&plan(TlsPolicy::Opportunistic, &[peer.address])).await
+    else {
         unreachable!("it connected")
     };
     assert_eq!((outcome.stage, outcome.cause.status()), (Stage::Tls, EnhancedStatus::new(4, 7, 0)));
@@ -208,8 +212,8 @@ async fn the_next_host_is_tried_after_each_failure_before_mail() {
     ];
     for failure in failures {
         let (bad, good) = (stage(vec![scene(failure, Then::End)]).await, stage(vec![scene(PLAIN, Then::End)]).await);
-        let session = caller(None).connect(&plan(TlsPolicy::None, &[bad.address, good.address])).await;
-        let session = session.ok().unwrap_or_else(|| unreachable!("{failure}"));
+        let connected = caller(None).connect(&plan(TlsPolicy::None, &[bad.address, good.address])).await;
+        let (session, _slot) = connected.ok().unwrap_or_else(|| unreachable!("{failure}"));
         assert!(session.offered.pipelining && session.offered.size == Some(Some(1000)), "{failure}");
     }
 }
@@ -224,7 +228,7 @@ async fn a_refusal_tells_the_peers_words_and_where_they_fell() {
     ];
     for (script, stage_name, text) in rows {
         let peer = stage(vec![scene(script, Then::End)]).await;
-        let Err(outcome) = caller(None).connect(&plan(TlsPolicy::None, &[peer.address])).await else {
+        let Err(NotMade::Refused(outcome)) = caller(None).connect(&plan(TlsPolicy::None, &[peer.address])).await else {
             unreachable!("it connected")
         };
         assert_eq!((outcome.stage.name(), &*outcome.cause.to_string()), (stage_name, text));
@@ -235,7 +239,7 @@ async fn a_refusal_tells_the_peers_words_and_where_they_fell() {
 #[tokio::test]
 async fn an_old_server_is_greeted_with_helo() {
     let peer = stage(vec![scene("S: 220 mx\nC: EHLO\nS: 502 what\nC: HELO\nS: 250 hello\nhold", Then::End)]).await;
-    let session = caller(None).connect(&plan(TlsPolicy::Opportunistic, &[peer.address])).await.ok().unwrap();
+    let (session, _slot) = caller(None).connect(&plan(TlsPolicy::Opportunistic, &[peer.address])).await.ok().unwrap();
     assert_eq!(session.offered, Capabilities::default());
 }
 
@@ -248,9 +252,9 @@ async fn a_password_goes_only_where_nobody_listens() {
     let refused: &'static str = Box::leak(format!("{auth}S: 535 5.7.8 no\nhold").into_boxed_str());
     let peer = stage(vec![scene(OFFER, Then::Tls(accepted)), scene(OFFER, Then::Tls(refused))]).await;
     let plan = Plan { login: login.clone(), ..plan(TlsPolicy::Require, &[peer.address]) };
-    let session = caller(None).connect(&plan).await.ok().unwrap();
+    let (session, _slot) = caller(None).connect(&plan).await.ok().unwrap();
     session.close(super::super::session::Farewell::Quit, SHORT).await;
-    let Err(outcome) = caller(None).connect(&plan).await else { unreachable!("it connected") };
+    let Err(NotMade::Refused(outcome)) = caller(None).connect(&plan).await else { unreachable!("it connected") };
     assert_eq!((outcome.stage, &*outcome.cause.to_string()), (Stage::Auth, "535 5.7.8 no"));
     // AHVzZXIAc2VjcmV0 is the password, and the first of the heard was encrypted.
     assert!(peer.heard.lock().unwrap().first().unwrap().contains("AUTH PLAIN AHVzZXIAc2VjcmV0"));
@@ -335,4 +339,19 @@ async fn what_only_an_operator_can_mend_is_an_alarm() {
     let failed = dial(&source, ([127, 0, 0, 1], 25).into(), Instant::now() + Duration::from_secs(5)).await;
     let failed = failed.expect_err("no such address here");
     check(failed.stage, failed.cause, unusable);
+}
+
+#[tokio::test]
+async fn an_address_that_has_all_its_connections_is_passed_over() {
+    let (first, second) = (stage(vec![scene(PLAIN, Then::End)]).await, stage(vec![scene(PLAIN, Then::End)]).await);
+    let (caller, limits) = (caller(None), SlotLimits { of_source: 1, of_all: 1 });
+    let plan = Plan { slots: limits, ..plan(TlsPolicy::None, &[first.address, second.address]) };
+    let mut open = Vec::new();
+    for address in [first.address, second.address] {
+        let (session, slot) = caller.connect(&plan).await.ok().unwrap();
+        assert_eq!(session.peer.place, address);
+        open.push((session, slot));
+    }
+    let Err(NotMade::Crowded(place, outcome)) = caller.connect(&plan).await else { unreachable!("there is no room") };
+    assert_eq!((place, outcome.cause.status()), (second.address, EnhancedStatus::new(4, 4, 5)));
 }

@@ -1,7 +1,7 @@
 //! Transactions with peers that follow a script, over a pipe in memory.
 
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt, duplex};
 
@@ -12,7 +12,7 @@ use crate::mail::Envelope;
 use crate::smtp::dialog::{Capabilities, Needs};
 
 const PEER: fn() -> Peer =
-    || Peer { host: "mx.example.net".into(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), encrypted: false };
+    || Peer { host: "mx.example.net".into(), place: SocketAddr::from((Ipv4Addr::LOCALHOST, 25)), encrypted: false };
 
 struct Told {
     heard: String,

@@ -200,6 +200,16 @@ impl<R: BufRead> Iterator for Reader<R> {
     }
 }
 
+/// A line of JSON Lines.
+pub fn read_line(line: &[u8], terms: &Terms) -> Row {
+    row::read_json(line, terms)
+}
+
+/// A field as CSV has it.
+pub fn quote(field: &str) -> String {
+    csv::quote(field)
+}
+
 /// An entry as a line of our own CSV.
 pub fn csv_line(address: &Address, entry: &Entry, now: Timestamp) -> String {
     let fields = [

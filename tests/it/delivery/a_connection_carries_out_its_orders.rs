@@ -13,7 +13,7 @@ use postrider::accept::{self, Door, Origin, Submission};
 use postrider::classify::Rules;
 use postrider::clock::Clock;
 use postrider::delivery::{
-    self, Caller, ConnectionId, Event, Feedback, Host, Order, Plan, Source, Stops, TlsPolicy, Tools, run,
+    self, Caller, ConnectionId, Event, Feedback, Host, Order, Plan, SlotLimits, Source, Stops, TlsPolicy, Tools, run,
 };
 use postrider::events::Events;
 use postrider::mail::{Notify, QueueId, RecipientState, ReversePath};
@@ -106,6 +106,7 @@ impl House {
             tls: TlsPolicy::None,
             login: None,
             allow_private: true,
+            slots: SlotLimits::default(),
             domain: "example.net".parse().unwrap(),
         };
         let (orders, inbox) = mpsc::channel(4);
@@ -139,6 +140,7 @@ impl Line {
             let event = self.event().await;
             let text = match &event {
                 Event::Connected { .. } => "connected",
+                Event::Crowded { .. } => "crowded",
                 Event::Refused { .. } => "refused",
                 Event::MailWritten(_) => "mail",
                 Event::Settled { due: None, signal, .. } if signal.feedback == Feedback::Good => "delivered",

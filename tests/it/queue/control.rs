@@ -51,6 +51,7 @@ impl Served {
             site_domains: site_domains(),
             pools: pools(),
             traffic: traffic(),
+            suppressions: None,
         };
         let settings = http::Settings::in_dir(dir.path());
         let server = tokio::spawn(http::serve(settings, api, async { stopped.await.unwrap_or_default() }));
@@ -374,6 +375,7 @@ fn only_the_owner_may_use_the_socket_and_one_daemon_serves_it() {
             site_domains: site_domains(),
             pools: pools(),
             traffic: traffic(),
+            suppressions: None,
         };
         let second = http::serve(http::Settings::in_dir(served.dir.path()), api.clone(), async {}).await;
         assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);

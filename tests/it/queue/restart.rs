@@ -30,10 +30,9 @@ async fn fill(queue: &Queue) {
     }
 }
 
-/// Waits until the index was begun: from then on a stop writes all of it.
-async fn checkpointed(dir: &Path) {
-    let begun = || fs::read_dir(dir.join("index")).is_ok_and(|mut entries| entries.next().is_some());
-    while !begun() {
+/// Waits until the index is in use: from then on a stop writes all of it.
+async fn checkpointed(queue: &Queue) {
+    while !queue.index_health().0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -44,7 +43,7 @@ fn the_rows_are_the_same_after_a_stop_and_after_a_kill() {
         let dir = tempfile::tempdir().unwrap();
         let queue = kit::open(dir.path());
         fill(&queue).await;
-        checkpointed(dir.path()).await;
+        checkpointed(&queue).await;
         // What comes after the last checkpoint must be there too.
         put(&queue, &["late@d1.example"]).await;
         let want = kit::rows(&queue);
@@ -70,7 +69,7 @@ fn a_clean_index_saves_reading_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let queue = kit::open(dir.path());
         fill(&queue).await;
-        checkpointed(dir.path()).await;
+        checkpointed(&queue).await;
         queue.close();
         drop(queue);
         let (queue, report) = kit::open_with(dir.path(), kit::settings(dir.path()));
@@ -85,7 +84,7 @@ fn an_index_that_is_gone_cut_or_garbage_costs_nothing_but_time() {
         let dir = tempfile::tempdir().unwrap();
         let queue = kit::open(dir.path());
         fill(&queue).await;
-        checkpointed(dir.path()).await;
+        checkpointed(&queue).await;
         let want = kit::rows(&queue);
         queue.close();
         drop(queue);
@@ -96,7 +95,7 @@ fn an_index_that_is_gone_cut_or_garbage_costs_nothing_but_time() {
             let queue = kit::open(copy.path());
             assert_eq!(kit::rows(&queue), want, "round {round}");
             // And it is used again: the next start believes it.
-            checkpointed(copy.path()).await;
+            checkpointed(&queue).await;
             queue.close();
             drop(queue);
             let (queue, report) = kit::open_with(copy.path(), kit::settings(copy.path()));
@@ -136,7 +135,7 @@ fn an_index_of_another_spool_is_not_believed() {
         for dir in [&one, &two] {
             let queue = kit::open(dir.path());
             fill(&queue).await;
-            checkpointed(dir.path()).await;
+            checkpointed(&queue).await;
             queue.close();
         }
         fs::remove_dir_all(one.path().join("index")).unwrap();

@@ -13,6 +13,7 @@ mod a_scheduled_message_waits_for_its_time;
 mod a_sending_domain_is_stopped_where_it_is_refused;
 mod bytes_arrive_as_sent;
 mod five_hundred_domains_share_one_mx;
+mod hosts_that_several_mx_sets_name_count_all_of_them;
 mod kill_nine_loses_nothing;
 mod no_end_of_data_smuggles_a_second_message;
 mod sighup_with_a_bad_file_keeps_the_old_one;

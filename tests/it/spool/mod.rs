@@ -1,7 +1,7 @@
 //! The spool: its promises, on a simulated disk that breaks every rule and on a real one.
 
 mod codec;
-mod disk;
+pub mod disk;
 mod flips;
 mod model;
 mod real;

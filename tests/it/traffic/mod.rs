@@ -7,6 +7,7 @@ mod a_restart_brings_everything_back_at_once;
 mod hidden_limits_are_found_and_kept;
 mod marketing_floods_do_not_delay_a_login_code;
 mod no_window_is_ever_passed;
+mod sites_that_overlap_share_an_address;
 mod the_scheduler_drives_a_simulated_world;
 mod what_an_operator_stopped_stands_still;
 mod what_another_had_is_tried_when_it_is_given_back;

@@ -1,7 +1,7 @@
 //! The whole scheduler, with names and tasks, in a world without sockets.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -117,7 +117,8 @@ async fn converse(
     now: Timestamp,
 ) {
     let id = plan.id;
-    let name = Arc::clone(&plan.hosts[0].name);
+    let first = plan.hosts[0].clone();
+    let name = Arc::clone(&first.name);
     peers.0.lock().unwrap().plans.push(plan);
     let tell = async |event| events.send((id, event)).await.expect("the scheduler listens");
     if name.starts_with("refuses") {
@@ -126,7 +127,7 @@ async fn converse(
         tell(Event::Refused { outcome, signal: Feedback::Slower.into() }).await;
         return tell(Event::Eof).await;
     }
-    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let address = SocketAddr::new(first.addresses[0], first.port);
     tell(Event::Connected { host: Arc::clone(&name), address, transactions_max: None }).await;
     while let Some(Order::Send { id: envelope, .. }) = orders.recv().await {
         tell(Event::MailWritten(envelope)).await;

@@ -1,0 +1,247 @@
+//! Puts, removals, merges, imports and undone incidents on a simulated disk that stops anywhere, tears writes, fails calls
+//! and fills up: whatever was answered is there after the next start, and an import is there whole or not at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use postrider::mail::{Address, Envelope, Progress, QueueId, StreamKind};
+use postrider::size::ByteSize;
+use postrider::spool::{Apply, Disk, Message, OpenError, OpenOptions, Position, Sequence, Settings, Spool, StateEntry};
+use postrider::suppression::{Cause, Entry, Query, Run, Scope, Suppressions};
+use postrider::time::Timestamp;
+
+use crate::spool::disk::{End, Fault, SimDisk};
+
+const NOW: Timestamp = Timestamp::from_secs(1_795_255_200);
+const ADDRESSES: usize = 40;
+const CAUSES: [Cause; 2] = [Cause::HardBounce, Cause::Unsubscribe];
+
+struct Deaf;
+
+impl Apply for Deaf {
+    fn accepted(&mut self, _: Sequence, _: Position, _: Message) {}
+    fn settled(&mut self, _: Sequence, _: Position, _: QueueId, _: Progress) {}
+    fn moved(&mut self, _: Sequence, _: Position, _: Envelope, _: Progress) {}
+    fn lost(&mut self, _: QueueId) {}
+    fn state(&mut self, _: StateEntry) {}
+}
+
+fn address(number: usize) -> Address {
+    format!("user{number}@d{}.example", number % 3).parse().unwrap()
+}
+
+type Key = (usize, Cause);
+
+/// What a key may hold: one number for sure, or either of several where the last answer was none.
+#[derive(Default)]
+struct Model {
+    keys: BTreeMap<Key, Vec<Option<u32>>>,
+    /// An import that was not answered: all of it, or nothing.
+    open_import: BTreeMap<Key, u32>,
+}
+
+impl Model {
+    fn is(&mut self, key: Key, value: Option<u32>) {
+        self.keys.insert(key, vec![value]);
+    }
+
+    fn may_be(&mut self, key: Key, value: Option<u32>) {
+        self.keys.entry(key).or_insert_with(|| vec![None]).push(value);
+    }
+}
+
+struct House {
+    disk: SimDisk,
+    open: Option<(Spool, Suppressions)>,
+}
+
+impl House {
+    fn open(&mut self) -> Result<(), OpenError> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let settings = Settings { segment_size: ByteSize::kib(64), ..Settings::default() };
+        // A daemon would end here; the next start of the simulation comes soon enough.
+        let fatal = Box::new(|_: &str| {});
+        let (spool, _) = Spool::open(settings, disk.clone(), OpenOptions::default(), Box::new(Deaf), fatal)?;
+        match Suppressions::open(spool.clone(), disk) {
+            Ok(list) => {
+                self.open = Some((spool, list));
+                Ok(())
+            }
+            Err(failure) => {
+                spool.close();
+                assert!(self.disk.is_stopped() || failure.to_string().contains("error"), "{failure}");
+                Err(OpenError::Full)
+            }
+        }
+    }
+
+    /// Ends this run, cleanly or not, and starts the next; every fault is over by then.
+    async fn restart(&mut self, end: End) {
+        if let Some((spool, list)) = self.open.take() {
+            // What a dead process had begun does not go on.
+            list.close().await;
+            spool.close();
+        }
+        self.disk.take_fault();
+        self.disk.fill_up(None);
+        self.disk.end(end);
+        self.open().unwrap_or_else(|error| panic!("a start after the end of all faults: {error}"));
+    }
+
+    fn list(&self) -> &Suppressions {
+        &self.open.as_ref().unwrap().1
+    }
+
+    /// Everything, by key.
+    fn all(&self) -> BTreeMap<Key, u32> {
+        let mut all = BTreeMap::new();
+        for number in 0..ADDRESSES {
+            for entry in self.list().entries(&address(number)) {
+                assert!(all.insert((number, entry.cause), entry.hits).is_none(), "{entry:?} twice");
+            }
+        }
+        all
+    }
+
+    fn check(&self, model: &mut Model, what: &str) {
+        let all = self.all();
+        let listed: BTreeMap<String, usize> =
+            self.list().export(&Query::default(), NOW).fold(BTreeMap::new(), |mut counts, (address, _)| {
+                *counts.entry(address.to_string()).or_default() += 1;
+                counts
+            });
+        assert_eq!(listed.values().sum::<usize>(), all.len(), "{what}: the listing and the look-ups agree");
+        let import = std::mem::take(&mut model.open_import);
+        let arrived = import.iter().filter(|(key, hits)| all.get(key) == Some(hits)).count();
+        assert!(arrived == 0 || arrived == import.len(), "{what}: {arrived} of an import of {}", import.len());
+        for number in 0..ADDRESSES {
+            for cause in CAUSES {
+                let (key, found) = ((number, cause), all.get(&(number, cause)).copied());
+                let allowed = model.keys.entry(key).or_insert_with(|| vec![None]);
+                assert!(allowed.contains(&found), "{what}: {key:?} is {found:?}, and may be {allowed:?}");
+                *allowed = vec![found];
+            }
+        }
+    }
+}
+
+fn entry(cause: Cause, hits: u32) -> Entry {
+    let scope = if cause == Cause::Unsubscribe { Scope::Kind(StreamKind::Marketing) } else { Scope::All };
+    // Long enough that some dozens fill a block.
+    Entry { hits, evidence: format!("{hits} ").repeat(30).into(), ..Entry::new(scope, cause, NOW) }
+}
+
+async fn step(house: &House, model: &mut Model, random: &mut fastrand::Rng, hits: u32) {
+    let key = (random.usize(0..ADDRESSES), CAUSES[random.usize(0..2)]);
+    let list = house.list();
+    match random.u32(0..20) {
+        0..=9 => match list.put(&address(key.0), entry(key.1, hits)).await {
+            Ok(()) => model.is(key, Some(hits)),
+            Err(_) => model.may_be(key, Some(hits)),
+        },
+        10..=12 => match list.remove(&address(key.0), None, Some(key.1)).await {
+            Ok(_) => model.is(key, None),
+            Err(_) => model.may_be(key, None),
+        },
+        // Its failure changes nothing.
+        13..=15 => drop(list.merge().await),
+        16..=17 => {
+            let mut import = list.import().unwrap();
+            let mut keys = BTreeMap::new();
+            for _ in 0..random.usize(1..60) {
+                let key = (random.usize(0..ADDRESSES), CAUSES[random.usize(0..2)]);
+                import.push(&address(key.0), entry(key.1, hits)).await.unwrap();
+                keys.insert(key, hits);
+            }
+            match import.finish(Run::Real, |_| {}).await {
+                Ok(_) => keys.into_keys().for_each(|key| model.is(key, Some(hits))),
+                Err(_) => {
+                    keys.keys().for_each(|key| model.may_be(*key, Some(hits)));
+                    model.open_import = keys;
+                }
+            }
+        }
+        _ => {
+            let query = Query { cause: Some(key.1), domain: Some("d1.example".parse().unwrap()), ..Query::default() };
+            let done = list.remove_where(&query, Run::Real, NOW).await;
+            for number in (1..ADDRESSES).step_by(3) {
+                match done {
+                    Ok(_) => model.is((number, key.1), None),
+                    Err(_) => model.may_be((number, key.1), None),
+                }
+            }
+        }
+    }
+}
+
+async fn scenario(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut house = House { disk: SimDisk::new(seed), open: None };
+    house.open().unwrap();
+    let mut model = Model::default();
+    let mut hits = 0;
+    for round in 0..6 {
+        let fault = match random.u8(0..6) {
+            0 => None,
+            1 => Some(Fault::Eio),
+            2 => Some(Fault::Enospc),
+            _ => Some(Fault::Stop),
+        };
+        if let Some(fault) = fault {
+            house.disk.fault_at(random.u64(1..120), fault);
+        } else {
+            house.disk.fill_up(Some(random.u64(0..200_000)));
+        }
+        for _ in 0..25 {
+            hits += 1;
+            step(&house, &mut model, &mut random, hits).await;
+            if house.disk.is_stopped() || !model.open_import.is_empty() {
+                break;
+            }
+        }
+        let end = if random.bool() { End::Kill } else { End::PowerCut };
+        house.restart(end).await;
+        house.check(&mut model, &format!("seed {seed}, round {round}, {fault:?}, {end:?}"));
+    }
+    house.restart(End::Kill).await;
+    let names: Vec<String> = house.disk.files().into_iter().map(|(name, _)| name).collect();
+    assert!(names.iter().all(|name| !name.contains(".tmp")), "seed {seed}: {names:?}");
+}
+
+#[test]
+fn whatever_was_answered_is_there_after_any_end() {
+    let seeds = std::env::var("POSTRIDER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for seed in 0..seeds {
+        runtime.block_on(scenario(seed));
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_costs_nothing_that_was_there() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut house = House { disk: SimDisk::new(1), open: None };
+        house.open().unwrap();
+        for number in 0..ADDRESSES {
+            house.list().put(&address(number), entry(Cause::HardBounce, 1)).await.unwrap();
+        }
+        house.disk.fill_up(Some(0));
+        let failure = house.list().merge().await.unwrap_err().to_string();
+        assert_eq!(failure, "the disk under the spool is full: nothing of this was kept");
+        let mut import = house.list().import().unwrap();
+        for number in 0..1000 {
+            let address = format!("more{number}@example.com").parse().unwrap();
+            import.push(&address, entry(Cause::HardBounce, 1)).await.unwrap();
+        }
+        assert_eq!(import.finish(Run::Real, |_| {}).await.unwrap_err().to_string(), failure);
+        assert!(house.list().figures().failed.is_some_and(|why| why == failure), "the watchman sees it");
+        assert_eq!(house.all().len(), ADDRESSES);
+        house.disk.fill_up(None);
+        house.list().merge().await.unwrap();
+        assert_eq!(house.list().figures().failed, None);
+        house.restart(End::PowerCut).await;
+        assert_eq!(house.all().len(), ADDRESSES);
+        house.open.take().unwrap().0.close();
+    });
+}
