@@ -1,3 +1,5 @@
+//! What a kill tears and a restart keeps; who is held by a pause.
+
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
