@@ -1,3 +1,5 @@
+//! Tables of rules, properties over random stories, and whole incidents on a simulated relay.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;

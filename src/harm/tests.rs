@@ -1,3 +1,5 @@
+//! What a kill tears and a restart keeps; who is held by a pause.
+
 use super::*;
 use crate::evidence::Means;
 

@@ -1,3 +1,5 @@
+//! Thresholds, windows and records, by counted mail.
+
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);

@@ -4,6 +4,7 @@ mod a_flipped_byte_costs_one_message_at_most;
 mod a_full_disk_refuses_and_delivers_on;
 mod a_header_chooses_the_stream_and_never_leaves;
 mod a_limit_by_time_holds_on_the_wire;
+mod a_list_of_the_dead_pauses_its_sender_and_nobody_else;
 mod a_lost_index_costs_nothing;
 mod a_message_goes_through;
 mod a_newsletter_carries_its_own_way_back;
