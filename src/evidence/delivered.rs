@@ -25,7 +25,7 @@ const PLACES_MAX: usize = 1 << 28;
 /// Stands before what is kept, with the number of its shape.
 const MAGIC: &[u8; 8] = b"PRDELIV2";
 /// Weeks are counted modulo this.
-const WEEK_MASK: u8 = 0x3f;
+const WEEK_MASK: u8 = 0x7f;
 /// In the octet of a mark's week: it was marked more than once.
 const MORE: u8 = 0x80;
 
@@ -53,7 +53,7 @@ impl Seed {
 struct Layer {
     /// 0: nobody stands there.
     prints: Vec<u16>,
-    /// The number of the week, modulo 64, and [`MORE`].
+    /// The number of the week, modulo 128, and [`MORE`].
     weeks: Vec<u8>,
 }
 

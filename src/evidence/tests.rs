@@ -464,7 +464,12 @@ fn deliveries_are_remembered_for_ninety_days_and_then_forgotten() {
     let hash = table.hash("Jo@Example.com");
     assert_eq!(hash, table.hash("jo@example.COM"));
     assert!(!table.knows(hash, NOW));
-    assert!(table.mark(hash, NOW) && !table.mark(hash, NOW.after(HOUR)));
+    assert!(table.mark(hash, NOW) && !table.knows_twice(hash, NOW), "a report of that one message finds no other");
+    assert!(
+        table.mark(hash, NOW.after(HOUR)) && !table.mark(hash, NOW.after(HOUR)),
+        "the second is written down, and no more"
+    );
+    assert!(table.knows_twice(hash, NOW));
     for (day, want) in [(0.0, true), (45.0, true), (90.0, true), (99.0, false), (400.0, false), (-30.0, true)] {
         let now = if day < 0.0 { NOW.before(DAY * 30) } else { days(day) };
         assert_eq!(table.knows(hash, now), want, "{day}");

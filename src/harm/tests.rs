@@ -27,22 +27,22 @@ fn deliveries_outlive_the_process_and_what_a_kill_tears() {
     bytes.truncate(8996);
     std::fs::write(&log, &bytes).unwrap();
     let again = Mutex::new(Deliveries::open(path.clone(), 1 << 20));
-    let known = (0..1000).filter(|n| lock(&again).knows(&format!("a{n}@example.com"), NOW)).count();
+    let known = (0..1000).filter(|n| lock(&again).knows(&format!("a{n}@example.com"), Means::Reply, NOW)).count();
     assert_eq!(known, 999);
-    assert!(!lock(&again).knows("lost@example.com", NOW), "what was not written yet");
+    assert!(!lock(&again).knows("lost@example.com", Means::Reply, NOW), "what was not written yet");
     lock(&again).mark("late@example.com", NOW);
     deliveries::write(&again);
     drop(again);
     let third = Deliveries::open(path.clone(), 1 << 20);
-    assert!(third.knows("late@example.com", NOW) && third.knows("a5@example.com", NOW));
+    assert!(third.knows("late@example.com", Means::Reply, NOW) && third.knows("a5@example.com", Means::Reply, NOW));
     // A damaged table is begun anew, with its log.
     std::fs::write(path.join("table"), b"rubbish").unwrap();
     let fourth = Mutex::new(Deliveries::open(path.clone(), 1 << 20));
-    assert!(!lock(&fourth).knows("a5@example.com", NOW));
+    assert!(!lock(&fourth).knows("a5@example.com", Means::Reply, NOW));
     lock(&fourth).mark("a5@example.com", NOW);
     deliveries::write(&fourth);
     drop(fourth);
-    assert!(Deliveries::open(path, 1 << 20).knows("a5@example.com", NOW));
+    assert!(Deliveries::open(path, 1 << 20).knows("a5@example.com", Means::Reply, NOW));
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_long_log_becomes_a_table() {
     assert_eq!(std::fs::metadata(dir.path().join("log")).unwrap().len(), 0);
     drop(deliveries);
     let again = Deliveries::open(dir.path().to_owned(), 1 << 20);
-    assert!((0..130_000).filter(|n| again.knows(&format!("a{n}@example.com"), NOW)).count() > 129_900);
+    assert!((0..130_000).filter(|n| again.knows(&format!("a{n}@example.com"), Means::Reply, NOW)).count() > 129_900);
 }
 
 #[tokio::test]

@@ -279,12 +279,12 @@ fn the_sink_hears_every_change_once_and_after_the_message_is_hot() {
 /// Waiting envelopes, each to a domain of its own: the worst case for names.
 const MEASURED: u64 = 100_000;
 /// The promise. Unit: bytes of an envelope, in all of the queue's room.
-const ENVELOPE_BYTES_MAX: u64 = 260;
+const ENVELOPE_BYTES_MAX: u64 = 270;
 /// Says to the probe that it is the process that measures.
 const PROBE: &str = "POSTRIDER_MEMORY_PROBE";
 
 #[test]
-fn a_waiting_envelope_costs_at_most_260_bytes_of_memory() {
+fn a_waiting_envelope_costs_at_most_270_bytes_of_memory() {
     let probe = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "queue::tests::the_probe_of_memory_runs_alone", "--nocapture", "--test-threads=1"])
         .env(PROBE, "1")

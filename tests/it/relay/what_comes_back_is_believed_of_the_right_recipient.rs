@@ -97,8 +97,7 @@ impl House {
             row => vec![row],
         });
         let word = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        rows.map(|row| (word(&row, "address"), word(&row, "cause"), !row["pending"].as_bool().unwrap_or(false)))
-            .collect()
+        rows.map(|row| (word(&row, "address"), word(&row, "cause"), row["state"] == "in_force")).collect()
     }
 }
 
