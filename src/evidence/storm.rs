@@ -213,6 +213,7 @@ impl Sites {
 
     /// The storms of now: since when, and the shares.
     pub fn storms_now(&self) -> Vec<(Box<str>, Timestamp, Share)> {
+        #[allow(clippy::borrowed_box, reason = "what a map's iterator gives")]
         let storm = |(name, site): (&Box<str>, &Site)| Some((name.clone(), site.storm_since?, site.share()));
         self.sites.iter().filter_map(storm).collect()
     }

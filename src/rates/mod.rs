@@ -272,8 +272,8 @@ impl Book {
         }
         let Some(windows) = self.windows.get(&Scope::Sender(sender.clone())) else { return };
         let (hour, day) = (windows.sum(Span::Hour, now), windows.sum(Span::Day, now));
-        let shares = [hour.bounce_share(), day.bounce_share()].into_iter();
-        let found = shares.filter(|(share, of)| *of >= limits.bounce_volume && *share >= limits.bounce_pause).next();
+        let mut shares = [hour.bounce_share(), day.bounce_share()].into_iter();
+        let found = shares.find(|(share, of)| *of >= limits.bounce_volume && *share >= limits.bounce_pause);
         if let Some((share, of)) = found {
             let usual = hour.answers().max(day.answers() / 24);
             let per_hour = u32::try_from(usual / 10).unwrap_or(u32::MAX).max(TRICKLE_MIN);

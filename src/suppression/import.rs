@@ -193,7 +193,7 @@ impl Import {
         let mut builder = shared.builder(run, at_most)?;
         let mut imported = Imported { taken: self.taken, ..Imported::default() };
         let mut merge = Merge::new(memory, &newest_first, &[], Gone::Dropped);
-        let written = (&mut merge).try_for_each(|record| {
+        let written = merge.try_for_each(|record| {
             imported.distinct += 1;
             shared.goes_on()?;
             let Some(entry) = &record.entry else { return Ok(()) };

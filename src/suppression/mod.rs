@@ -612,7 +612,7 @@ impl Shared {
         let mut builder = Builder::new(&self.disk, "merge", entries_max)?;
         let mut merge = Merge::new(memory, &newest_first, &[], if is_last { Gone::Dropped } else { Gone::Kept });
         let long_ago = Timestamp::from_millis(self.now.load(Ordering::Relaxed)).before(EXPIRED_KEPT);
-        let written: Result<(), Failure> = (&mut merge).try_for_each(|record| {
+        let written: Result<(), Failure> = merge.try_for_each(|record| {
             // Expired long ago: gone, as if it had been removed.
             let entry = record.entry.as_ref().filter(|entry| !entry.is_expired(long_ago));
             self.goes_on()?;

@@ -49,7 +49,7 @@ pub(super) fn of_fields(fields: &Fields) -> Returned {
     Returned {
         message_id: bare("message-id"),
         feedback_id: first("feedback-id"),
-        return_path: bare("return-path").filter(|path: &Box<str>| path.contains('@')),
+        return_path: bare("return-path").filter(|path| path.contains('@')),
         envelope_id: None,
         list_unsubscribe: first("list-unsubscribe"),
         to,

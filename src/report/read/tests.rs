@@ -15,7 +15,8 @@ fn report(fields: &str) -> String {
 
 #[test]
 fn fields_are_read_however_they_are_parted() {
-    let rows: [(&str, &[(&str, Fate, Option<u16>)]); 8] = [
+    type Row = (&'static str, &'static [(&'static str, Fate, Option<u16>)]);
+    let rows: [Row; 8] = [
         (
             "Final-Recipient: rfc822; a@x.example\nAction: failed\nStatus: 5.1.1\n",
             &[("a@x.example", Fate::Failed, None)],

@@ -25,7 +25,8 @@ fn number(name: &str) -> Option<u64> {
 
 /// By the seed, so that any of them can be lived again.
 fn making(seed: u64) -> Making {
-    Making { limits: seed % 5 > 0, warmup: seed % 3 == 0, trouble: seed % 4 > 0, mistake: None }
+    let is = |n: u64| seed.is_multiple_of(n);
+    Making { limits: !is(5), warmup: is(3), trouble: !is(4), mistake: None }
 }
 
 #[derive(Default)]
