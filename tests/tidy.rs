@@ -90,7 +90,7 @@ const ROOMS: &[Room] = &[
     room("ledger", 4, &["tracing"]),
     room("queue", 4, &["tokio", "tracing"]),
     room("suppression", 4, &["arc_swap", "crc32fast", "getrandom", "serde_json", "tokio", "tracing"]),
-    room("accept", 5, &["arc_swap", "fastrand", "getrandom", "tracing"]),
+    room("accept", 5, &["arc_swap", "fastrand", "getrandom", "tokio", "tracing"]),
     room(
         "delivery",
         6,

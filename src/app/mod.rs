@@ -144,7 +144,7 @@ impl Daemon {
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
         make_private(&config.data_dir)?;
-        let tokens = tokens::keys(&compose::token_keys_file(&config)).context("token keys")?;
+        let tokens = tokens::keys_at_start(&compose::token_keys_file(&config)).context("token keys")?;
         let (queue, clean, suppressions) = open_queue(&config, clock.clone(), &events).await?;
         let (settings, directory) = (compose::harm(&config), config.data_dir.join("delivered"));
         let (spool, now) = (queue.spool().clone(), clock.now());

@@ -36,8 +36,8 @@ pub const TARGETS: [Target; 13] = [
     ("report", report),
     ("session", session),
     ("spool_record", spool_record),
-    ("token", token),
     ("suppression_import", suppression_import),
+    ("token", token),
 ];
 
 /// Longest line that may leave, without its CRLF (RFC 5321 §4.5.3.1.6), and the dot that stuffing may add.
