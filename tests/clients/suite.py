@@ -38,7 +38,7 @@ KINDS = ["text", "html", "eight-bit", "smtputf8", "long-line", "blank-end", "spa
 ARRIVAL_SECONDS = 60
 
 # What the relay and the peers put on top.
-ADDED = {b"dkim-signature", b"received", b"return-path", b"x-original-to", b"delivered-to"}
+ADDED = {b"dkim-signature", b"received", b"return-path", b"x-original-to", b"delivered-to", b"feedback-id", b"x-postrider-ref"}
 
 
 # --- the test zone and the peers -------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ def same(sent, arrived, kind):
             return None
         return "decoded, it differs"
     place = next((i for i, (a, b) in enumerate(zip(own, sent)) if a != b), min(len(own), len(sent)))
-    return f"differs at {place}: sent {sent[place - 20:place + 40]!r}, arrived {own[place - 20:place + 40]!r}"
+    return f"differs at {place}: sent {sent[max(0, place - 20):place + 40]!r}, arrived {own[max(0, place - 20):place + 40]!r}"
 
 
 def signatures(arrived):
