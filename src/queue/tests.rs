@@ -279,12 +279,12 @@ fn the_sink_hears_every_change_once_and_after_the_message_is_hot() {
 /// Waiting envelopes, each to a domain of its own: the worst case for names.
 const MEASURED: u64 = 100_000;
 /// The promise. Unit: bytes of an envelope, in all of the queue's room.
-const ENVELOPE_BYTES_MAX: u64 = 270;
+const ENVELOPE_BYTES_MAX: u64 = 260;
 /// Says to the probe that it is the process that measures.
 const PROBE: &str = "POSTRIDER_MEMORY_PROBE";
 
 #[test]
-fn a_waiting_envelope_costs_at_most_270_bytes_of_memory() {
+fn a_waiting_envelope_costs_at_most_260_bytes_of_memory() {
     let probe = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "queue::tests::the_probe_of_memory_runs_alone", "--nocapture", "--test-threads=1"])
         .env(PROBE, "1")
@@ -319,8 +319,9 @@ fn the_probe_of_memory_runs_alone() {
     println!("bytes of an envelope: {}", (after - before) / MEASURED);
 }
 
+/// Of the heap: pages of the program that are touched meanwhile are no envelope's.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
 }

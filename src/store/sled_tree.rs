@@ -1,10 +1,16 @@
 //! sled 0.34.7 as the store's tree, with the care that it needs. Used by the store's thread alone.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::thread::{Opener, Tree};
 use crate::size::ByteSize;
+
+/// How long another holder of sled's lock is waited for, and how long between two looks.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// How sled is opened.
 pub(super) fn opener(cache: ByteSize) -> Opener {
@@ -18,7 +24,21 @@ fn open(directory: &Path, cache: ByteSize) -> Result<sled::Db, String> {
     forget_half_written_snapshots(directory)?;
     // Its own flusher only logs what fails; ours is told.
     let config = sled::Config::new().path(directory).cache_capacity(cache.bytes()).flush_every_ms(None);
-    config.open().map_err(|error| error.to_string())
+    let began = Instant::now();
+    loop {
+        match config.open() {
+            // A process that was forked from this one holds the lock until it runs a program of its own.
+            Err(sled::Error::Io(error)) if is_locked(&error) && began.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened.map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// sled has no error of its own for it.
+fn is_locked(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
 }
 
 struct SledTree {
@@ -95,5 +115,25 @@ impl Tree for SledTree {
             File::open(directory).and_then(|file| file.sync_all()).map_err(|error| error.to_string())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_held_for_a_moment_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = ByteSize::mib(2);
+        drop(open(dir.path(), cache).unwrap());
+        let held = File::open(dir.path().join("db")).unwrap();
+        held.lock().unwrap();
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(held);
+        });
+        open(dir.path(), cache).expect("its holder let go");
+        holder.join().unwrap();
     }
 }
