@@ -18,6 +18,7 @@ use crate::metrics::count::{
     ATTEMPT_BOUNDS, Counter, DELIVERY_BOUNDS, Family, Held, Histogram, MAIL_BOUNDS, Open, Tally, Top,
 };
 use crate::metrics::{Metric, Page};
+use crate::report;
 use crate::time::Timestamp;
 
 /// The target of the mail log's lines.
@@ -108,14 +109,11 @@ struct Counters {
     refused_over_quota: Counter,
     capped: Family<Counter>,
     suppressed: [Tally; Suppressing::ALL.len()],
-    came_back: [Tally; CAME_BACK.len()],
+    came_back: [Tally; report::Kind::ALL.len()],
     learned: Tally,
     doubted: Tally,
     paused: Tally,
 }
-
-/// Kinds of mail that comes back, as metrics name them.
-const CAME_BACK: [&str; 5] = ["bounce", "complaint", "auto-reply", "unsubscribe", "other"];
 
 impl Default for Counters {
     fn default() -> Counters {
@@ -359,11 +357,9 @@ impl Events {
         self.counters.suppressed[how as usize].one(cause);
     }
 
-    /// A bounce, a complaint or an unsubscribe mail came in. `kind` is one of [`CAME_BACK`].
-    pub fn came_back(&self, kind: &str, effect: &'static str) {
-        if let Some(place) = CAME_BACK.iter().position(|known| *known == kind) {
-            self.counters.came_back[place].one(effect);
-        }
+    /// A bounce, a complaint or an unsubscribe mail came in. `effect`: what it did.
+    pub fn came_back(&self, kind: report::Kind, effect: &'static str) {
+        self.counters.came_back[kind as usize].one(effect);
     }
 
     /// A peer refused something, and this is the class of what it meant.
@@ -583,8 +579,8 @@ impl Events {
         for (stream, capped) in counters.capped.all() {
             page.count(Metric::CapRecipients, &[&stream], capped.read());
         }
-        for (kind, tally) in CAME_BACK.iter().zip(&counters.came_back) {
-            tally.all().iter().for_each(|(effect, count)| page.count(Metric::CameBack, &[kind, effect], *count));
+        for (kind, tally) in report::Kind::ALL.iter().zip(&counters.came_back) {
+            tally.all().iter().for_each(|(effect, count)| page.count(Metric::CameBack, &[kind.name(), effect], *count));
         }
         for (tally, state) in [(&counters.learned, "believed"), (&counters.doubted, "pending")] {
             tally.all().iter().for_each(|(cause, count)| page.count(Metric::Learned, &[cause, state], *count));

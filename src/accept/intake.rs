@@ -14,16 +14,16 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use crate::classify::{Class, Observation, Scope as Concerns, VerdictKind};
+use crate::classify::{Observation, Scope as Concerns, VerdictKind};
 use crate::evidence::{Means, Said};
 use crate::history::{self, Fact};
-use crate::mail::{Address, Domain, Notify, QueueId, ReversePath, StreamKind};
+use crate::mail::{Address, Notify, QueueId, ReversePath, StreamKind};
 use crate::message::Families;
-use crate::report::{self, Fate, Kind, Reading, Reported};
+use crate::report::{self, Bounces, Fate, Kind, Reading, Reported};
 use crate::time::Timestamp;
 use crate::token::{self, Link, REFERENCE_HEADER, Token, TokenFlaw, WHOLE_ENVELOPE};
 
-use super::observe::{Learned, Observed, Via};
+use super::observe::{Learned, Observed, Via, is_unwilling};
 use super::settings::Settings;
 use super::{Counting, Door, Origin, Receipt, Refusal, Submission};
 
@@ -54,6 +54,20 @@ struct Original {
     accepted_at: Timestamp,
 }
 
+/// What of a submission is for us.
+#[derive(Debug, Default)]
+pub(super) struct Inward {
+    tokens: Vec<Token>,
+    /// To the postmaster, or where complaints go.
+    to_house: bool,
+}
+
+impl Inward {
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && !self.to_house
+    }
+}
+
 /// What a report does for one recipient.
 #[derive(Debug)]
 struct Effect {
@@ -79,73 +93,60 @@ impl Door {
     pub fn check_report_address(&self, address: &Address, now: Timestamp) -> Option<Result<(), Refusal>> {
         let found = ours(&self.settings.load(), address, now)?;
         Some(found.map(drop).map_err(|flaw| {
-            self.events.came_back(Kind::Other.name(), flaw_word(flaw));
+            self.events.came_back(Kind::Other, flaw_word(flaw));
             let text = format!("<{address}>: {flaw}");
             Refusal { code: 550, status: "5.1.1", text }
         }))
     }
 
-    /// Takes out of a submission the recipients that are ours. They must be valid: a session asks first, and what a
-    /// trusted client sends to a token that is none goes nowhere.
-    pub(super) fn take_out_ours(&self, submission: &mut Submission) -> Vec<(Address, Token)> {
+    /// Takes out of a submission what is for us: of a client's only mail to valid tokens, since the postmaster's goes the
+    /// way of all its mail.
+    pub(super) fn take_out_ours(&self, submission: &mut Submission) -> Inward {
         let settings = self.settings.load();
-        let now = submission.received_at;
-        let mut taken = Vec::new();
+        let (now, from_anyone) = (submission.received_at, submission.origin.from_anyone);
+        let mut inward = Inward::default();
         submission.recipients.retain(|(address, ..)| match ours(&settings, address, now) {
             Some(Ok(Ours::Token(token))) => {
-                taken.push((address.clone(), token));
+                inward.tokens.push(token);
                 false
             }
-            _ => true,
+            Some(Ok(Ours::House)) if from_anyone => {
+                inward.to_house = true;
+                false
+            }
+            Some(_) | None => true,
         });
-        taken
-    }
-
-    /// Whether a recipient is the house's: the postmaster, or where complaints go.
-    pub(super) fn take_out_house(&self, submission: &mut Submission) -> bool {
-        let settings = self.settings.load();
-        let now = submission.received_at;
-        let before = submission.recipients.len();
-        submission.recipients.retain(|(address, ..)| !matches!(ours(&settings, address, now), Some(Ok(Ours::House))));
-        submission.recipients.len() < before
+        inward
     }
 
     /// Takes in mail to tokens and to the house. What it says is durable when this returns.
     ///
     /// # Errors
-    /// The refusal to answer; the peer comes again.
-    pub(super) async fn take_in(
-        &self,
-        submission: &Submission,
-        tokens: Vec<(Address, Token)>,
-        to_house: bool,
-    ) -> Result<Receipt, Refusal> {
+    /// The refusal to answer; the peer comes again, and what was learned by then is known.
+    pub(super) async fn take_in(&self, submission: &Submission, inward: Inward) -> Result<Receipt, Refusal> {
         let message = submission.message.clone();
         // A whole report is read in a millisecond or so, a hostile one in some.
         let reading = tokio::task::spawn_blocking(move || report::read(&message)).await;
         let Ok(reading) = reading else { return Err(Refusal::closed()) };
-        let mut forwarded = None;
-        for (_, token) in &tokens {
-            let onward = self.take_token(submission, &reading, token).await;
-            if let Some(to) = onward {
-                forwarded = Some(self.send_on(submission, to).await?);
-            }
+        let mut onward = Vec::new();
+        for token in &inward.tokens {
+            onward.extend(self.take_token(submission, &reading, token).await?);
         }
-        let is_mail_of_people = matches!(reading.kind, Kind::Other) && reading.recipients.is_empty();
-        if to_house {
-            let told = self.take_house(submission, &reading).await;
-            if !told {
-                self.events.came_back(reading.kind.name(), "nothing");
-            }
+        let is_letter = reading.kind == Kind::Other && reading.recipients.is_empty();
+        let is_wish = inward.tokens.iter().any(|token| token.kind == token::Kind::Unsubscribe);
+        // A person who answers a newsletter may write to its return path.
+        let for_postmaster = match inward.to_house {
+            true => !self.take_quoted(submission, &reading).await?,
+            false => is_letter && !is_wish,
+        };
+        if for_postmaster {
+            onward.extend(self.settings.load().postmaster.clone());
         }
-        if (to_house && !matches!(reading.kind, Kind::Complaint | Kind::AutoReply)) || (is_mail_of_people && !to_house)
-        {
-            let postmaster = self.settings.load().postmaster.clone();
-            if let Some(postmaster) = postmaster {
-                forwarded = Some(self.send_on(submission, postmaster).await?);
-            }
+        let mut sent_on = None;
+        for to in onward {
+            sent_on = Some(self.send_on(submission, to).await?);
         }
-        match forwarded {
+        match sent_on {
             Some(receipt) => Ok(receipt),
             None => {
                 let durable = self.queue.spool().prove().await.map_err(|_| Refusal::closed())?;
@@ -159,76 +160,73 @@ impl Door {
     /// # Errors
     /// It could not be kept; the text is for the log.
     pub async fn unsubscribe(&self, link: &Link, now: Timestamp) -> Result<(), String> {
-        let original = Original { stream: link.stream.to_string(), accepted_at: now, ..Original::default() };
-        let effect = Effect::of(Some(link.address.clone()), Said::Unsubscribed, "by the link");
-        match self.take_effect(&effect, &original, link.id, now).await {
-            "nothing" => Err("the suppression list cannot be written".to_owned()),
-            done => {
-                self.events.came_back(Kind::Unsubscribe.name(), done);
-                Ok(())
-            }
-        }
+        let (effect, original) =
+            (Effect::wish(Some(link.address.clone()), "by the link"), Original::of_link(link, now));
+        let done = self.take_effect(&effect, &original, link.id, now).await.map_err(|refusal| refusal.to_string())?;
+        self.events.came_back(Kind::Unsubscribe, done);
+        Ok(())
     }
 
     /// What came to a token. Returns whom it is to be sent on to.
-    async fn take_token(&self, submission: &Submission, reading: &Reading, token: &Token) -> Option<Address> {
+    async fn take_token(
+        &self,
+        submission: &Submission,
+        reading: &Reading,
+        token: &Token,
+    ) -> Result<Option<Address>, Refusal> {
         let now = submission.received_at;
-        let Some(original) = self.original(token.id, now).await else {
-            return self.take_unknown(submission, reading, token).await;
+        let kind = if token.kind == token::Kind::Unsubscribe { Kind::Unsubscribe } else { reading.kind };
+        let Some(original) = self.original(token.id, now).await? else {
+            self.take_unknown(submission, kind, token).await?;
+            return Ok(None);
         };
         let effects = match token.kind {
-            token::Kind::Unsubscribe => wish(&original, token),
+            // Whatever stands in it.
+            token::Kind::Unsubscribe => vec![Effect::wish(original.meant(token.recipient), "by mail")],
             token::Kind::ReturnPath | token::Kind::Reference => self.effects(reading, &original, token),
         };
-        let has_failed = reading.kind == Kind::Bounce && token.kind == token::Kind::ReturnPath && !effects.is_empty();
-        let kind = if token.kind == token::Kind::Unsubscribe { Kind::Unsubscribe } else { reading.kind };
         if effects.is_empty() {
             self.tell_came_back(token.id, kind, None, "nothing", submission);
         }
+        let mut is_news = false;
         for effect in &effects {
-            let done = self.take_effect(effect, &original, token.id, now).await;
+            let done = self.take_effect(effect, &original, token.id, now).await?;
+            is_news |= done != "known";
             self.tell_came_back(token.id, kind, Some(effect), done, submission);
         }
+        let is_bounce = kind == Kind::Bounce && token.kind == token::Kind::ReturnPath && is_news;
         let settings = self.settings.load();
-        let wants =
-            settings.streams.get(&*original.stream).is_none_or(|stream| stream.bounces == report::Bounces::ByDefault);
-        // One that came to the client's own return path would come back here.
-        let to = original.from.parse::<Address>().ok()?;
-        (has_failed && wants && ours(&settings, &to, now).is_none()).then_some(to)
+        let wants = settings.streams.get(&*original.stream).is_none_or(|stream| stream.bounces == Bounces::ByDefault);
+        // One whose sender is a return path of ours would come back here.
+        let to = original.from.parse::<Address>().ok();
+        Ok(to.filter(|to| is_bounce && wants && ours(&settings, to, now).is_none()))
     }
 
-    /// A token whose message the history does not know (any more): a link in an unsubscribe mail still says all.
-    async fn take_unknown(&self, submission: &Submission, reading: &Reading, token: &Token) -> Option<Address> {
+    /// A token whose message the history does not know (any more): the link in an unsubscribe mail still says all.
+    async fn take_unknown(&self, submission: &Submission, kind: Kind, token: &Token) -> Result<(), Refusal> {
         let now = submission.received_at;
         let link = (token.kind == token::Kind::Unsubscribe).then(|| self.link_in(&submission.message, now)).flatten();
-        let (done, effect) = match link {
-            Some(link) => {
-                let effect = Effect::of(Some(link.address.clone()), Said::Unsubscribed, "by mail");
-                let original = Original { stream: link.stream.to_string(), accepted_at: now, ..Original::default() };
-                (self.take_effect(&effect, &original, link.id, now).await, Some(effect))
-            }
-            None => {
-                warn!(queue_id = %token.id, "a report names a message that the history does not know: nothing is learned");
-                ("unknown", None)
-            }
+        let Some(link) = link else {
+            warn!(queue_id = %token.id, "a report names a message that the history does not know: nothing is learned");
+            self.tell_came_back(token.id, kind, None, "unknown", submission);
+            return Ok(());
         };
-        let kind = if token.kind == token::Kind::Unsubscribe { Kind::Unsubscribe } else { reading.kind };
-        self.tell_came_back(token.id, kind, effect.as_ref(), done, submission);
-        None
+        let (effect, original) = (Effect::wish(Some(link.address.clone()), "by mail"), Original::of_link(&link, now));
+        let done = self.take_effect(&effect, &original, link.id, now).await?;
+        self.tell_came_back(token.id, kind, Some(&effect), done, submission);
+        Ok(())
     }
 
-    /// Mail to the postmaster or a feedback address: a complaint may still quote a token of ours. Whether it was taken in.
-    async fn take_house(&self, submission: &Submission, reading: &Reading) -> bool {
-        if !matches!(reading.kind, Kind::Complaint | Kind::Bounce | Kind::Unsubscribe) {
-            return false;
-        }
-        let Some(token) = self.quoted_token(reading, submission.received_at) else { return false };
-        // A bounce is sent where the return path says: one that comes elsewhere was not.
-        if reading.kind == Kind::Complaint {
-            self.take_token(submission, reading, &token).await;
-            return true;
-        }
-        false
+    /// Mail to the postmaster or a feedback address: a complaint may still quote a token of ours. Whether it did. A bounce
+    /// goes where the return path says, so that one that comes elsewhere proves nothing.
+    async fn take_quoted(&self, submission: &Submission, reading: &Reading) -> Result<bool, Refusal> {
+        let quoted = (reading.kind == Kind::Complaint).then(|| self.quoted_token(reading, submission.received_at));
+        let Some(token) = quoted.flatten() else {
+            self.events.came_back(reading.kind, "nothing");
+            return Ok(false);
+        };
+        self.take_token(submission, reading, &token).await?;
+        Ok(true)
     }
 
     /// A token in what a complaint quotes of its message: our reference, or the return path.
@@ -263,51 +261,55 @@ impl Door {
         match reading.kind {
             Kind::Bounce => {
                 let failed = reading.recipients.iter().filter(|reported| reported.fate == Fate::Failed);
-                failed.filter_map(|reported| self.bounced(reported, reading, original, token)).collect()
+                failed.map(|reported| self.bounced(reported, reading, original, token)).collect()
             }
             Kind::Complaint => {
                 let named = reading.recipients.iter().find_map(|reported| named(reported, original));
                 let address = original.meant(token.recipient).or(named);
-                vec![Effect::of(address, Said::Complained, reading.feedback_type.as_deref().unwrap_or("abuse"))]
+                let words = reading.feedback_type.as_deref().unwrap_or("abuse").to_owned();
+                vec![Effect { words, said: Some(Said::Complained), ..Effect::wish(address, "") }]
             }
-            Kind::Unsubscribe => wish(original, token),
-            Kind::AutoReply | Kind::Other => Vec::new(),
+            Kind::Unsubscribe | Kind::AutoReply | Kind::Other => Vec::new(),
         }
     }
 
-    fn bounced(&self, reported: &Reported, reading: &Reading, original: &Original, token: &Token) -> Option<Effect> {
+    fn bounced(&self, reported: &Reported, reading: &Reading, original: &Original, token: &Token) -> Effect {
         let cause = reported.cause();
         let rules = self.rules.load();
         let host = reported.remote_host.as_deref();
         let observation = Observation { stage: reported.stage(), cause: &cause, recipients_taken: 1, host };
         let meaning = rules.classify(&observation);
-        let whole = original.meant(token.recipient);
-        let named = named(reported, original);
-        // One token of one recipient: the report can be about nobody else. A second one that it names is the forwarder's.
-        let (address, is_another) = match (whole, named) {
-            (Some(own), Some(named)) => (Some(own.clone()), own != named),
-            (Some(own), None) => {
-                let is_another = reported.address.is_some() || reading.recipients.len() > 1;
-                (Some(own), is_another)
-            }
-            (None, Some(named)) => (Some(named), false),
-            (None, None) => (None, false),
+        let (own, named) = (original.meant(token.recipient), named(reported, original));
+        // A token of one recipient: the report can be about nobody else, and another that it names is a forwarder's.
+        let is_another = match (&own, &named) {
+            (Some(own), Some(named)) => own != named,
+            (Some(_), None) => reported.address.is_some() || reading.recipients.len() > 1,
+            (None, _) => false,
         };
-        let is_about_them = meaning.scope == Concerns::Recipient;
-        let said = match (meaning.verdict, meaning.class) {
-            (VerdictKind::Failed, _) if meaning.suppress && is_about_them => {
+        let said = match meaning.verdict {
+            VerdictKind::Failed if meaning.suppress && meaning.scope == Concerns::Recipient => {
                 Some(if is_another || reported.names_another() { Said::Unwilling } else { Said::NoMailbox })
             }
-            (_, Class::MailboxFull | Class::Inactive) if is_about_them => Some(Said::Unwilling),
-            _ => None,
+            VerdictKind::Failed | VerdictKind::Deferred | VerdictKind::Delivered => {
+                is_unwilling(&meaning).then_some(Said::Unwilling)
+            }
         };
         let status = cause.status().to_string();
-        Some(Effect { address, class: meaning.class.name(), status, words: cause.to_string(), said })
+        Effect { address: own.or(named), class: meaning.class.name(), status, words: cause.to_string(), said }
     }
 
     /// Has an effect believed. Returns the word for what it did.
-    async fn take_effect(&self, effect: &Effect, original: &Original, id: QueueId, now: Timestamp) -> &'static str {
-        let (Some(address), Some(said)) = (&effect.address, effect.said) else { return "nothing" };
+    ///
+    /// # Errors
+    /// It could not be kept: the refusal to answer.
+    async fn take_effect(
+        &self,
+        effect: &Effect,
+        original: &Original,
+        id: QueueId,
+        now: Timestamp,
+    ) -> Result<&'static str, Refusal> {
+        let (Some(address), Some(said)) = (&effect.address, effect.said) else { return Ok("nothing") };
         let kind = {
             let settings = self.settings.load();
             settings.streams.get(&*original.stream).map_or(StreamKind::Transactional, |stream| stream.kind)
@@ -329,10 +331,11 @@ impl Door {
             scope: None,
         };
         match self.observe(&observed, now).await {
-            Learned::Nothing => "nothing",
-            Learned::Known => "known",
-            Learned::Written(entry) if entry.pending => "pending",
-            Learned::Written(_) => "suppressed",
+            Learned::NotKept => Err(Refusal::closed()),
+            Learned::NoList => Ok("nothing"),
+            Learned::Known => Ok("known"),
+            Learned::Written(entry) if entry.pending => Ok("pending"),
+            Learned::Written(_) => Ok("suppressed"),
         }
     }
 
@@ -344,7 +347,7 @@ impl Door {
         done: &'static str,
         submission: &Submission,
     ) {
-        self.events.came_back(kind.name(), done);
+        self.events.came_back(kind, done);
         let recipient = effect.and_then(|effect| effect.address.as_ref()).map(Address::to_string).unwrap_or_default();
         info!(target: "postrider::mail", queue_id = %id, kind = kind.name(), %recipient, effect = done, "came back");
         self.events.history().tell(Fact::CameBack(history::CameBack {
@@ -359,18 +362,21 @@ impl Door {
         }));
     }
 
-    /// The message of an id, from the history.
-    async fn original(&self, id: QueueId, now: Timestamp) -> Option<Original> {
+    /// The message of an id, from the history; `None`: it does not know it (any more).
+    ///
+    /// # Errors
+    /// It could not be read now: the refusal to answer.
+    async fn original(&self, id: QueueId, now: Timestamp) -> Result<Option<Original>, Refusal> {
         let history = self.events.history().clone();
         // Nobody closes the semaphore.
-        let _room = self.intake.0.acquire().await.ok()?;
-        let rows = tokio::task::spawn_blocking(move || history.find(id, now)).await.ok()?;
-        match rows {
-            Ok(rows) => original_of(id, rows),
-            Err(error) => {
-                warn!(queue_id = %id, %error, "the history cannot be read: nothing is learned of a report");
-                None
+        let _room = self.intake.0.acquire().await.map_err(|_| Refusal::closed())?;
+        match tokio::task::spawn_blocking(move || history.find(id, now)).await {
+            Ok(Ok(rows)) => Ok(original_of(id, rows)),
+            Ok(Err(error)) => {
+                warn!(queue_id = %id, %error, "the history cannot be read now: a report is put off");
+                Err(Refusal::closed())
             }
+            Err(_) => Err(Refusal::closed()),
         }
     }
 
@@ -378,6 +384,7 @@ impl Door {
     async fn send_on(&self, submission: &Submission, to: Address) -> Result<Receipt, Refusal> {
         let origin = Origin {
             credential: None,
+            from_anyone: false,
             listener_stream: Some(self.settings.load().dsn_stream.clone()),
             listener_control: Families::default(),
             fix_headers: false,
@@ -398,33 +405,28 @@ impl Door {
 }
 
 impl Original {
-    /// The recipient at a token's place; the only one of an envelope that has one.
+    /// What a link still says of its message.
+    fn of_link(link: &Link, now: Timestamp) -> Original {
+        Original { stream: link.stream.to_string(), accepted_at: now, ..Original::default() }
+    }
+
+    /// The recipient at a token's place; none if it stands for several, whatever is left of them in the history.
     fn meant(&self, place: u16) -> Option<Address> {
-        match (place, self.recipients.as_slice()) {
-            (WHOLE_ENVELOPE, [only]) => Some(only.clone()),
-            (WHOLE_ENVELOPE, _) => None,
-            (place, all) => all.get(usize::from(place)).cloned(),
-        }
+        (place != WHOLE_ENVELOPE).then(|| self.recipients.get(usize::from(place)).cloned()).flatten()
     }
 }
 
 impl Effect {
-    fn of(address: Option<Address>, said: Said, words: &str) -> Effect {
-        Effect { address, class: "", status: String::new(), words: words.to_owned(), said: Some(said) }
+    fn wish(address: Option<Address>, words: &str) -> Effect {
+        let said = Some(Said::Unsubscribed);
+        Effect { address, class: "", status: String::new(), words: words.to_owned(), said }
     }
-}
-
-/// What mail to an unsubscribe address wants, whatever stands in it.
-fn wish(original: &Original, token: &Token) -> Vec<Effect> {
-    vec![Effect::of(original.meant(token.recipient), Said::Unsubscribed, "by mail")]
 }
 
 /// The recipient of a message that a report names.
 fn named(reported: &Reported, original: &Original) -> Option<Address> {
-    let said = reported.address.as_deref()?.parse::<Address>().ok()?;
-    let same =
-        |address: &&Address| address.domain() == said.domain() && address.local().eq_ignore_ascii_case(said.local());
-    original.recipients.iter().find(same).cloned()
+    let said = reported.address.as_deref()?;
+    original.recipients.iter().find(|address| report::same_mailbox(&address.to_string(), said)).cloned()
 }
 
 fn original_of(id: QueueId, rows: Vec<history::Row>) -> Option<Original> {
@@ -466,18 +468,11 @@ fn ours(settings: &Settings, address: &Address, now: Timestamp) -> Option<Result
     if settings.sendings.iter().any(|sending| sending.feedback_address.as_ref() == Some(address)) {
         return Some(Ok(Ours::House));
     }
-    let domain: &Domain = address.domain();
-    let is_bounce = settings.sendings.iter().any(|sending| sending.bounce_domain.as_ref() == Some(domain));
-    let is_house = is_bounce || *domain == settings.hostname;
-    let local = address.local();
-    if is_house
-        && settings.postmaster.is_some()
-        && ["postmaster", "abuse"].iter().any(|name| local.eq_ignore_ascii_case(name))
-    {
+    if settings.postmaster.is_some() && settings.is_role(address) {
         return Some(Ok(Ours::House));
     }
-    let keys = settings.tokens.as_ref().filter(|_| is_bounce)?;
-    Some(match keys.read(local, now) {
+    let keys = settings.tokens.as_ref().filter(|_| settings.is_bounce_domain(address.domain()))?;
+    Some(match keys.read(address.local(), now) {
         Ok(Token { kind: token::Kind::Reference, .. }) => Err(Stray::Reference),
         Ok(token) => Ok(Ours::Token(token)),
         Err(flaw) => Err(flaw.into()),

@@ -54,6 +54,8 @@ pub struct Origin {
     pub tls: Option<Box<str>>,
     /// The credential that authenticated; `None` for a trusted network.
     pub credential: Option<Box<str>>,
+    /// From anyone: nothing of it is relayed, and its recipients are addresses of ours.
+    pub from_anyone: bool,
     /// The stream that the listener names, if any.
     pub listener_stream: Option<Box<str>>,
     /// Whose control headers count, if there is no credential.
@@ -252,14 +254,13 @@ impl Door {
         accepted.inspect_err(|refusal| self.events.refused(RefusedAt::Message, refusal.status))
     }
 
-    /// Mail to addresses of ours is taken in; the rest of a message goes on.
+    /// Mail to tokens, and all mail from anyone, is taken in; the rest of a client's message goes on.
     async fn take_over_or_in(&self, mut submission: Submission) -> Result<Receipt, Refusal> {
-        let tokens = self.take_out_ours(&mut submission);
-        let to_house = self.take_out_house(&mut submission);
-        if tokens.is_empty() && !to_house {
+        let inward = self.take_out_ours(&mut submission);
+        if inward.is_empty() {
             return self.take_over(submission, Counting::Counted).await;
         }
-        let taken_in = self.take_in(&submission, tokens, to_house).await?;
+        let taken_in = self.take_in(&submission, inward).await?;
         match submission.recipients.is_empty() {
             true => Ok(taken_in),
             false => self.take_over(submission, Counting::Counted).await,
@@ -281,6 +282,7 @@ impl Door {
             protocol: "local",
             tls: None,
             credential: None,
+            from_anyone: false,
             listener_stream: Some(settings.dsn_stream.clone()),
             listener_control: Families::default(),
             hide_client: false,

@@ -71,8 +71,10 @@ pub struct Observed<'a> {
 /// What became of an observation.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Learned {
-    /// There is no list, or it could not be written: it was told in the log.
-    Nothing,
+    /// There is no list.
+    NoList,
+    /// The list could not be written: it was told in the log.
+    NotKept,
     /// It was known: a report that came twice.
     Known,
     /// The list has it now, believed or pending.
@@ -205,30 +207,27 @@ impl Door {
     }
 
     /// Takes in what was said of an address: judges it, writes it into the list, and counts it against its sender. Durable
-    /// when it returns. The same report twice changes nothing.
+    /// when it returns. A report of the message that was heard of last changes nothing.
     ///
     /// # Cancel safety
     /// Dropped before it returns, it may be written and not counted.
     pub async fn observe(&self, observed: &Observed<'_>, now: Timestamp) -> Learned {
         let Observed { address, said, means, via, .. } = *observed;
         let site = via.judge();
-        let mut circumstances = self.harm.circumstances(address, site, means, now);
         let (scope, cause) = self.place(observed);
         let before = self.suppressions.as_ref().and_then(|list| {
             list.entries(address).into_iter().find(|entry| (&entry.scope, entry.cause) == (&scope, cause))
         });
-        circumstances.same_message =
-            means == Means::Report && before.as_ref().is_some_and(|entry| entry.source_id == Some(observed.id));
-        if circumstances.same_message {
+        if means == Means::Report && before.as_ref().is_some_and(|entry| entry.source_id == Some(observed.id)) {
             return Learned::Known;
         }
         if said == Said::NoMailbox {
             self.turn(site, Answer::Invalid, now).await;
-            // The storm may have begun with this one.
-            circumstances.storm = self.harm.circumstances(address, site, means, now).storm;
         }
+        // After that: a storm may have begun with this one.
+        let circumstances = self.harm.circumstances(address, site, means, now);
         self.count_said(observed, circumstances, now).await;
-        let Some(list) = &self.suppressions else { return Learned::Nothing };
+        let Some(list) = &self.suppressions else { return Learned::NoList };
         let known_before = before.as_ref().map(known);
         let after = judge(known_before, said, means, circumstances, now);
         if said == Said::NoMailbox && after.blocks(now) && !holds_in_a_storm(known_before, means, circumstances, now) {
@@ -255,7 +254,7 @@ impl Door {
         );
         match told(list.put(address, entry.clone()).await) {
             true => Learned::Written(entry),
-            false => Learned::Nothing,
+            false => Learned::NotKept,
         }
     }
 
@@ -368,7 +367,7 @@ impl Door {
     }
 }
 
-fn is_unwilling(meaning: &Meaning) -> bool {
+pub(super) fn is_unwilling(meaning: &Meaning) -> bool {
     matches!(meaning.class, Class::MailboxFull | Class::Inactive) && meaning.scope == Concerns::Recipient
 }
 

@@ -301,7 +301,7 @@ fn distinct(settings: &Settings, wanted: Vec<Wanted>) -> Vec<Recipient> {
     let mut recipients = Vec::with_capacity(wanted.len());
     for (address, notify, original) in wanted {
         let address = match &settings.postmaster {
-            Some(postmaster) if is_role(&address, &settings.hostname) => postmaster.clone(),
+            Some(postmaster) if settings.is_role(&address) => postmaster.clone(),
             _ => address,
         };
         if !several || seen.insert(address.clone()) {
@@ -309,11 +309,6 @@ fn distinct(settings: &Settings, wanted: Vec<Wanted>) -> Vec<Recipient> {
         }
     }
     recipients
-}
-
-fn is_role(address: &Address, hostname: &Domain) -> bool {
-    let local = address.local();
-    address.domain() == hostname && (local.eq_ignore_ascii_case("postmaster") || local.eq_ignore_ascii_case("abuse"))
 }
 
 /// One envelope for each recipient domain, and for each `recipients_max` of one.

@@ -90,6 +90,18 @@ impl Settings {
         found.map(|(name, stream)| (&**name, stream))
     }
 
+    /// Whether mail to this address is the postmaster's: `postmaster` and `abuse` where mail comes to us.
+    pub(super) fn is_role(&self, address: &Address) -> bool {
+        let local = address.local();
+        let is_here = *address.domain() == self.hostname || self.is_bounce_domain(address.domain());
+        is_here && (local.eq_ignore_ascii_case("postmaster") || local.eq_ignore_ascii_case("abuse"))
+    }
+
+    /// Whether our return paths are at this domain.
+    pub(super) fn is_bounce_domain(&self, domain: &Domain) -> bool {
+        self.sendings.iter().any(|sending| sending.bounce_domain.as_ref() == Some(domain))
+    }
+
     /// The sending domain of an author's: its own, else the nearest above it.
     pub(super) fn sending(&self, author: &Domain) -> Option<&Sending> {
         let covering = self.sendings.iter().filter(|sending| author.is_within(&sending.domain));

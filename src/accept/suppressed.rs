@@ -90,35 +90,34 @@ impl Door {
         self.settle(lease, after, PeerReports::No, now).await
     }
 
-    /// Of a message that comes in: which of its envelopes have recipients that get nothing. Tells of those that get it all
-    /// the same, since its credential may.
+    /// Of a message that comes in: which of its envelopes have recipients that get nothing.
     pub(super) fn with_blocked(&self, envelopes: &[Envelope], now: Timestamp) -> Vec<QueueId> {
-        let Some(list) = &self.suppressions else { return Vec::new() };
+        let has_blocked = |envelope: &&Envelope| !self.blocked(envelope, &envelope.untried(), now).is_empty();
+        envelopes.iter().filter(has_blocked).map(|envelope| envelope.id).collect()
+    }
+
+    /// Tells of those of an envelope's pending recipients that get it in spite of the list, since its credential may.
+    pub fn tell_bypassed(&self, envelope: &Envelope, progress: &Progress, now: Timestamp) {
+        let Some(list) = &self.suppressions else { return };
         let settings = self.settings.load();
-        let mut found = Vec::new();
-        for envelope in envelopes {
-            if !self.blocked(envelope, &envelope.untried(), now).is_empty() {
-                found.push(envelope.id);
-            }
-            let Some(rights) = settings.credentials.get(&envelope.credential).filter(|r| !r.bypass.is_empty()) else {
-                continue;
-            };
-            for recipient in &envelope.recipients {
-                let blocking =
-                    |bypassed| list.blocking_but(&recipient.address, envelope.kind, &envelope.stream, bypassed, now);
-                if let (Some(entry), None) = (blocking(&[]), blocking(&rights.bypass)) {
-                    self.events.suppressed(Suppressing::Bypassed, entry.cause.name());
-                    info!(
-                        queue_id = %envelope.id,
-                        recipient = %recipient.address,
-                        credential = &*envelope.credential,
-                        cause = entry.cause.name(),
-                        "sent in spite of the suppression list: the credential may"
-                    );
-                }
+        let Some(rights) = settings.credentials.get(&envelope.credential).filter(|r| !r.bypass.is_empty()) else {
+            return;
+        };
+        let places = envelope.recipients.iter().zip(&progress.recipients);
+        for (recipient, _) in places.filter(|(_, at)| at.state == RecipientState::Pending) {
+            let blocking =
+                |bypassed| list.blocking_but(&recipient.address, envelope.kind, &envelope.stream, bypassed, now);
+            if let (Some(entry), None) = (blocking(&[]), blocking(&rights.bypass)) {
+                self.events.suppressed(Suppressing::Bypassed, entry.cause.name());
+                info!(
+                    queue_id = %envelope.id,
+                    recipient = %recipient.address,
+                    credential = &*envelope.credential,
+                    cause = entry.cause.name(),
+                    "sent in spite of the suppression list: the credential may"
+                );
             }
         }
-        found
     }
 
     /// Ends what [`Door::with_blocked`] found, once it is kept. What a connection has by now it ends itself.

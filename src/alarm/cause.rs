@@ -161,7 +161,7 @@ impl Cause {
             Cause::CertificateExpiring => "The certificate that clients see expires soon, or has expired.",
             Cause::InvalidRecipientStorm => {
                 "A site says of far more recipients than usual that they do not exist: its bad day, or a bad list of ours. \
-                 Nobody is suppressed for it meanwhile."
+                 New entries wait for proof meanwhile."
             }
             Cause::ComplaintsHigh => {
                 "Recipients call mail spam, and their share comes near what providers bear (0.3 %)."

@@ -28,7 +28,7 @@ pub(super) struct Follower {
     door: Door,
     scheduler: Handle,
     clock: Arc<Clock>,
-    /// What each paused sender may still send, in parts of a message, and the envelope after which to go on.
+    /// To how many recipients each paused sender may still send, and the envelope after which to go on.
     credit: BTreeMap<Sender, (f64, QueueId)>,
 }
 
@@ -77,30 +77,47 @@ impl Follower {
     async fn let_go(&mut self, sender: Sender, pause: &Pause) {
         let (credit, after) = self.credit.entry(sender.clone()).or_insert((0.0, QueueId::MIN));
         *credit += f64::from(pause.per_hour) * TRICKLE_EVERY.as_secs_f64() / 3600.0;
-        let count = (*credit as usize).min(TRICKLE_MAX);
-        if count == 0 {
+        if *credit < 1.0 {
             return;
         }
-        *credit -= count as f64;
-        let (queue, cursor, now) = (self.queue.clone(), *after, self.clock.now());
+        let (queue, cursor, now, room) = (self.queue.clone(), *after, self.clock.now(), *credit);
         let found = tokio::task::spawn_blocking(move || {
-            let is_next = |waiting: &Waiting| {
-                waiting.id > cursor
-                    && waiting.kind == StreamKind::Marketing
-                    && *waiting.credential == *sender.credential
-                    && *waiting.stream == *sender.stream
-                    && !waiting.held
-                    && waiting.due <= now
-            };
-            queue.waiting().filter(is_next).take(count).collect::<Vec<_>>()
+            let is_next = |waiting: &Waiting| waiting.id > cursor && is_due(waiting, &sender, now);
+            within(room, queue.waiting().filter(is_next).map(|row| (row.id, row.recipients)))
         });
-        let rows = found.await.unwrap_or_default();
+        let Ok((ids, spent)) = found.await else { return };
+        *credit -= spent;
         // Behind the last one it begins at the first again: those that were deferred.
-        *after = if rows.len() < count { QueueId::MIN } else { rows.last().map_or(QueueId::MIN, |last| last.id) };
-        if !rows.is_empty() {
-            self.scheduler.let_go(rows).await;
+        *after = ids.last().copied().unwrap_or(QueueId::MIN);
+        if !ids.is_empty() {
+            let queue = self.queue.clone();
+            let rows = ids.into_iter().filter_map(move |id| queue.waiting_one(id)).filter(|row| !row.held);
+            self.scheduler.let_go(Box::new(rows)).await;
         }
     }
+}
+
+/// Whether an envelope is a paused sender's marketing mail that could go now.
+fn is_due(waiting: &Waiting, sender: &Sender, now: Timestamp) -> bool {
+    waiting.kind == StreamKind::Marketing
+        && *waiting.credential == *sender.credential
+        && *waiting.stream == *sender.stream
+        && !waiting.held
+        && waiting.due <= now
+}
+
+/// The first envelopes for whose recipients there is room, and how much of it they take: shares are of recipients, so what
+/// goes is counted by them. One that is larger than all room goes when there is some, and its rest is owed.
+fn within(room: f64, rows: impl Iterator<Item = (QueueId, u16)>) -> (Vec<QueueId>, f64) {
+    let (mut ids, mut spent) = (Vec::new(), 0.0);
+    for (id, recipients) in rows.take(TRICKLE_MAX) {
+        if spent + 1.0 > room {
+            break;
+        }
+        spent += f64::from(recipients.max(1));
+        ids.push(id);
+    }
+    (ids, spent)
 }
 
 /// What `GET /v1/rates` answers.
@@ -146,4 +163,23 @@ pub(super) fn rates(harm: &Harm, span: &str, now: Timestamp) -> Result<Value, St
     });
     let storms: Vec<Value> = storms.collect();
     Ok(json!({ "span": span.name(), "rates": rows.into_iter().chain(more).collect::<Vec<_>>(), "storms": storms }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pause_lets_go_is_counted_by_recipients() {
+        let rows = || [(1, 3), (2, 20), (3, 1)].into_iter().map(|(id, count)| (QueueId::from_u64(id), count));
+        let went = |room| {
+            let (ids, spent) = within(room, rows());
+            (ids.len(), spent)
+        };
+        assert_eq!(went(0.9), (0, 0.0));
+        assert_eq!(went(1.0), (1, 3.0), "the rest is owed");
+        assert_eq!(went(3.0), (1, 3.0));
+        assert_eq!(went(4.0), (2, 23.0));
+        assert_eq!(went(24.0), (3, 24.0));
+    }
 }

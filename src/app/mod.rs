@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::accept::Door;
-use crate::alarm::Alarms;
+use crate::alarm::{Alarms, Cause as Alarm};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::{self, Credentials};
@@ -450,12 +450,15 @@ fn traffic_of(scheduler: Handle, door: Door, clock: Arc<Clock>) -> http::Traffic
                     let sender = Sender::parse(&request.sender)
                         .ok_or_else(|| "a sender is CREDENTIAL/STREAM, as `postrider rates` shows it".to_owned())?;
                     tracing::info!(%sender, by = %request.by, "resumed");
-                    door.harm().resume(&sender).await.map(Into::into)
+                    let done = door.harm().resume(&sender).await?;
+                    door.alarms().clear(Alarm::SenderPaused, &sender.to_string());
+                    Ok(done.into())
                 }
                 http::Ask::HoldCredential(request) => match request.hold {
                     true => door.harm().suspend(&request.name, &request.by, now).await.map(Into::into),
                     false => {
                         let done = door.harm().unsuspend(&request.name).await?;
+                        door.alarms().clear(Alarm::CredentialSuspended, &request.name);
                         Ok(done.unwrap_or_else(|| format!("{}'s mail was not held", request.name)).into())
                     }
                 },

@@ -124,9 +124,13 @@ impl Command {
     pub fn asks_the_daemon(&self, context: &super::Context) -> bool {
         match self {
             Command::Disable { hold_queue, .. } => *hold_queue,
-            Command::Enable { .. } => {
+            Command::Enable { name } => {
                 let socket = context.data_dir().map(|dir| dir.join(crate::http::SOCKET_NAME));
-                socket.is_ok_and(|socket| std::os::unix::net::UnixStream::connect(socket).is_ok())
+                let runs = socket.is_ok_and(|socket| std::os::unix::net::UnixStream::connect(socket).is_ok());
+                if !runs {
+                    eprintln!("The daemon does not run: if it held {name}'s mail, say this again once it does.");
+                }
+                runs
             }
             Command::Add { .. } | Command::Hash | Command::Key(_) => false,
         }

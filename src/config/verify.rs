@@ -41,6 +41,7 @@ pub(super) fn problems(config: &Config, file: &Path) -> Vec<Problem> {
     sharing(config, &mut judge);
     warmups(config, &mut judge);
     sending_domains(config, &mut judge);
+    postmaster(config, &mut judge);
     unsubscribe(config, &mut judge);
     routes(config, &mut judge);
     site_entries(config, "site", &config.sites, &mut judge);
@@ -379,6 +380,21 @@ fn sending_domains(config: &Config, judge: &mut Judge<'_>) {
                 judge.refuse(&path, "an address of ASCII letters is expected: it stands in a header");
             }
         }
+    }
+}
+
+/// Where mail to the postmaster goes on to must not be an address whose mail goes on to the postmaster.
+fn postmaster(config: &Config, judge: &mut Judge<'_>) {
+    let Some(postmaster) = &config.postmaster else { return };
+    let bounces = config.sending_domains.iter().filter_map(|sending| sending.bounce_domain.as_ref());
+    let is_here = [&config.hostname].into_iter().chain(bounces).any(|domain| domain == postmaster.domain());
+    let is_role = is_here && ["postmaster", "abuse"].iter().any(|name| postmaster.local().eq_ignore_ascii_case(name));
+    let feedback = config.sending_domains.iter().filter_map(|sending| sending.feedback_address.as_ref());
+    if is_role || feedback.into_iter().any(|address| address == postmaster) {
+        judge.refuse(
+            "postmaster",
+            "another address is expected: mail to this one comes to this relay, and goes on to the postmaster",
+        );
     }
 }
 

@@ -139,12 +139,13 @@ impl Caller {
                 }
             }
         }
-        // A peer's words say more than our own finding; among equals the last.
+        // A peer's words say more than our own finding; among equals the last. What is crowded is not refused: a backup that
+        // fails then must not cost the site a pause.
         let spoken = failures.iter().rposition(|(_, failed)| matches!(failed.cause, Cause::Reply(_)));
         let chosen = spoken.unwrap_or(failures.len().saturating_sub(1));
-        Err(match (failures.into_iter().nth(chosen), crowded) {
-            (Some((target, failed)), _) => NotMade::Refused(self.outcome(Some(target), failed)),
-            (None, Some(target)) => {
+        Err(match (failures.into_iter().nth(chosen), crowded.filter(|_| spoken.is_none())) {
+            (Some((target, failed)), None) => NotMade::Refused(self.outcome(Some(target), failed)),
+            (_, Some(target)) => {
                 NotMade::Crowded(target.address, self.outcome(Some(target), Failed::crowded(target.address)))
             }
             // Invariant: `targets` is not empty.

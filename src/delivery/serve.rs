@@ -166,7 +166,9 @@ where
     if round.places.is_empty() {
         return Done::Told(Event::Skipped(id), None);
     }
-    let blocked = tools.door.blocked(&envelope, lease.progress(), tools.caller.clock().now());
+    let now = tools.caller.clock().now();
+    let blocked = tools.door.blocked(&envelope, lease.progress(), now);
+    tools.door.tell_bypassed(&envelope, lease.progress(), now);
     if !blocked.is_empty() {
         return Done::Suppressed(lease, blocked);
     }

@@ -2,7 +2,7 @@
 //!
 //! A table of fingerprints with the week in which each was last marked. Who is written to every day takes up one place, not
 //! one a week, as it would in rotating filters. It says "yes" of an address that was never marked with a probability of
-//! 0.024 % for each layer, 0.2 % at the most: that address then needs a second reply, a day later, to be suppressed. It says
+//! 0.024 % for each layer, 0.3 % at the most: that address then needs a second reply, a day later, to be suppressed. It says
 //! "no" of one that was marked only if the table was full and had to forget the oldest.
 //!
 //! ```text

@@ -142,19 +142,14 @@ pub struct Circumstances {
     pub delivered_lately: bool,
     /// The site says "no such mailbox" far more often than usual.
     pub storm: bool,
-    /// What the list has was said of this very message: a report that came twice.
-    pub same_message: bool,
 }
 
 /// What the list shall say now. Equal to what it knows: there is nothing to write.
 pub fn judge(known: Option<Known>, said: Said, means: Means, circumstances: Circumstances, now: Timestamp) -> Known {
-    match known {
-        Some(known) if circumstances.same_message => known,
-        known => match said {
-            Said::NoMailbox => no_mailbox(known, means, circumstances, now),
-            Said::Unwilling => unwilling(known, means, now),
-            Said::Complained | Said::Unsubscribed => for_good(known, means, now),
-        },
+    match said {
+        Said::NoMailbox => no_mailbox(known, means, circumstances, now),
+        Said::Unwilling => unwilling(known, means, now),
+        Said::Complained | Said::Unsubscribed => for_good(known, means, now),
     }
 }
 

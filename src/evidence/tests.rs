@@ -13,7 +13,7 @@ fn days(days: f64) -> Timestamp {
     NOW.after(Duration::from_secs_f64(days * 86_400.0))
 }
 
-/// `DAY SAID [MEANS] [lately] [storm] [same]`, a line each, then what the list says after it: `-`, `pending HITS` or
+/// `DAY SAID [MEANS] [lately] [storm]`, a line each, then what the list says after it: `-`, `pending HITS` or
 /// `blocks DAYS HITS` (days from that line on; `for-good`).
 fn check(what: &str, lines: &str) {
     let mut known = None;
@@ -29,8 +29,7 @@ fn check(what: &str, lines: &str) {
         };
         let has = |word| words.contains(&word);
         let means = if has("report") { Means::Report } else { Means::Reply };
-        let circumstances =
-            Circumstances { delivered_lately: has("lately"), storm: has("storm"), same_message: has("same") };
+        let circumstances = Circumstances { delivered_lately: has("lately"), storm: has("storm") };
         let after = judge(known, said, means, circumstances, now);
         let shown = match (after.pending, after.blocks(now)) {
             (true, _) => format!("pending {}", after.hits),
@@ -61,11 +60,6 @@ fn a_mailbox_that_does_not_exist_is_suppressed_at_once_and_longer_each_time() {
          0.1  none = blocks 30 1
          0.9  none = blocks 30 1
          1.0  none = blocks 90 2",
-    );
-    check(
-        "a report of the same message twice",
-        "0 none report = blocks 30 1
-         40 none report same = over 1",
     );
 }
 
@@ -205,7 +199,7 @@ fn tell(lately: bool, said: Said, findings: &[(f64, bool)], until: f64) -> Optio
     let mut findings: Vec<_> = findings.iter().copied().filter(|(at, _)| *at <= until).collect();
     findings.sort_by(|a, b| a.0.total_cmp(&b.0));
     findings.iter().fold(None, |known, (at, storm)| {
-        let circumstances = Circumstances { delivered_lately: lately, storm: *storm, same_message: false };
+        let circumstances = Circumstances { delivered_lately: lately, storm: *storm };
         Some(judge(known, said, Means::Reply, circumstances, days(*at)))
     })
 }
@@ -286,11 +280,8 @@ impl Relay {
             return;
         }
         self.bounced += 1;
-        let circumstances = Circumstances {
-            delivered_lately: self.delivered.knows(hash, now),
-            storm: self.sites.storms("google"),
-            same_message: false,
-        };
+        let circumstances =
+            Circumstances { delivered_lately: self.delivered.knows(hash, now), storm: self.sites.storms("google") };
         let before = self.list.get(address).copied();
         let after = judge(before, Said::NoMailbox, Means::Reply, circumstances, now);
         if after.blocks(now) && !holds_in_a_storm(before, Means::Reply, circumstances, now) {

@@ -101,11 +101,6 @@ impl Deliveries {
             Means::Reply | Means::Storm => self.table.knows(hash, now),
         }
     }
-
-    /// Addresses, and octets of memory.
-    pub fn figures(&self, now: Timestamp) -> (usize, usize) {
-        (self.table.len(now), 3 * self.table.places())
-    }
 }
 
 /// Appends to the log, or writes the table anew. Blocks; the table is locked only while it is copied. One caller at a time.

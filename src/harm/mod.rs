@@ -171,7 +171,7 @@ impl Harm {
     /// What must be known to judge what was said of an address.
     pub fn circumstances(&self, address: &Address, site: &str, means: Means, now: Timestamp) -> Circumstances {
         let delivered_lately = lock(&self.shared.deliveries).knows(&address.to_string(), means, now);
-        Circumstances { delivered_lately, storm: lock(&self.shared.sites).storms(site), same_message: false }
+        Circumstances { delivered_lately, storm: lock(&self.shared.sites).storms(site) }
     }
 
     /// Counts what became of a recipient. Pauses are in force at once; [`Harm::write`] makes them durable.
@@ -242,11 +242,6 @@ impl Harm {
     pub fn counts(&self, span: Span, now: Timestamp) -> Vec<(Scope, Counts)> {
         let book = lock(&self.shared.book);
         book.counts(span, now).into_iter().map(|(scope, counts)| (scope.clone(), counts)).collect()
-    }
-
-    /// Addresses whose deliveries are remembered, and octets of memory for them. Looks at all of them.
-    pub fn remembered(&self, now: Timestamp) -> (usize, usize) {
-        lock(&self.shared.deliveries).figures(now)
     }
 
     /// A person ends a pause. Durable when it returns.

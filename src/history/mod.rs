@@ -185,7 +185,7 @@ impl History {
         drop(done);
     }
 
-    /// All that is kept of an envelope up to a day after it was accepted. Blocks.
+    /// All that is kept of one envelope. Blocks.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -193,9 +193,7 @@ impl History {
         const DAY: Duration = Duration::from_secs(86_400);
         let Some(shared) = &self.shared else { return Ok(Vec::new()) };
         self.flush();
-        let made_at = id.made_at();
-        let (since, until) = (made_at.before(DAY), now.min(made_at.after(DAY)));
-        Ok(trace(&shared.directory, &Question { what: id.to_string(), since, until })?.rows)
+        search::of_envelope(&shared.directory, id, id.made_at().before(DAY), now)
     }
 
     /// Follows other settings; the directory stays.

@@ -81,6 +81,22 @@ pub fn trace(directory: &Path, question: &Question) -> io::Result<Answer> {
     Ok(answer)
 }
 
+/// The rows of one envelope between two times, in their order. Unlike [`trace`] it has no use for the others of its
+/// submission, of which there may be a million.
+///
+/// # Errors
+/// A file cannot be read.
+pub(super) fn of_envelope(directory: &Path, id: QueueId, since: Timestamp, until: Timestamp) -> io::Result<Vec<Row>> {
+    let question = Question { what: String::new(), since, until };
+    let (mut answer, mut rows) = (Answer::default(), Vec::new());
+    let mut found = Sought { keys: vec![Key::of_id(id)], question: &question, answer: &mut answer };
+    for day in days(directory, &question)? {
+        found.look(directory, day, |row| row.fact.queue_id() == Some(id), &mut rows)?;
+    }
+    rows.sort_by_key(|row| row.at);
+    Ok(rows)
+}
+
 impl Asked {
     fn is(&self, recipient: &str) -> bool {
         self.has_at && super::key::folded(recipient) == self.folded

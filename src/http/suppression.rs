@@ -129,6 +129,7 @@ pub(super) async fn add(
     let cause = request.cause.as_deref().map_or(Ok(Cause::Manual), cause)?;
     let scope = request.scope.as_deref().map_or(Ok(Scope::All), scope)?;
     let before = list.entries(&address).into_iter().find(|entry| entry.cause == cause && entry.scope == scope);
+    let before = before.filter(Entry::is_readable);
     let mut entry = Entry::new(scope, cause, now);
     entry.expires_at = request.expires_at.as_deref().map(time).transpose()?;
     entry.evidence = request.evidence.unwrap_or_default().into();

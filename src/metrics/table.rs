@@ -75,7 +75,7 @@ table! {
         "An application mails an old list: let it read what is suppressed (`postrider suppression export`).";
     CameBack = Counter "postrider_reports_total", "reports", ["kind", "effect"],
         "Mail that came back to return paths, unsubscribe addresses and the postmaster, by what it is and what it did: an address was `suppressed` or \
-         is `pending`, it was `known`, it had `nothing` to say, it was `forged`, `expired`, or its message is `unknown`.",
+         is `pending`, it was `known`, it had `nothing` to say, it was `forged`, `expired` or no token at all (`no_token`), or its message is `unknown`.",
         "bounce, nothing: blocks and full mailboxes, `postrider trace`. forged: somebody tries, or keys were lost. complaint: a list that people did not ask for.";
     Learned = Counter "postrider_evidence_total", "findings", ["cause", "state"],
         "What was learned of recipients from replies and reports, by the cause in the suppression list: `believed`, or `pending` until more is known.",
@@ -85,7 +85,7 @@ table! {
         "Look at `postrider rates`.";
     PausedNow = Gauge "postrider_paused", "senders", ["what"],
         "How many a `sender` is (a credential on a stream) whose marketing mail is paused now, and `credential` that is suspended.",
-        "Anything but 0: mail waits for a person. Alarms `sender_paused`, `credential_suspended`.";
+        "Anything but 0: mail waits, for a person or until fewer recipients do not exist. Alarms `sender_paused`, `credential_suspended`.";
     Storms = Gauge "postrider_invalid_recipient_storms", "sites", [],
         "Sites that say of far more recipients than usual that they do not exist.",
         "A provider's bad day or a bad list; alarm `invalid_recipient_storm`.";

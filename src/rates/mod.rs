@@ -21,7 +21,7 @@ use crate::time::Timestamp;
 pub use ring::{Counts, Span, Windows};
 pub use scope::{Scope, Sender};
 
-/// Most scopes that are counted; who was not heard of for longest makes room. 1.4 KiB each.
+/// Most scopes that are counted; who was not heard of for longest makes room. Some 2.4 KiB each: 46 slots of six counts.
 const SCOPES_MAX: usize = 4096;
 /// Most pauses and suspensions.
 const HOLDS_MAX: usize = 1000;
@@ -253,7 +253,7 @@ impl Book {
         }
         for scope in [Scope::Sender(sender.clone()), Scope::Domain(mail.domain.into())] {
             let found = self.windows.get(&scope).and_then(|w| worst(w, COMPLAINTS_WARN_MIN, limits.complaint_warn));
-            if let Some((share, of)) = found.filter(|_| !scope.is_nameless()) {
+            if let Some((share, of)) = found {
                 steps.push(Step::Warn(scope, share, of));
             }
         }
@@ -461,7 +461,7 @@ impl Pause {
         let ends = match why {
             Why::Complaints => format!("ends when an operator says `postrider rates resume {sender}`"),
             Why::Bounces => format!(
-                "{per_hour} messages go in an hour; ends when fewer do not exist, or by `postrider rates resume {sender}`"
+                "mail to {per_hour} recipients goes in an hour; ends when fewer do not exist, or by `postrider rates resume {sender}`"
             ),
         };
         format!("{sender} is paused: {what} {share} of {of}, since {date} {clock} UTC; {ends}")

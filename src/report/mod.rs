@@ -11,5 +11,5 @@ mod text;
 mod write;
 
 pub use due::{Action, Bounces, Event, PeerReports, due};
-pub use read::{Fate, Kind, OCTETS_MAX, RECIPIENTS_MAX, Reading, Reported, Returned, read};
+pub use read::{Fate, Kind, OCTETS_MAX, RECIPIENTS_MAX, Reading, Reported, Returned, read, same_mailbox};
 pub use write::{Original, Report, write};

@@ -248,6 +248,11 @@ impl<W: World> Clerk<W> {
         self.inbox.steps.observe(began.elapsed());
     }
 
+    /// Whether rows wait to be told to the engine anew.
+    pub(super) fn is_telling_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
     fn heard_change(&mut self, change: Change) {
         let fact = match change {
             Change::Gone(id) => Fact::Gone(id),

@@ -162,7 +162,8 @@ impl<W: World> Clerk<W> {
 
     /// Those of the envelopes that nothing would ever happen to.
     pub(super) fn stranded(&self, mut ids: Vec<QueueId>) -> Vec<QueueId> {
-        if self.loading {
+        // What is still to be told is not where it will be.
+        if self.loading || self.is_telling_again() {
             return Vec::new();
         }
         let now = self.world.now();

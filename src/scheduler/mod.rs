@@ -93,7 +93,7 @@ enum Command {
     Resume(Scope, Arc<str>, Said),
     Probe,
     TellAgain(Rows),
-    LetGo(Vec<Waiting>),
+    LetGo(Rows),
     Stop(Duration, oneshot::Sender<usize>),
 }
 
@@ -198,8 +198,8 @@ impl Handle {
         let _ = self.commands.send(Command::TellAgain(rows)).await;
     }
 
-    /// Lets envelopes go although their sender is paused: its tenth.
-    pub async fn let_go(&self, rows: Vec<Waiting>) {
+    /// Lets envelopes go although their sender is paused: its tenth. They are looked at as they are told.
+    pub async fn let_go(&self, rows: Rows) {
         let _ = self.commands.send(Command::LetGo(rows)).await;
     }
 

@@ -339,6 +339,7 @@ impl<G: Gate> Connection<G> {
             protocol: message.protocol,
             tls: self.tls.clone(),
             credential: self.session.login().map(|name| Box::from(&**name)),
+            from_anyone: post.terms.mode == Mode::Smtp && !post.listener.trusts(self.client.ip()),
             listener_stream: post.listener.stream.clone(),
             listener_control: post.listener.control,
             hide_client: post.listener.hide_client,

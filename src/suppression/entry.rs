@@ -196,6 +196,9 @@ impl Entry {
 
     /// What both together say, where a list from elsewhere names what is there already: never less than either did.
     pub(super) fn with(&self, other: &Entry) -> Entry {
+        if !other.is_readable() {
+            return self.clone();
+        }
         let expires_at = match (self.expires_at, other.expires_at) {
             (Some(own), Some(others)) => Some(own.max(others)),
             (None, _) | (_, None) => None,
@@ -212,6 +215,11 @@ impl Entry {
             source_id: self.source_id.or(other.source_id),
             evidence: if self.evidence.is_empty() { other.evidence.clone() } else { self.evidence.clone() },
         }
+    }
+
+    /// Whether it is what was written, and no stand-in for what cannot be read.
+    pub fn is_readable(&self) -> bool {
+        self.added_at != Timestamp::ZERO
     }
 
     /// What stands for entries that cannot be read any more: the strictest meaning, and what to do about it.

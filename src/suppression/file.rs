@@ -396,8 +396,13 @@ impl Generation {
             match self.records(block) {
                 Ok(records) => {
                     self.entries += records.len() as u64;
-                    hashes.extend(records.iter().map(|record| hash(key::prefix_of(&record.key))));
-                    hashes.dedup();
+                    // Only for a filter that is missing; the entries of one address stand together.
+                    for record in records.iter().filter(|_| filter.is_none()) {
+                        let hash = hash(key::prefix_of(&record.key));
+                        if hashes.last() != Some(&hash) {
+                            hashes.push(hash);
+                        }
+                    }
                 }
                 Err(_) => is_whole = false,
             }
@@ -644,14 +649,17 @@ pub(super) fn open_all(disk: &Arc<dyn Disk>) -> Result<Vec<Arc<Generation>>, Uno
         names.extend(Name::parse(&entry.name));
     }
     names.sort_unstable();
-    let mut generations = Vec::new();
-    for name in &names {
-        if names.iter().any(|other| name.is_within(other)) {
-            disk.unlink(&name.path()).map_err(failed)?;
-            continue;
-        }
-        match Generation::open(disk, *name) {
-            Ok(generation) => generations.push(Arc::new(generation)),
+    let mut generations: Vec<Arc<Generation>> = Vec::new();
+    // What supersedes others first: they go only once it is read, and take its place if it is lost.
+    while let Some(place) = names.iter().position(|name| !names.iter().any(|other| name.is_within(other))) {
+        let name = names.remove(place);
+        match Generation::open(disk, name) {
+            Ok(generation) => {
+                generations.push(Arc::new(generation));
+                for superseded in names.extract_if(.., |other| other.is_within(&name)) {
+                    disk.unlink(&superseded.path()).map_err(failed)?;
+                }
+            }
             Err(Unopened::Lost { name: lost }) => {
                 error!(file = %lost, "a file of the suppression list cannot be read at all; it is kept as .damaged");
                 disk.rename(&lost, &format!("{lost}.damaged")).map_err(failed)?;
@@ -659,6 +667,7 @@ pub(super) fn open_all(disk: &Arc<dyn Disk>) -> Result<Vec<Arc<Generation>>, Uno
             Err(unopened) => return Err(unopened),
         }
     }
+    generations.sort_unstable_by_key(|generation| generation.name);
     Ok(generations)
 }
 

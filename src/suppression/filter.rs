@@ -100,7 +100,7 @@ mod tests {
         let filter = Filter::of_octets(&filter.octets()).unwrap();
         assert!((0..COUNT).all(|i| filter.may_have(number(i))));
         let strangers = (COUNT..COUNT * 11).filter(|i| filter.may_have(number(*i))).count();
-        assert!(strangers < COUNT as usize * 10 / 100, "{strangers} of {}", COUNT * 10);
+        assert!(strangers < COUNT as usize * 10 / 200, "{strangers} of {}", COUNT * 10);
         println!("{strangers} of {} strangers", COUNT * 10);
         assert!(filter.weight() as u64 <= COUNT * 12 / 8 + 64);
     }

@@ -540,8 +540,10 @@ impl Shared {
     }
 
     fn merge_if_full(self: &Arc<Shared>) {
-        let waits = |(_, at): &(String, Instant)| at.elapsed() < RETRY_AFTER;
-        if self.changes().is_full(1) && !lock(&self.failed).as_ref().is_some_and(waits) {
+        // One that failed is tried again, however few changes there are: its alarm ends by that alone.
+        let failed_for = lock(&self.failed).as_ref().map(|(_, at)| at.elapsed());
+        let is_due = failed_for.map_or_else(|| self.changes().is_full(1), |age| age >= RETRY_AFTER);
+        if is_due {
             self.start_merge();
         }
     }

@@ -69,7 +69,7 @@ impl Keys {
             "# The keys of return paths and unsubscribe links. Who has them can forge bounces, complaints and unsubscribes.\n\
              # A key a line, 64 hexadecimal digits. The last line makes tokens, all lines read them. For a new key:\n\
              #   openssl rand -hex 32 >> FILE && systemctl reload postrider\n\
-             # Remove an old line only a year later: until then there is mail whose links it made.\n",
+             # Remove an old line only a year and the longest age of a message later: until then there is mail whose links it made.\n",
         );
         for octet in secret {
             // Invariant: writing to a String cannot fail.

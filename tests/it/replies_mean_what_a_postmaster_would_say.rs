@@ -34,7 +34,7 @@ const BLAMELESS: [Class; 9] = [
 #[test]
 fn dead_recipients_are_known_and_nobody_else_is_taken_for_one() {
     let rules = Rules::shipped();
-    let (mut count, mut wrong, mut other_class) = (0, 0, 0);
+    let (mut count, mut wrong, mut classed, mut other_class) = (0, 0, 0, 0);
     let mut disagreements = String::new();
     let mut blamed = Vec::new();
     for line in LABELLED.lines() {
@@ -45,8 +45,12 @@ fn dead_recipients_are_known_and_nobody_else_is_taken_for_one() {
         let class = Class::ALL.iter().find(|class| class.name() == labelled.class).expect("a class's word");
         count += 1;
         wrong += usize::from(meaning.suppress != labelled.suppress);
-        // Texts that were written to mislead have no one class: only whom they blame is looked at.
-        other_class += usize::from(meaning.class != *class && labelled.round.is_none());
+        // Those of the rounds were gathered for "dead or not", and many of their texts have more than one class: they are held
+        // to whom they blame alone.
+        if labelled.round.is_none() {
+            classed += 1;
+            other_class += usize::from(meaning.class != *class);
+        }
         if meaning.suppress != labelled.suppress || meaning.class != *class {
             let rule = rules.name(meaning.signal.rule).unwrap_or("none");
             let got = (meaning.class.name(), meaning.suppress);
@@ -60,5 +64,8 @@ fn dead_recipients_are_known_and_nobody_else_is_taken_for_one() {
     assert!(count >= 300, "{count} replies");
     assert!(blamed.is_empty(), "read as dead recipients:\n{}", blamed.join("\n"));
     assert!(wrong * 20 <= count, "suppress differs for {wrong} of {count}:\n{disagreements}");
-    assert!(other_class * 10 <= count, "class differs for {other_class} of {count}:\n{disagreements}");
+    assert!(
+        classed >= 900 && other_class * 10 <= classed,
+        "class differs for {other_class} of {classed}:\n{disagreements}"
+    );
 }

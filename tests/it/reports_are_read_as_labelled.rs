@@ -11,19 +11,6 @@ use postrider::report::{self, Fate, Kind, Reading};
 
 /// Where the messages and their labels are.
 const SET: &str = "tests/reports";
-/// Classes whose replies must never cost a recipient its address.
-const BLAMELESS: [&str; 9] = [
-    "reputation-ip",
-    "reputation-domain",
-    "content",
-    "policy",
-    "rate-limit",
-    "recipient-rate",
-    "connection-limit",
-    "authentication",
-    "greylisting",
-];
-
 #[derive(serde::Deserialize)]
 struct Labelled {
     file: String,
@@ -94,9 +81,7 @@ fn reports_are_read_to_the_right_recipient_and_class_and_nobody_else_is_taken_fo
         }
         for label in got.iter().filter(|label| label.suppress) {
             let is_dead = want.iter().any(|wanted| wanted.suppress && wanted.address == label.address);
-            let blameless =
-                want.iter().any(|wanted| BLAMELESS.contains(&wanted.class.as_str()) && wanted.address == label.address);
-            if !is_dead && (blameless || want.is_empty()) {
+            if !is_dead {
                 blamed.push(format!("{}: {label:?}", labelled.file));
             }
         }

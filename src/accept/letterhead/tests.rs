@@ -68,6 +68,7 @@ fn send(settings: &Settings, sent: &Sent) -> Vec<Envelope> {
             protocol: "ESMTPSA",
             tls: None,
             credential: Some(sent.credential.into()),
+            from_anyone: false,
             listener_stream: None,
             listener_control: Families::NONE,
             hide_client: false,

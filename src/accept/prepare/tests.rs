@@ -30,6 +30,7 @@ fn submission(credential: Option<&str>, message: &str) -> Submission {
             protocol: "ESMTPSA",
             tls: None,
             credential: credential.map(Into::into),
+            from_anyone: false,
             listener_stream: None,
             listener_control: Families::NONE,
             hide_client: false,

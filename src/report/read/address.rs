@@ -98,7 +98,7 @@ fn unxtext(text: &str) -> String {
 }
 
 /// Whether two addresses are one mailbox as a host may rename it: in case, or by a name below the domain.
-pub(super) fn same_mailbox(one: &str, other: &str) -> bool {
+pub fn same_mailbox(one: &str, other: &str) -> bool {
     let (Some((local, domain)), Some((local2, domain2))) = (one.rsplit_once('@'), other.rsplit_once('@')) else {
         let bare = |address: &str| address.split('@').next().unwrap_or_default().to_lowercase();
         return bare(one) == bare(other);

@@ -43,9 +43,12 @@ fn letter_of_arf(letter: &Letter, original: &Returned) -> Option<Reading> {
 fn complainers(named: Vec<String>, original: &Returned, kind: &str) -> Vec<Reported> {
     let mut addresses: Vec<Box<str>> = Vec::new();
     let known = named.into_iter().filter(|address| !is_redacted(address)).map(Into::into);
-    let to = original.to.iter().filter(|address| !is_redacted(address)).cloned();
     let known: Vec<Box<str>> = known.collect();
-    let known = if known.is_empty() { to.take(1).collect() } else { known };
+    // Of several the one that is not redacted is the one who did not complain.
+    let known = match (known.is_empty(), original.to.as_slice()) {
+        (true, [only]) if !is_redacted(only) => vec![only.clone()],
+        _ => known,
+    };
     for address in known {
         if !addresses.iter().any(|seen| seen.eq_ignore_ascii_case(&address)) {
             addresses.push(address);

@@ -7,7 +7,7 @@
 
 use crate::mail::{Cause, EnhancedStatus, Reply, Stage};
 
-use address::same_mailbox;
+pub use address::same_mailbox;
 use piece::{Letter, Piece};
 
 mod address;
@@ -44,6 +44,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every one.
+    pub const ALL: [Kind; 5] = [Kind::Bounce, Kind::Complaint, Kind::AutoReply, Kind::Unsubscribe, Kind::Other];
+
     /// The word in JSON.
     pub fn name(self) -> &'static str {
         match self {

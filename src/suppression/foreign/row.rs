@@ -307,7 +307,8 @@ fn entry<'a>(get: &dyn Fn(Column) -> Option<&'a str>, terms: &Terms, cause: Caus
         source_id: get(Column::Source).and_then(|text| text.parse::<QueueId>().ok()),
         evidence: words.unwrap_or_default().into(),
         ..Entry::new(scope, cause, added_at)
-    })
+    }
+    .bounded())
 }
 
 /// What a cause stops where nothing else is said: who wants no newsletter may still want the invoice.

@@ -76,6 +76,7 @@ impl House {
             protocol: "ESMTP",
             tls: None,
             credential: None,
+            from_anyone: false,
             listener_stream: None,
             listener_control: postrider::message::Families::NONE,
             hide_client: false,

@@ -182,7 +182,10 @@ fn and_the_second_newsletter_reaches_exactly_those_whom_it_should() {
     for n in 17..20 {
         let list = header(n, "List-Unsubscribe");
         let mailto = list.split("<mailto:").nth(1).and_then(|rest| rest.split('?').next()).unwrap().to_owned();
-        let wish = format!("From: {}\r\nTo: {mailto}\r\nSubject: unsubscribe\r\n\r\n\r\n", address(n));
+        let wish = format!(
+            "From: {}\r\nTo: {mailto}\r\nSubject: your letters\r\nX-Test-Id: wish\r\n\r\nI have moved on, dear friends.\r\n",
+            address(n)
+        );
         assert_eq!(house.bring(&mailto, wish.as_bytes()), 250);
     }
     for n in 20..22 {
@@ -235,7 +238,7 @@ fn and_the_second_newsletter_reaches_exactly_those_whom_it_should() {
     eventually("the order arrives", WAIT, || peer.taken("order-unsubscribed") == 1);
     assert_eq!(peer.taken("order-dead"), 0);
 
-    // A person who writes to the postmaster is heard.
+    // A person who writes to the postmaster is heard, and so is a machine; a wish that was kept is nobody's letter.
     assert_eq!(
         house.bring("postmaster@bounce.example.com", b"Subject: hello\r\nX-Test-Id: person\r\n\r\nHello?\r\n"),
         250
@@ -243,6 +246,8 @@ fn and_the_second_newsletter_reaches_exactly_those_whom_it_should() {
     eventually("the postmaster hears", WAIT, || {
         peer.receipts().iter().any(|r| r.id == "person" && r.to == ["ops@example.com"])
     });
+
+    assert_eq!(peer.taken("wish"), 0);
 
     // The list outlives a crash.
     let House { mut daemon, world, page } = house;
@@ -270,4 +275,9 @@ fn and_a_bounce_of_transactional_mail_goes_on_to_its_sender() {
     let onward = receipts.iter().find(|receipt| is_onward(receipt)).unwrap();
     let text = String::from_utf8_lossy(&onward.bytes);
     assert!(text.contains("report-type=delivery-status") && text.contains("Mailbox full"), "{text}");
+    // The same again changes nothing, and is told to nobody.
+    assert_eq!(house.bring(&path, &dsn("ann@dest.example", "5.2.2", "Mailbox full")), 250);
+    house.send_order("last", "bob@dest.example");
+    eventually("what came after it is there", WAIT, || peer.taken("last") == 1);
+    assert_eq!(peer.receipts().iter().filter(|receipt| is_onward(receipt)).count(), 1);
 }
