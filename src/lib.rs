@@ -27,6 +27,7 @@ pub mod signer;
 pub mod spool;
 pub mod store;
 pub mod tls;
+pub mod users;
 // Floor 4: rooms.
 pub mod alarm;
 pub mod events;
@@ -38,11 +39,13 @@ pub mod suppression;
 pub mod accept;
 // Floor 6: hands.
 pub mod delivery;
+pub mod pickup;
 pub mod submission;
 // Floor 7: clerks.
 pub mod http;
 pub mod sandbox;
 pub mod scheduler;
+pub mod showq;
 pub mod unsubscribe;
 // Floor 8: roof.
 pub mod app;

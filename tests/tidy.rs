@@ -84,6 +84,7 @@ const ROOMS: &[Room] = &[
             "tracing",
         ],
     ),
+    room("users", 3, &[]),
     room("alarm", 4, &["tracing"]),
     room("events", 4, &["tracing", "serde"]),
     room("harm", 4, &["arc_swap", "getrandom", "tokio", "tracing"]),
@@ -101,6 +102,7 @@ const ROOMS: &[Room] = &[
         6,
         &["arc_swap", "fastrand", "ipnet", "rustix", "rustls", "socket2", "tokio", "tokio_rustls", "tracing"],
     ),
+    room("pickup", 6, &["arc_swap", "postrider_drop", "rustix", "tokio", "tracing"]),
     room("http", 7, &["axum", "http_body_util", "serde", "serde_json", "tokio", "tracing"]),
     room(
         "sandbox",
@@ -108,6 +110,7 @@ const ROOMS: &[Room] = &[
         &["base64", "fastrand", "rcgen", "rustls", "rustls_pki_types", "tokio", "tokio_rustls", "tracing"],
     ),
     room("scheduler", 7, &["fastrand", "serde", "serde_json", "tokio", "tracing"]),
+    room("showq", 7, &["arc_swap", "postrider_drop", "rustix", "serde", "serde_json", "tokio", "tracing"]),
     room("unsubscribe", 7, &["arc_swap", "axum", "hyper", "hyper_util", "tokio", "tokio_rustls", "tracing"]),
     room("app", 8, ANY),
     room("cli", 8, ANY),

@@ -12,6 +12,7 @@ mod prepare;
 mod quota;
 mod settings;
 mod suppressed;
+mod withheld;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub use observe::{Learned, Observed, Via};
 use quota::{Denied, Quotas, Rules, Taken};
 pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Sending, Settings, Stream};
 pub use suppressed::Blocked;
+pub use withheld::Kept;
 
 /// Where a submission came from: for its Received header, its stream and its rights.
 #[derive(Clone, Debug)]
@@ -303,10 +305,26 @@ impl Door {
     }
 
     async fn take_over(&self, submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
+        let kept = self.take_over_as(submission, counting, None).await?;
+        let receipt = kept.receipt().clone();
+        kept.release().await;
+        Ok(receipt)
+    }
+
+    /// Keeps a message; under this id, and withheld, if one is given.
+    async fn take_over_as(
+        &self,
+        submission: Submission,
+        counting: Counting,
+        given: Option<QueueId>,
+    ) -> Result<Kept, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
         self.check_suspended(submission.origin.credential.as_deref())?;
         let settings = self.settings.load_full();
-        let mut admitted = prepare::prepare(&settings, submission, &mut || self.queue.next_id(now))?;
+        let mut admitted = {
+            let mut first = given;
+            prepare::prepare(&settings, submission, &mut || first.take().unwrap_or_else(|| self.queue.next_id(now)))?
+        };
         let taken = match counting {
             Counting::Counted => {
                 let envelopes = &mut admitted.prepared.envelopes;
@@ -335,13 +353,19 @@ impl Door {
         let envelopes = self.events.are_written().then(|| admitted.prepared.envelopes.clone());
         let (stream, kind) = (first.stream.clone(), first.kind);
         let recipients = admitted.prepared.envelopes.iter().map(|envelope| envelope.recipients.len()).sum();
-        match self.queue.put(admitted.prepared).await {
-            Ok(durable) => {
+        let put = match given {
+            None => self.queue.put(admitted.prepared).await.map(|durable| (durable, None)),
+            Some(_) => {
+                let put = self.queue.put_withheld(admitted.prepared).await;
+                put.map(|(durable, withheld)| (durable, Some(withheld)))
+            }
+        };
+        match put {
+            Ok((durable, withheld)) => {
                 self.events.taken(&stream, kind, recipients);
                 self.events.accepted(recipients, envelopes.as_deref().unwrap_or_default(), client);
                 self.count_put_off(&taken, &stream);
-                self.end_blocked(blocked, now).await;
-                Ok(Receipt { id, durable })
+                Ok(Kept::new(self.clone(), Receipt { id, durable }, withheld, (blocked, now)))
             }
             Err(error) => {
                 self.quotas.give_back(&taken);

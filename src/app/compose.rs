@@ -20,7 +20,7 @@ use crate::signer::SigningDomain;
 use crate::smtp::session;
 use crate::token::Keys;
 use crate::traffic::{Limits, Rates};
-use crate::{credential, delivery, dns, history, scheduler, signer, submission, tls, unsubscribe};
+use crate::{credential, delivery, dns, history, pickup, scheduler, showq, signer, submission, tls, unsubscribe};
 use crate::{harm, rates};
 
 /// The file of the keys in the data directory.
@@ -113,6 +113,29 @@ pub fn door(config: &Config, tokens: Keys) -> accept::Settings {
     settings.received_max = config.limits.hops as usize;
     settings.hold_max = config.limits.max_hold;
     settings
+}
+
+/// What programs of this machine hand to `sendmail`.
+pub fn pickup(config: &Config) -> pickup::Settings {
+    let told = &config.sendmail;
+    pickup::Settings {
+        origin: config.hostname.clone(),
+        stream: told.stream.as_deref().map(Into::into),
+        control: told.control_headers.iter().copied().collect(),
+        size_max: config.limits.message.bytes(),
+        recipients_max: config.limits.recipients as usize,
+        submit_users: told.submit_users.clone(),
+    }
+}
+
+/// What any user of this machine may ask.
+pub fn showq(config: &Config) -> showq::Settings {
+    let told = &config.sendmail;
+    showq::Settings {
+        list_users: told.list_users.clone(),
+        flush_users: told.flush_users.clone(),
+        limits: showq::Limits { message_bytes_max: config.limits.message.bytes(), submit_users: told.submit_users.clone() },
+    }
 }
 
 fn over(told: config::Over) -> accept::Over {

@@ -67,6 +67,8 @@ pub(super) struct File {
     metrics: Metrics,
     #[serde(default)]
     unsubscribe: Unsubscribe,
+    #[serde(default)]
+    sendmail: super::Sendmail,
 }
 
 #[derive(Default, Deserialize)]
@@ -188,6 +190,7 @@ impl File {
             log: self.log,
             metrics: self.metrics,
             unsubscribe: self.unsubscribe,
+            sendmail: self.sendmail,
             hostname,
         })
     }

@@ -12,6 +12,7 @@ mod pattern;
 mod place;
 mod replies;
 mod secrets;
+mod sendmail;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -33,6 +34,7 @@ pub use outbound::{
 pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
 pub use replies::read_rules;
 pub use secrets::private;
+pub use sendmail::Sendmail;
 pub use unsubscribe::Unsubscribe;
 pub use warmup::Warmup;
 
@@ -117,6 +119,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// One-click unsubscribe.
     pub unsubscribe: Unsubscribe,
+    /// What local users may do.
+    pub sendmail: Sendmail,
 }
 
 /// Where metrics are offered besides the control socket.

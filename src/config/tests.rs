@@ -99,6 +99,8 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
             "[dns]\nnameservers = \"::1\"",
             "p.toml:3: dns.nameservers = \"::1\": a list in brackets, of which each is an a",
         ),
+        ("[sendmail]\nstream = \"x\"", "p.toml:3: sendmail.stream = \"x\": there is no stream \"x\""),
+        ("[sendmail]\nlist_users = [\"static:anyone\"]", "a user's name or id, \"!name\" or \"*\" is expected"),
         ("[metrics]\nbind = \"9725\"", "p.toml:3: metrics.bind = \"9725\": an address and a port such as "),
         ("[log]\nlevel = \"loud\"", "p.toml:3: log.level = \"loud\": \"error\", \"warn\""),
         (
@@ -460,6 +462,7 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[log]",
         "[metrics]",
         "[unsubscribe]",
+        "[sendmail]",
     ];
     for table in tables {
         let said = parse(&format!("{table}\nqqqqqqqqqqqq = 1")).map(|_| ()).unwrap_err().to_string();

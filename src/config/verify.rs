@@ -43,6 +43,7 @@ pub(super) fn problems(config: &Config, file: &Path) -> Vec<Problem> {
     sending_domains(config, &mut judge);
     postmaster(config, &mut judge);
     unsubscribe(config, &mut judge);
+    sendmail(config, &mut judge);
     routes(config, &mut judge);
     site_entries(config, "site", &config.sites, &mut judge);
     recipient_domains(config, &mut judge);
@@ -236,17 +237,36 @@ fn streams(config: &Config, judge: &mut Judge<'_>) {
     judge.unique(aliases);
 }
 
+fn sendmail(config: &Config, judge: &mut Judge<'_>) {
+    if let Some(stream) = &config.sendmail.stream {
+        judge.known("sendmail.stream", "stream", stream, config.streams.keys());
+    }
+    let lists = [
+        ("submit_users", &config.sendmail.submit_users),
+        ("list_users", &config.sendmail.list_users),
+        ("flush_users", &config.sendmail.flush_users),
+    ];
+    for (key, list) in lists {
+        // Postfix's own ways to say it, which mean nothing here.
+        if let Some(place) = list.iter().position(|name| name.is_empty() || name.contains([':', '/', ' ', ','])) {
+            judge.refuse(format!("sendmail.{key}[{place}]"), "a user's name or id, \"!name\" or \"*\" is expected");
+        }
+    }
+}
+
 /// Streams that mail can come into: what no credential and no listener leads to needs no source of its own.
 fn streams_in_use(config: &Config) -> BTreeSet<&str> {
     let families = config.credentials.iter().flat_map(|credential| &credential.control_headers);
-    let mut families = families.chain(config.listeners.iter().flat_map(|listener| &listener.control_headers));
+    let families = families.chain(config.listeners.iter().flat_map(|listener| &listener.control_headers));
+    let mut families = families.chain(&config.sendmail.control_headers);
     if families.next().is_some() {
         return config.streams.keys().map(String::as_str).collect();
     }
     let of_listeners = config.listeners.iter().filter_map(|listener| listener.stream.as_deref());
     let of_credentials = config.credentials.iter().map(|credential| credential.stream.as_str());
     // Bounces of ours, and trusted networks.
-    of_listeners.chain(of_credentials).chain([super::STREAM_TRANSACTIONAL]).collect()
+    let of_programs = config.sendmail.stream.as_deref();
+    of_listeners.chain(of_credentials).chain(of_programs).chain([super::STREAM_TRANSACTIONAL]).collect()
 }
 
 /// A source that streams of both kinds lead to, with one of each.
