@@ -11,6 +11,7 @@ pub mod dkim;
 mod init;
 mod metrics;
 mod moment;
+mod postfix;
 pub mod queue;
 mod rates;
 pub mod records;
@@ -174,6 +175,10 @@ impl Context {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(exit) = postfix::run(&words) {
+        return exit;
+    }
     let Arguments { config, json, command } = Arguments::parse();
     let context = Context { config, json };
     let outcome = match command {

@@ -165,6 +165,7 @@ fn router(api: Api) -> Router {
         .route("/v1/counters", get(counters))
         .route("/v1/queue", get(queue::list))
         .route("/v1/queue/{id}", get(queue::show))
+        .route("/v1/queue/{id}/message", get(queue::message))
         .route("/v1/queue/orders/{order}", post(queue::order))
         .route("/v1/why/{id}", get(why))
         .route("/v1/sites", get(traffic::sites))
