@@ -86,6 +86,8 @@ fn push_one(out: &mut String, word: &str) {
     }
     // Bare, too: "lea@access.example: user unknown" speaks of no access.
     let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    // "lea@access.example...User unknown"
+    let bare = bare.split("...").next().unwrap_or(bare);
     if let Some((local, rest)) = bare.split_once('@')
         && !local.is_empty()
     {
