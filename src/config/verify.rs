@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::inbound::{Listener, Mode};
 use super::layers::{Key, Value};
+use super::pattern::RecipientPattern;
 use super::place::Places;
 use super::units::show_duration;
-use super::pattern::RecipientPattern;
 use super::{Config, Problem, Retry, Route, Site, TlsPolicy, Warmup};
 use crate::mail::{Domain, StreamKind};
 use crate::size::ByteSize;
@@ -695,7 +695,8 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     let everywhere = |route: &Route| route.recipient_domain == RecipientPattern::Any;
     if config.sending_domains.is_empty() && !config.routes.iter().any(everywhere) {
         warnings.push(
-            "there is no [[sending_domain]]: nothing is signed by DKIM, and Gmail and Yahoo refuse unsigned mail".to_owned(),
+            "there is no [[sending_domain]]: nothing is signed by DKIM, and Gmail and Yahoo refuse unsigned mail"
+                .to_owned(),
         );
     }
     if config.postmaster.is_none() {
