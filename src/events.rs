@@ -543,7 +543,8 @@ impl Events {
 
     /// The sender is told of so many recipients' fate, by an envelope of its own. `what`: of failures, of a delay, or of
     /// success.
-    pub fn reported(&self, id: QueueId, report: QueueId, recipients: usize, what: report::Action) {
+    pub fn reported(&self, id: QueueId, envelope: &Envelope, recipients: usize, what: report::Action) {
+        let report = envelope.id;
         self.maillog.write(Service::Bounce, || {
             let what = match what {
                 report::Action::Failed => "non-delivery",
@@ -552,6 +553,9 @@ impl Events {
             };
             format!("{id}: sender {what} notification: {report}")
         });
+        if self.maillog.is_on() {
+            self.log_queued(envelope);
+        }
         info!(queue_id = %id, %report, recipients, "the sender is told");
         let recipients = recipients as u64;
         self.history.tell(Fact::Reported(history::Reported { queue_id: id, report, recipients }));

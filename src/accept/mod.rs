@@ -473,11 +473,11 @@ impl Door {
             return None;
         }
         let dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
-        let report = dsn.envelopes.first()?.id;
+        let envelope = dsn.envelopes.first()?;
         // A report may tell of several things; a failure is what its reader must know.
         let has_failed = told.events.iter().any(|event| event.action == Action::Failed);
         let what = told.events.first().filter(|_| !has_failed).map_or(Action::Failed, |event| event.action);
-        self.events.reported(told.envelope.id, report, told.events.len(), what);
+        self.events.reported(told.envelope.id, envelope, told.events.len(), what);
         Some(dsn)
     }
 }

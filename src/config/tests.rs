@@ -335,7 +335,10 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
 fn what_the_whole_file_lacks_is_named() {
     for (text, want) in [
         ("", "p.toml: the key `hostname` is needed at the top of the file"),
-        ("hostname = \"a.example\"", "p.toml: credential: at least one [[credential]] is needed where clients log in"),
+        (
+            "hostname = \"a.example\"",
+            "p.toml:1: credential: at least one [[credential]] is needed where clients log in",
+        ),
         (
             "hostname = \"a.example\"\ncredential = []\nsending_domain = []",
             "p.toml:2: credential = []: at least one [[credential]] is needed",
