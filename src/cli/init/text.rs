@@ -25,6 +25,8 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// The address that peers see.
     pub address: Option<Address>,
+    /// Whether bounces and complaints come in here.
+    pub bounces: BounceSide,
     /// The credential's password.
     pub password: String,
     /// Its hash.
@@ -51,6 +53,17 @@ impl Address {
             Address::Local(address) | Address::BehindNat(address) => address,
         }
     }
+}
+
+/// Whether bounces and complaints come in here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BounceSide {
+    /// They do: a listener on port 25, and return paths of ours.
+    On,
+    /// They would, but another program has port 25.
+    PortTaken,
+    /// They do not: it was said so.
+    Off,
 }
 
 /// A new DKIM key.
@@ -105,6 +118,7 @@ impl Plan {
             }
             None => String::new(),
         };
+        let (listener, return_paths) = self.bounce_side();
         format!(
             r#"# Written by `postrider init {domain}`. conf/postrider.toml has every key, its default and its reason.
 
@@ -125,12 +139,7 @@ mode = "submission"
 bind = "0.0.0.0:465"
 mode = "submissions"
 
-# For programs on this machine that know nothing of passwords:
-#[[listener]]
-#bind = "127.0.0.1:25"
-#mode = "smtp"
-#trusted_networks = ["127.0.0.0/8"]
-
+{listener}
 [[credential]]
 name = "{CREDENTIAL}"
 password_hash = "{password_hash}"
@@ -140,10 +149,51 @@ from_domains = ["{domain}"]
 name = "{domain}"
 dkim = [
 {keys}]
-# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this machine:
-#bounce_domain = "bounce.{domain}"
-"#
+{return_paths}"#
         )
+    }
+
+    /// The listener on port 25, and the line of the sending domain.
+    fn bounce_side(&self) -> (String, String) {
+        let bounce_domain = format!("bounce_domain = \"bounce.{}\"\n", self.domain);
+        let on = r#"# Bounces and complaints come in here, from anyone: it takes mail to our return paths, to postmaster and abuse, and no other.
+[[listener]]
+bind = "0.0.0.0:25"
+mode = "smtp"
+# For programs on this machine that know nothing of passwords:
+#trusted_networks = ["127.0.0.0/8"]
+"#;
+        let commented = |text: &str| {
+            let line = |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("#{line}\n") };
+            text.lines().map(line).collect::<String>()
+        };
+        match self.bounces {
+            BounceSide::On => (
+                on.to_owned(),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about. They need the MX and SPF of that name.\n{bounce_domain}"
+                ),
+            ),
+            BounceSide::PortTaken => (
+                format!("# Another program had port 25 when this was written. Once it is free:\n{}", commented(on)),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about; together with the listener on port 25:\n#{bounce_domain}"
+                ),
+            ),
+            BounceSide::Off => (
+                r#"# For programs on this machine that know nothing of passwords:
+#[[listener]]
+#bind = "127.0.0.1:25"
+#mode = "smtp"
+#trusted_networks = ["127.0.0.0/8"]
+"#
+                .to_owned(),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this \
+                     machine:\n#{bounce_domain}"
+                ),
+            ),
+        }
     }
 
     /// Every DNS record to set.
@@ -182,9 +232,13 @@ dkim = [
                 format!("v=DMARC1; p=none; rua=mailto:postmaster@{domain}"),
                 "DMARC: reports first; \"p=quarantine\" once they show nothing foreign",
             ),
-            Record::exchange(&*bounce, hostname.as_str(), "bounces: for the return paths of bounce_domain"),
-            Record::txt(&*bounce, format!("v=spf1 {sender} -all"), "SPF of the return path"),
         ]);
+        if self.bounces != BounceSide::Off {
+            records.extend([
+                Record::exchange(&*bounce, hostname.as_str(), "bounces: for the return paths of bounce_domain"),
+                Record::txt(&*bounce, format!("v=spf1 {sender} -all"), "SPF of the return path"),
+            ]);
+        }
         records
     }
 
@@ -203,6 +257,13 @@ dkim = [
                 "\nThis machine's public address cannot be seen from here. Give it (--address 203.0.113.10) to have the \
                  A and PTR\nrecords listed too; both are needed for {}.\n",
                 self.hostname
+            );
+        }
+        if self.bounces == BounceSide::PortTaken {
+            text += &format!(
+                "\nAnother program has port 25 of this machine, so bounces and complaints do not come in here: \"bounce_domain\" and the \
+                 listener\non port 25 stand in {config} as comments. Without them bounces go to the sender that the client \
+                 named.\n"
             );
         }
         text += &format!(
