@@ -480,8 +480,8 @@ async fn what_is_said_while_many_are_removed_stays_and_the_rest_goes_as_one() {
     house.hook(|| Ok(()));
     // All that was said before is in a file; the one that voids it is about to count.
     house.hook(move || {
-        let late = list.put(&at("late@example.com"), entry(Scope::All, Cause::HardBounce));
-        runtime.block_on(late).map_err(io::Error::other)
+        let late = at("late@example.com");
+        runtime.block_on(list.put(&late, entry(Scope::All, Cause::HardBounce))).map_err(io::Error::other)
     });
     assert_eq!(house.list().remove_where(&Query::default(), Run::Real, NOW).await, Ok(1));
     assert_eq!(house.list().entries(&at("before@example.com")).len(), 0);
