@@ -521,12 +521,12 @@ impl Original {
         Original { stream: link.stream.to_string(), accepted_at: now, ..Original::default() }
     }
 
-    /// Whether this was said of the message before, and counted.
+    /// Whether this was said of the message before, whatever it did.
     fn has_heard(&self, kind: Kind, effect: &Effect) -> bool {
         let recipient = effect.address.as_ref().map(Address::to_string).unwrap_or_default();
         self.heard.iter().any(|heard| {
-            let has_counted = matches!(heard.effect.as_str(), "suppressed" | "pending");
-            has_counted && heard.kind == kind.name() && heard.recipient == recipient && heard.class == effect.class
+            let is_first = !matches!(heard.effect.as_str(), "known" | "unknown");
+            is_first && heard.kind == kind.name() && heard.recipient == recipient && heard.class == effect.class
         })
     }
 
@@ -567,7 +567,7 @@ fn original_of(id: QueueId, rows: Vec<history::Row>) -> Option<Original> {
     (!original.recipients.is_empty()).then_some(original)
 }
 
-const WHY_KNOWN: &str = "the same was said of this message before, and counted then";
+const WHY_KNOWN: &str = "the same was said of this message before";
 
 /// Why a report with a token speaks of no recipient.
 fn why_nothing(reading: &Reading) -> &'static str {

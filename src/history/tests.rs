@@ -263,6 +263,8 @@ fn reports_are_found_by_number_and_by_what_they_did_the_newest_first_over_days()
     let directory = tempfile::tempdir().unwrap();
     let (history, time) = open(directory.path());
     for report in 1..=6u64 {
+        // A block goes to the day of its last row.
+        history.flush();
         time.store(START_MS + report / 3 * DAY_MS, Ordering::Relaxed);
         history.tell(accepted(report));
         history.tell(came_back(report, "Ann@x.example", if report == 2 { "known" } else { "suppressed" }));
