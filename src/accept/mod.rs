@@ -31,6 +31,7 @@ use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
 use crate::report::Action;
 pub use crate::report::{Bounces, PeerReports};
+use crate::signer::Verifier;
 use crate::spool::{DurableSeq, PutError};
 use crate::suppression::Suppressions;
 use crate::time::Timestamp;
@@ -124,6 +125,8 @@ pub struct Door {
     suppressions: Option<Suppressions>,
     harm: Harm,
     intake: Intake,
+    /// Looks at reports that come in; `None`: nobody does.
+    verifier: Option<Verifier>,
     /// What replies mean.
     rules: Arc<ArcSwap<classify::Rules>>,
 }
@@ -151,6 +154,7 @@ impl Door {
             suppressions: None,
             harm: Harm::default(),
             intake: Intake::default(),
+            verifier: None,
             rules,
         }
     }
@@ -158,6 +162,11 @@ impl Door {
     /// The same door, with the alarms that the whole house shares.
     pub fn with_alarms(self, alarms: Alarms) -> Door {
         Door { alarms, ..self }
+    }
+
+    /// The same door, which has SPF and DKIM of reports looked at.
+    pub fn with_verifier(self, verifier: Verifier) -> Door {
+        Door { verifier: Some(verifier), ..self }
     }
 
     /// Says what replies mean from now on.

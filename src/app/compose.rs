@@ -132,6 +132,11 @@ fn over(told: config::Over) -> accept::Over {
     }
 }
 
+/// What looks at SPF and DKIM of reports: through the resolver that is in use then.
+pub fn verifier(dns: dns::Dns) -> signer::Verifier {
+    signer::Verifier::new(move || mail_auth::MessageAuthenticator(dns.resolver()))
+}
+
 /// Who may log in.
 pub fn accounts(config: &Config) -> Vec<Account> {
     let account = |credential: &crate::config::Credential| Account {

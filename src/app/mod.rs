@@ -197,7 +197,8 @@ impl Daemon {
         let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone()))
             .with_alarms(Alarms::default())
             .with_suppressions(suppressions)
-            .with_harm(harm);
+            .with_harm(harm)
+            .with_verifier(compose::verifier(dns.clone()));
         door.set_rules(compose::rules(&config)?);
         door.restore_quotas();
         watchman::start_courier(door.clone(), clock.clone());

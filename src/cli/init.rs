@@ -5,8 +5,8 @@
 mod text;
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,10 @@ use crate::config;
 use crate::credential;
 use crate::mail::Domain;
 use crate::signer::{self, Algorithm};
-use text::{Address, DkimKey, NewFile, Plan};
+use text::{Address, BounceSide, DkimKey, NewFile, Plan};
 
+/// Where mail comes in from anyone.
+const SMTP_PORT: u16 = 25;
 /// The service's group, which may read the keys.
 const GROUP: &str = "postrider";
 /// Keys and config: the owner writes, the group reads.
@@ -50,6 +52,9 @@ pub struct Arguments {
     /// The address that peers see [default: this machine's, if it has a public one].
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
+    /// No listener on port 25 and no return paths of ours: bounces go to the sender that the client named.
+    #[arg(long)]
+    no_bounces: bool,
 }
 
 /// Runs the command.
@@ -80,7 +85,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Exit> {
 }
 
 fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
-    let Arguments { domain, hostname, dir, data_dir, address, local, smarthost } = arguments;
+    let Arguments { domain, hostname, dir, data_dir, address, local, smarthost, no_bounces } = arguments;
     let hostname = match hostname {
         Some(hostname) => hostname.clone(),
         None => format!("relay.{domain}").parse().context("the domain is too long for a name below it")?,
@@ -88,6 +93,7 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
     let password = credential::random_password()?;
     Ok(Plan {
         address: address.or_else(own_public_address).map(located),
+        bounces: if *no_bounces || *local { BounceSide::Off } else { bounce_side(SMTP_PORT) },
         password_hash: credential::hash(&password)?,
         password,
         dkim: [new_key(Algorithm::Rsa, SELECTORS[0], domain)?, new_key(Algorithm::Ed25519, SELECTORS[1], domain)?],
@@ -134,6 +140,15 @@ pub(super) fn is_public(address: IpAddr) -> bool {
                 || shared)
         }
         IpAddr::V6(v6) => v6.segments().first().is_some_and(|first| first & 0xe000 == 0x2000),
+    }
+}
+
+/// Whether a listener would find its port.
+fn bounce_side(port: u16) -> BounceSide {
+    match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => BounceSide::PortTaken,
+        // Who may not bind it now is not who runs the daemon.
+        Ok(_) | Err(_) => BounceSide::On,
     }
 }
 

@@ -14,11 +14,10 @@ use super::settings::{NamedLimits, Settings};
 use super::suspend::{Said, Suspension};
 use super::world::World;
 use crate::mail::Domain;
+use crate::metrics::OTHER;
 use crate::time::Timestamp;
 use crate::traffic::{PathView, SiteView, SourceHandle, UseView};
 
-/// The provider of sites that no rule governs.
-const OTHER: &str = "other";
 /// From this share of attempts on, deferrals are trouble, if there were enough attempts to tell.
 const TROUBLE_PERCENT: u32 = 20;
 const ATTEMPTS_TO_TELL: u32 = 10;

@@ -2,13 +2,14 @@
 //!
 //! The one wrapper of mail-auth. Called by `delivery` for every envelope, by `cli` (new keys, records) and by the
 //! sandbox (`verify`). It reads key files when it is made or reloaded, and nothing else; it never changes a message,
-//! and never decides whether one is sent.
+//! and never decides whether one is sent. `incoming` looks at mail that comes in, for `accept`.
 //!
 //! Signing is synchronous: RSA-2048 takes about 0.3 ms of CPU, Ed25519 a thirtieth of that, the body's hash 1 ms per
 //! MiB. `delivery` does it on the connection's task, whatever the size.
 
 mod cache;
 mod canonical;
+mod incoming;
 mod key;
 mod verify;
 
@@ -26,6 +27,7 @@ use crate::time::Timestamp;
 
 use cache::Bounded;
 use canonical::{SignedHeader, body_hash, signed_header};
+pub use incoming::{Found, Incoming, Verifier};
 pub use key::{Algorithm, KeyError, NewKey, Record, SigningKey, generate};
 pub use verify::{Verified, verify};
 

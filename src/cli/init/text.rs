@@ -29,6 +29,8 @@ pub struct Plan {
     pub local: Option<Vec<IpAddr>>,
     /// Where all mail goes, instead of to the MX.
     pub smarthost: Option<String>,
+    /// Whether bounces and complaints come in here.
+    pub bounces: BounceSide,
     /// The credential's password.
     pub password: String,
     /// Its hash.
@@ -55,6 +57,17 @@ impl Address {
             Address::Local(address) | Address::BehindNat(address) => address,
         }
     }
+}
+
+/// Whether bounces and complaints come in here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BounceSide {
+    /// They do: a listener on port 25, and return paths of ours.
+    On,
+    /// They would, but another program has port 25.
+    PortTaken,
+    /// They do not: it was said so.
+    Off,
 }
 
 /// A new DKIM key.
@@ -109,7 +122,8 @@ impl Plan {
             }
             None => String::new(),
         };
-        let (way_in, way_out) = (self.way_in(), self.way_out());
+        let (listener, return_paths) = self.bounce_side();
+        let (way_in, way_out) = (self.way_in(&listener), self.way_out());
         format!(
             r#"# Written by `postrider init {domain}`. conf/postrider.toml has every key, its default and its reason.
 
@@ -127,14 +141,12 @@ private_key = "tls/privkey.pem"
 name = "{domain}"
 dkim = [
 {keys}]
-# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this machine:
-#bounce_domain = "bounce.{domain}"
-"#
+{return_paths}"#
         )
     }
 
     /// The listeners, and who may use them.
-    fn way_in(&self) -> String {
+    fn way_in(&self, bounce_listener: &str) -> String {
         let Plan { domain, password_hash, .. } = self;
         if let Some(addresses) = &self.local {
             let listener = |address: &IpAddr| {
@@ -157,12 +169,7 @@ mode = "submission"
 bind = "0.0.0.0:465"
 mode = "submissions"
 
-# For programs on this machine that know nothing of passwords:
-#[[listener]]
-#bind = "127.0.0.1:25"
-#mode = "smtp"
-#trusted_networks = ["127.0.0.0/8"]
-
+{bounce_listener}
 [[credential]]
 name = "{CREDENTIAL}"
 password_hash = "{password_hash}"
@@ -183,6 +190,49 @@ next_hop = ["{host}"]
 #password_file = "smarthost.password"
 "#
         )
+    }
+
+    /// The listener on port 25, and the line of the sending domain.
+    fn bounce_side(&self) -> (String, String) {
+        let bounce_domain = format!("bounce_domain = \"bounce.{}\"\n", self.domain);
+        let on = r#"# Bounces and complaints come in here, from anyone: it takes mail to our return paths, to postmaster and abuse, and no other.
+[[listener]]
+bind = "0.0.0.0:25"
+mode = "smtp"
+# For programs on this machine that know nothing of passwords:
+#trusted_networks = ["127.0.0.0/8"]
+"#;
+        let commented = |text: &str| {
+            let line = |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("#{line}\n") };
+            text.lines().map(line).collect::<String>()
+        };
+        match self.bounces {
+            BounceSide::On => (
+                on.to_owned(),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about. They need the MX and SPF of that name.\n{bounce_domain}"
+                ),
+            ),
+            BounceSide::PortTaken => (
+                format!("# Another program had port 25 when this was written. Once it is free:\n{}", commented(on)),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about; together with the listener on port 25:\n#{bounce_domain}"
+                ),
+            ),
+            BounceSide::Off => (
+                r#"# For programs on this machine that know nothing of passwords:
+#[[listener]]
+#bind = "127.0.0.1:25"
+#mode = "smtp"
+#trusted_networks = ["127.0.0.0/8"]
+"#
+                .to_owned(),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this \
+                     machine:\n#{bounce_domain}"
+                ),
+            ),
+        }
     }
 
     /// Every DNS record to set.
@@ -221,9 +271,13 @@ next_hop = ["{host}"]
                 format!("v=DMARC1; p=none; rua=mailto:postmaster@{domain}"),
                 "DMARC: reports first; \"p=quarantine\" once they show nothing foreign",
             ),
-            Record::exchange(&*bounce, hostname.as_str(), "bounces: for the return paths of bounce_domain"),
-            Record::txt(&*bounce, format!("v=spf1 {sender} -all"), "SPF of the return path"),
         ]);
+        if self.bounces != BounceSide::Off {
+            records.extend([
+                Record::exchange(&*bounce, hostname.as_str(), "bounces: for the return paths of bounce_domain"),
+                Record::txt(&*bounce, format!("v=spf1 {sender} -all"), "SPF of the return path"),
+            ]);
+        }
         records
     }
 
@@ -247,6 +301,13 @@ next_hop = ["{host}"]
         if self.local.is_some() {
             text += &format!("\nNext: `postrider -c {config} check`, then `systemctl enable --now postrider`.\n");
             return text;
+        }
+        if self.bounces == BounceSide::PortTaken {
+            text += &format!(
+                "\nAnother program has port 25 of this machine, so bounces and complaints do not come in here: \"bounce_domain\" and the \
+                 listener\non port 25 stand in {config} as comments. Without them bounces go to the sender that the client \
+                 named.\n"
+            );
         }
         text += &format!(
             "\nThe credential, shown this once:\n\n  user      {CREDENTIAL}\n  password  {}\n  server    {}, port 587 with \
