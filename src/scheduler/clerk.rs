@@ -108,7 +108,8 @@ pub(super) struct Clerk<W> {
     heard: mpsc::Receiver<(ConnectionId, Event)>,
     answers: JoinSet<Answer>,
     asked: HashMap<Id, Asked>,
-    wake: Timestamp,
+    /// When the engine wants to be told that time passed, by the clock that nobody sets.
+    wake: Duration,
     pub accounts: Accounts,
     pub suspensions: Suspensions,
     /// Sites that no rule governs, by where their best hosts are.
@@ -153,7 +154,7 @@ impl<W: World> Clerk<W> {
             heard,
             answers: JoinSet::new(),
             asked: HashMap::new(),
-            wake: Timestamp::NEVER,
+            wake: Duration::MAX,
             accounts,
             suspensions,
             site_at: HashMap::new(),
@@ -176,11 +177,11 @@ impl<W: World> Clerk<W> {
         let (mut changes, mut events) = (Vec::new(), Vec::with_capacity(BATCH));
         self.execute();
         loop {
-            let wake = self.wake.min(self.suspensions.next_end());
+            let wake = self.wake.saturating_sub(self.world.steady());
             let pause = if self.loading || !self.again.is_empty() {
                 Duration::ZERO
             } else {
-                wake.since(self.world.now()).min(SLEEP_MAX)
+                wake.min(self.suspensions.next_end().since(self.world.now())).min(SLEEP_MAX)
             };
             tokio::select! {
                 command = commands.recv() => match command {
@@ -200,7 +201,7 @@ impl<W: World> Clerk<W> {
                 Some(ended) = self.connections.join_next_with_id() => self.reap(ended),
                 () = tokio::time::sleep(pause) => {
                     // The engine says anew what it waits for.
-                    self.wake = Timestamp::NEVER;
+                    self.wake = Duration::MAX;
                     self.tell(Fact::Tick);
                 }
             }
@@ -561,7 +562,10 @@ impl<W: World> Clerk<W> {
                 Order::Close(connection) => self.order(connection, LinkOrder::Close),
                 Order::Expire(id, domain) => self.end(id, End::Expired(self.what_stood_in_the_way(id, domain))),
                 Order::Fail(id, domain) => self.fail(id, domain),
-                Order::WakeAt(at) => self.wake = at,
+                Order::WakeAt(at) => {
+                    // The clock may be set while we sleep; what was promised to pass does.
+                    self.wake = self.world.steady().saturating_add(at.since(self.world.now()));
+                }
                 Order::Frozen(source, provider) => {
                     self.world.warmup_frozen(self.sources.name(source.0), self.providers.name(provider.0));
                 }
