@@ -607,9 +607,12 @@ fn kinds_share_a_source_only_where_the_config_says_so() {
     assert!(said(&format!("{sources}{header}")).unwrap_err().contains("source.a"), "a header may choose any stream");
 
     let route = "[[route]]\nrecipient_domain = \"bank.example\"\nnext_hop = [\"mx:\"]\nsource = \"b\"\n";
-    assert!(said(&format!("{sources}{news}{apart}{route}")).unwrap_err().contains("source.b"), "a route has both kinds");
+    assert!(
+        said(&format!("{sources}{news}{apart}{route}")).unwrap_err().contains("source.b"),
+        "a route has both kinds"
+    );
 
-    let allowed = sources.replace("192.0.2.1\", "192.0.2.1\"\nshared = true");
+    let allowed = sources.replace("192.0.2.1\"", "192.0.2.1\"\nshared = true");
     let config = parse(&sound(&format!("{allowed}{news}{overlap}"))).unwrap();
     let told = |config: &Config| config.warnings().into_iter().filter(|text| text.contains("share the source")).count();
     assert_eq!(told(&config), 1);

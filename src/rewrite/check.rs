@@ -483,7 +483,7 @@ mod tests {
         );
         assert_eq!(run("/x/ REJECT"), Checked::default());
         // A refusal ends it.
-        assert_eq!(run("/spam/ REJECT\n/^To/ HOLD").held, false);
+        assert!(!run("/spam/ REJECT\n/^To/ HOLD").held);
     }
 
     #[test]

@@ -69,10 +69,12 @@ pub struct Table {
     answers: Answers,
 }
 
+/// Answers by keys in lower case, with the line of each.
+type Keyed = HashMap<Box<str>, (usize, Box<str>)>;
+
 #[derive(Clone, Debug)]
 enum Answers {
-    /// By keys in lower case, with the line of each.
-    Keyed(HashMap<Box<str>, (usize, Box<str>)>),
+    Keyed(Keyed),
     Patterns(Vec<Rule>),
     Always(Box<str>),
 }
@@ -179,8 +181,8 @@ pub(super) fn logical_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-fn keyed(text: &str) -> Result<HashMap<Box<str>, (usize, Box<str>)>, Vec<Flaw>> {
-    let mut keys: HashMap<Box<str>, (usize, Box<str>)> = HashMap::new();
+fn keyed(text: &str) -> Result<Keyed, Vec<Flaw>> {
+    let mut keys = Keyed::new();
     let mut flaws = Vec::new();
     for (line, text) in logical_lines(text) {
         let text = text.replace('\n', "");
@@ -230,10 +232,10 @@ fn braced(text: &str) -> &str {
 }
 
 /// `{ key=value, { key = value with spaces } … }`
-fn inline(text: &str) -> Result<HashMap<Box<str>, (usize, Box<str>)>, String> {
+fn inline(text: &str) -> Result<Keyed, String> {
     let wrong = || "a table such as \"inline:{ key=value, { other = a value }}\" is expected".to_owned();
     let mut rest = text.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or_else(wrong)?;
-    let mut keys = HashMap::new();
+    let mut keys = Keyed::new();
     let between = |c: char| c.is_whitespace() || c == ',';
     loop {
         rest = rest.trim_start_matches(between);

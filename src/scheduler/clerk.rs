@@ -81,7 +81,7 @@ enum Asked {
 }
 
 enum Answer {
-    Way(u32, Result<Way, Failure>),
+    Way(u32, Result<Box<Way>, Failure>),
     End(QueueId, bool),
     Budget(Option<Account>, bool),
 }
@@ -404,7 +404,7 @@ impl<W: World> Clerk<W> {
             Ok((id, answer)) => {
                 self.asked.remove(&id);
                 match answer {
-                    Answer::Way(domain, Ok(way)) => self.resolved(domain, way),
+                    Answer::Way(domain, Ok(way)) => self.resolved(domain, *way),
                     Answer::Way(domain, Err(failure)) => self.unresolved(domain, failure),
                     Answer::End(id, true) => self.tell(Fact::Ended(id, Ending::Done)),
                     Answer::End(id, false) => self.tell(Fact::Ended(id, Ending::Again)),
@@ -590,7 +590,7 @@ impl<W: World> Clerk<W> {
     fn look_up(&mut self, domain: u32) {
         let Some(name) = self.domains.key(domain).cloned() else { return };
         let (world, settings) = (Arc::clone(&self.world), Arc::clone(&self.settings));
-        let task = async move { Answer::Way(domain, resolve(&*world, &settings, &name).await) };
+        let task = async move { Answer::Way(domain, resolve(&*world, &settings, &name).await.map(Box::new)) };
         let id = self.answers.spawn(task).id();
         self.asked.insert(id, Asked::Way(domain));
     }
