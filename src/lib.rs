@@ -25,6 +25,7 @@ pub mod clock;
 pub mod credential;
 pub mod dns;
 pub mod history;
+pub mod maillog;
 pub mod signer;
 pub mod spool;
 pub mod store;

@@ -327,7 +327,7 @@ impl Door {
             kind,
             credential: &original.credential,
             domain,
-            via: Via { source: &original.source, site: &original.site, provider },
+            via: Via { source: &original.source, site: &original.site, provider, ..Via::default() },
             scope: None,
         };
         match self.observe(&observed, now).await {
@@ -388,6 +388,7 @@ impl Door {
             listener_stream: Some(self.settings.load().dsn_stream.clone()),
             listener_control: Families::default(),
             fix_headers: false,
+            session: None,
             ..submission.origin.clone()
         };
         let onward = Submission {

@@ -23,12 +23,14 @@ use tracing::{debug, warn};
 
 use crate::alarm::{Alarms, Notice};
 use crate::classify;
-use crate::events::{Events, OverQuota, RefusedAt};
+use crate::events::{Events, Made, OverQuota, RefusedAt};
 use crate::harm::Harm;
 use crate::ledger::Ledger;
 use crate::mail::{Address, Attempt, Envelope, Notify, Prepared, Progress, QueueId, Return, ReversePath};
+use crate::maillog;
 use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
+use crate::report::Action;
 pub use crate::report::{Bounces, PeerReports};
 use crate::spool::{DurableSeq, PutError};
 use crate::suppression::Suppressions;
@@ -65,6 +67,8 @@ pub struct Origin {
     pub hide_client: bool,
     /// RFC 6409 §8: a submission, whose missing headers are added; a relayed message gets none but Received.
     pub fix_headers: bool,
+    /// The connection's name in the classic log; `None` where there is none.
+    pub session: Option<maillog::Session>,
 }
 
 /// A message as a client handed it in.
@@ -288,6 +292,7 @@ impl Door {
             listener_control: Families::default(),
             hide_client: false,
             fix_headers: true,
+            session: None,
         };
         let submission = Submission {
             origin,
@@ -305,6 +310,7 @@ impl Door {
 
     async fn take_over(&self, mut submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
+        let session = submission.origin.session;
         self.check_suspended(submission.origin.credential.as_deref())?;
         let settings = self.settings.load_full();
         let deed = rewriting::rewrite(&settings, &mut submission, counting)?;
@@ -350,6 +356,11 @@ impl Door {
         match self.queue.put(admitted.prepared).await {
             Ok(durable) => {
                 self.events.taken(&stream, kind, recipients);
+                if let (Some(session), Some(client)) = (session, client) {
+                    let user =
+                        envelopes.as_deref().and_then(<[Envelope]>::first).map_or("", |first| &*first.credential);
+                    self.events.came_over(session, id, client, user);
+                }
                 self.events.accepted(recipients, envelopes.as_deref().unwrap_or_default(), client);
                 self.count_put_off(&taken, &stream);
                 self.end_blocked(blocked, now).await;
@@ -413,7 +424,7 @@ impl Door {
         let verdicts = attempt.verdicts.clone();
         let after = conclude::after_attempt(lease.envelope(), lease.progress(), attempt, now);
         self.learn(lease.envelope(), lease.progress(), &after, &verdicts, via, now).await;
-        self.settle(lease, after, peer, now).await
+        self.settle_made(lease, after, peer, via.made, now).await
     }
 
     /// Ends an envelope whose longest age has passed; its sender is told.
@@ -443,7 +454,18 @@ impl Door {
         self.settle(lease, after, PeerReports::No, now).await
     }
 
-    async fn settle(&self, lease: Lease, mut after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
+    async fn settle(&self, lease: Lease, after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
+        self.settle_made(lease, after, peer, Made::default(), now).await
+    }
+
+    async fn settle_made(
+        &self,
+        lease: Lease,
+        mut after: Progress,
+        peer: PeerReports,
+        made: Made,
+        now: Timestamp,
+    ) -> Settling {
         let settings = self.settings.load_full();
         let events = conclude::events(&settings, lease.envelope(), lease.progress(), &mut after, peer, now);
         let body = match events.is_empty() {
@@ -452,7 +474,7 @@ impl Door {
             false => self.queue.body(&lease).await.ok(),
         };
         // Nothing is awaited from here on: what is logged is what the spool is given, unless the process dies between.
-        self.events.outcomes(lease.envelope(), lease.progress(), &after, now);
+        self.events.outcomes_of(lease.envelope(), lease.progress(), &after, made, now);
         let told = Told { envelope: lease.envelope(), progress: &after, events: &events, body: body.as_deref() };
         let dsn = self.report(&settings, &told, now);
         self.queue.settle(lease, after, dsn)
@@ -465,8 +487,11 @@ impl Door {
         let mut dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
         let template = dsn.envelopes.pop()?;
         dsn.envelopes = prepare::addressed(settings, template, &mut || self.queue.next_id(now));
-        let report = dsn.envelopes.first()?.id;
-        self.events.reported(told.envelope.id, report, told.events.len());
+        let envelope = dsn.envelopes.first()?;
+        // A report may tell of several things; a failure is what its reader must know.
+        let has_failed = told.events.iter().any(|event| event.action == Action::Failed);
+        let what = told.events.first().filter(|_| !has_failed).map_or(Action::Failed, |event| event.action);
+        self.events.reported(told.envelope.id, envelope, told.events.len(), what);
         Some(dsn)
     }
 }

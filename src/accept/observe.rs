@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 
 use crate::alarm;
 use crate::classify::{Class, Meaning, Observation, Scope as Concerns, VerdictKind};
+use crate::events::Made;
 use crate::evidence::{Answer, Circumstances, Known, Means, Said, Share, Turn, doubted, holds_in_a_storm, judge};
 use crate::harm::Harm;
 use crate::mail::{
@@ -27,6 +28,8 @@ pub struct Via<'a> {
     pub site: &'a str,
     /// Its provider; `other` for the many.
     pub provider: &'a str,
+    /// How the attempt was made.
+    pub made: Made,
 }
 
 /// The provider of sites that no rule governs.

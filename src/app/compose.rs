@@ -11,7 +11,7 @@ use crate::accept::{self, Bounces, Rights, SenderDomain};
 use crate::classify::Rules;
 use crate::config::layers::{Key, Layered, Told, Value, Values};
 use crate::config::units;
-use crate::config::{self, Config, Mode, Received, RecipientPattern, Retry, Route, SenderPattern, TlsPolicy};
+use crate::config::{self, Classic, Config, Mode, Received, RecipientPattern, Retry, Route, SenderPattern, TlsPolicy};
 use crate::credential::Account;
 use crate::dns::Families;
 use crate::mail::{EnhancedStatus, ReturnPath};
@@ -22,7 +22,7 @@ use crate::signer::SigningDomain;
 use crate::smtp::session;
 use crate::token::Keys;
 use crate::traffic::{Limits, Rates};
-use crate::{credential, delivery, dns, history, scheduler, signer, submission, tls, unsubscribe};
+use crate::{credential, delivery, dns, history, maillog, scheduler, signer, submission, tls, unsubscribe};
 use crate::{harm, rates};
 
 /// The file of the keys in the data directory.
@@ -46,6 +46,16 @@ pub fn credential_file(config: &Config) -> PathBuf {
 /// Where the history is.
 pub fn history_dir(config: &Config) -> PathBuf {
     config.data_dir.join("history")
+}
+
+/// Where the log in the classic form goes.
+pub fn maillog(config: &Config) -> Option<maillog::Target> {
+    match &config.log.classic {
+        Classic::Off => None,
+        Classic::Syslog => Some(maillog::Target::Syslog),
+        Classic::Journal => Some(maillog::Target::Journal),
+        Classic::File(path) => Some(maillog::Target::File(path.clone())),
+    }
 }
 
 /// What happened, and how long that is kept.

@@ -31,6 +31,7 @@ use crate::harm::{Harm, When};
 use crate::history::{self, History};
 use crate::http;
 use crate::ledger::Ledger;
+use crate::maillog::Maillog;
 use crate::queue::{self, Ground, Queue};
 use crate::rates::Sender;
 use crate::scheduler::{Handle, Live, Scheduler, Scope, Which};
@@ -150,6 +151,7 @@ impl Daemon {
         let (spool, now) = (queue.spool().clone(), clock.now());
         let harm = tokio::task::spawn_blocking(move || Harm::open(settings, spool, directory, now)).await?;
         let events = events.with_history(open_history(&config, &clock, clean));
+        let events = events.with_maillog(open_maillog(&config, &clock)?);
         let opened = Opened {
             clock,
             events,
@@ -408,10 +410,11 @@ impl Daemon {
             let _ = tokio::time::timeout(Duration::from_millis(500), list.close()).await;
         }
         let queue = self.queue;
-        let history = self.door.events().history().clone();
+        let (history, maillog) = (self.door.events().history().clone(), self.door.events().maillog().clone());
         let closed = tokio::task::spawn_blocking(move || {
             queue.close();
             history.close();
+            maillog.close();
         });
         let left = STOP_WITHIN.saturating_sub(began.elapsed()).max(Duration::from_millis(500));
         let closed = tokio::time::timeout(left, closed).await.is_ok();
@@ -568,6 +571,16 @@ async fn open_queue(
     }
     events.quarantined(report.quarantined);
     Ok((queue, report.clean, suppressions))
+}
+
+/// The log in the classic form, if one is wanted.
+fn open_maillog(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Maillog> {
+    let Some(target) = compose::maillog(config) else { return Ok(Maillog::default()) };
+    let now = {
+        let clock = clock.clone();
+        Arc::new(move || clock.now())
+    };
+    Maillog::open(target, config.hostname.as_str(), now).context("the classic log")
 }
 
 /// Opens the history. Mail is worth more than its past: without a history the daemon runs all the same.

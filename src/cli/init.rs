@@ -6,7 +6,7 @@ mod text;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write as _;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,12 @@ pub struct Arguments {
     /// Where the spool will be.
     #[arg(long, default_value = config::DATA_DIR, value_name = "DIRECTORY")]
     data_dir: PathBuf,
+    /// For programs on this machine alone: port 25 of the loopback, without passwords.
+    #[arg(long)]
+    local: bool,
+    /// A server that takes all mail and delivers it, such as smtp.example.net:587 [default: deliver to the MX].
+    #[arg(long, value_name = "HOST[:PORT]")]
+    smarthost: Option<String>,
     /// The address that peers see [default: this machine's, if it has a public one].
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
@@ -52,6 +58,9 @@ pub struct Arguments {
 /// A file is there already, or cannot be written; what was written is removed again.
 pub fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Exit> {
     let plan = plan(arguments)?;
+    // What was asked for stands in it: a wrong smarthost is told here, and not at the first start.
+    config::Config::parse(&plan.config(), Path::new("postrider.toml"))
+        .map_err(|problems| anyhow::anyhow!("{problems}"))?;
     let files = plan.files();
     if let Some(file) = files.iter().find(|file| super::exists(&file.path)) {
         bail!("{} is there already; nothing was written", file.path.display());
@@ -71,7 +80,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Exit> {
 }
 
 fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
-    let Arguments { domain, hostname, dir, data_dir, address } = arguments;
+    let Arguments { domain, hostname, dir, data_dir, address, local, smarthost } = arguments;
     let hostname = match hostname {
         Some(hostname) => hostname.clone(),
         None => format!("relay.{domain}").parse().context("the domain is too long for a name below it")?,
@@ -84,6 +93,8 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
         dkim: [new_key(Algorithm::Rsa, SELECTORS[0], domain)?, new_key(Algorithm::Ed25519, SELECTORS[1], domain)?],
         certificate: Certificate::self_signed(&[hostname.as_str()])?,
         domain: domain.clone(),
+        local: local.then(loopbacks),
+        smarthost: smarthost.clone(),
         directory: std::path::absolute(dir).context("--dir")?,
         data_dir: std::path::absolute(data_dir).context("--data-dir")?,
         hostname,
@@ -102,6 +113,12 @@ fn own_public_address() -> Option<IpAddr> {
     socket.connect("9.9.9.9:53").ok()?;
     let address = socket.local_addr().ok()?.ip();
     is_public(address).then_some(address)
+}
+
+/// Where programs on this machine connect to: what of the loopback there is.
+fn loopbacks() -> Vec<IpAddr> {
+    let all = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    all.into_iter().filter(|address| address.is_ipv4() || UdpSocket::bind((*address, 0)).is_ok()).collect()
 }
 
 pub(super) fn is_public(address: IpAddr) -> bool {

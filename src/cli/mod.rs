@@ -8,6 +8,7 @@ mod classify;
 pub mod client;
 pub mod credential;
 pub mod dkim;
+mod generate;
 mod init;
 mod metrics;
 mod moment;
@@ -111,6 +112,9 @@ enum Command {
     /// Show and change to whom nothing is sent.
     #[command(subcommand)]
     Suppression(suppression::Command),
+    /// Write man pages and shell completions, for packages.
+    #[command(subcommand, hide = true)]
+    Generate(generate::Command),
 }
 
 /// What every command may need.
@@ -205,6 +209,7 @@ pub fn main() -> ExitCode {
         Command::Suppression(command) => {
             context.ask(|daemon, out| suppression::run(daemon, &command, context.json, out))
         }
+        Command::Generate(command) => generate::run(&command).map(ExitCode::from),
         Command::Spool(command) => context.ask(|daemon, out| spool::run(daemon, &command, context.json, out)),
     };
     match outcome {

@@ -33,6 +33,7 @@ pub(super) struct File {
     replies: Option<PathBuf>,
     tls: Option<Tls>,
     listener: Option<Vec<Listener>>,
+    #[serde(default)]
     credential: Vec<Credential>,
     #[serde(default)]
     stream: Named<StreamText>,
@@ -42,6 +43,7 @@ pub(super) struct File {
     source: Named<SourceText>,
     #[serde(default)]
     warmup: Named<Warmup>,
+    #[serde(default)]
     sending_domain: Vec<SendingDomain>,
     #[serde(default)]
     route: Vec<Route>,

@@ -211,11 +211,13 @@ pub struct Log {
     pub level: Level,
     /// Default text.
     pub format: LogFormat,
+    /// A log as Postfix writes it, beside this one: `off`, `syslog`, `journal`, or a file's absolute path.
+    pub classic: Classic,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: Level::Info, format: LogFormat::Text }
+        Log { level: Level::Info, format: LogFormat::Text, classic: Classic::Off }
     }
 }
 
@@ -244,6 +246,34 @@ impl Level {
             Level::Info => "info",
             Level::Debug => "debug",
             Level::Trace => "trace",
+        }
+    }
+}
+
+/// Where the classic log goes.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Classic {
+    /// Nowhere.
+    Off,
+    /// `/dev/log`.
+    Syslog,
+    /// systemd's journal.
+    Journal,
+    /// A file.
+    File(PathBuf),
+}
+
+impl TryFrom<String> for Classic {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Classic, String> {
+        match text.as_str() {
+            "off" => Ok(Classic::Off),
+            "syslog" => Ok(Classic::Syslog),
+            "journal" => Ok(Classic::Journal),
+            path if path.starts_with('/') => Ok(Classic::File(path.into())),
+            other => Err(format!("{other:?} is none of \"off\", \"syslog\", \"journal\", and no absolute path")),
         }
     }
 }

@@ -397,8 +397,8 @@ fn what_the_whole_file_lacks_is_named() {
     for (text, want) in [
         ("", "p.toml: the key `hostname` is needed at the top of the file"),
         (
-            "hostname = \"a.example\"\ncredential = []",
-            "p.toml: the key `sending_domain` is needed at the top of the file",
+            "hostname = \"a.example\"",
+            "p.toml:1: credential: at least one [[credential]] is needed where clients log in",
         ),
         (
             "hostname = \"a.example\"\ncredential = []\nsending_domain = []",
@@ -409,6 +409,17 @@ fn what_the_whole_file_lacks_is_named() {
         let said = parse(text).map(|_| ()).map_err(|problems| problems.to_string());
         assert!(said.as_ref().is_err_and(|said| said.starts_with(want)), "{text}\n  says  {said:?}\n  wants {want}");
     }
+}
+
+#[test]
+fn a_relay_for_this_machine_alone_needs_no_credential_and_no_domain() {
+    let text = "hostname = \"a.example\"\n[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"\n\
+                trusted_networks = [\"127.0.0.0/8\"]\n";
+    let config = parse(text).unwrap();
+    assert!(config.warnings().iter().any(|warning| warning.starts_with("there is no [[sending_domain]]")));
+    let smarthost = "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"192.0.2.1\"]\n";
+    let config = parse(&format!("{text}{smarthost}")).unwrap();
+    assert!(!config.warnings().iter().any(|warning| warning.contains("sending_domain")));
 }
 
 #[test]

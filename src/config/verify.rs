@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::inbound::{Listener, Mode};
 use super::layers::{Key, Value};
+use super::pattern::RecipientPattern;
 use super::place::Places;
 use super::units::show_duration;
 use super::{Config, Problem, Retry, Route, Site, TableKind, TlsPolicy, Unknown, Warmup};
@@ -173,8 +174,13 @@ fn overlap(a: &Listener, b: &Listener) -> bool {
 }
 
 fn credentials(config: &Config, judge: &mut Judge<'_>) {
-    if config.credentials.is_empty() {
-        judge.refuse("credential", "at least one [[credential]] is needed; `postrider credential add` makes one");
+    // A port that relays for trusted networks, and nothing else, needs no password.
+    let asks = config.listeners.iter().any(|listener| listener.mode != Mode::Smtp);
+    if config.credentials.is_empty() && asks {
+        judge.refuse(
+            "credential",
+            "at least one [[credential]] is needed where clients log in; `postrider credential add` makes one",
+        );
     }
     for (index, credential) in config.credentials.iter().enumerate() {
         let path = |key: &str| format!("credential[{index}].{key}");
@@ -362,9 +368,6 @@ fn curve(warmup: &Warmup, path: &str, judge: &mut Judge<'_>) {
 }
 
 fn sending_domains(config: &Config, judge: &mut Judge<'_>) {
-    if config.sending_domains.is_empty() {
-        judge.refuse("sending_domain", "at least one [[sending_domain]] is needed");
-    }
     let domains = config.sending_domains.iter().enumerate();
     judge.unique(domains.map(|(index, sending)| (format!("sending_domain[{index}].name"), sending.name.to_string())));
     for (domain_index, sending) in config.sending_domains.iter().enumerate() {
@@ -773,6 +776,13 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "the streams \"{transactional}\" (transactional) and \"{marketing}\" (marketing) share the source \"{source}\": \
              a complaint about a newsletter can hold back a login code"
         ));
+    }
+    let everywhere = |route: &Route| route.recipient_domain == RecipientPattern::Any;
+    if config.sending_domains.is_empty() && !config.routes.iter().any(everywhere) {
+        warnings.push(
+            "there is no [[sending_domain]]: nothing is signed by DKIM, and Gmail and Yahoo refuse unsigned mail"
+                .to_owned(),
+        );
     }
     if config.postmaster.is_none() {
         warnings.push("there is no postmaster: alarms go to the log alone".to_owned());

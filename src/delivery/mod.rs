@@ -145,6 +145,13 @@ pub struct Plan {
     pub domain: Domain,
 }
 
+impl Plan {
+    /// The port of one of its hosts.
+    fn port_of(&self, name: &str) -> u16 {
+        self.hosts.iter().find(|host| &*host.name == name).map_or(0, |host| host.port)
+    }
+}
+
 /// What the scheduler tells a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
@@ -279,7 +286,7 @@ pub async fn run(
         Some(Err(NotMade::Crowded(place, outcome))) => line.tell(Event::Crowded { place, outcome }).await,
         Some(Err(NotMade::Refused(outcome))) => {
             past.refused = outcome.cause.to_string();
-            events.not_connected(&plan.site, &plan.source.name, &outcome);
+            events.not_connected(&plan.site, &plan.source.name, &outcome, plan.port_of(&outcome.host));
             connect::alarm_if_ours(&tools, &plan, &outcome);
             line.tell(refused(outcome, &plan, &tools)).await;
         }

@@ -19,6 +19,17 @@ pub enum Path {
     Mailbox(Address),
 }
 
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Path::Null => Ok(()),
+            Path::Postmaster => f.write_str("postmaster"),
+            Path::Local(name) => f.write_str(name),
+            Path::Mailbox(address) => std::fmt::Display::fmt(address, f),
+        }
+    }
+}
+
 /// Reads a path at the start of `text`, with or without angle brackets, and gives what stands behind it.
 ///
 /// A source route (`<@a,@b:user@c>`) is read and dropped, RFC 5321 §4.1.1.3. `user%host@relay` and `host!user@relay`

@@ -4,6 +4,7 @@ use crate::accept::{Door, Receipt, Refusal, Submission};
 use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::mail::{Address, QueueId, ReversePath};
+use crate::maillog::Maillog;
 use crate::smtp::answer::Answer;
 use crate::smtp::session::{Policy, Proof};
 use crate::time::Timestamp;
@@ -65,6 +66,11 @@ pub trait Gate: Clone + Send + Sync + 'static {
         None
     }
 
+    /// The log in the classic form.
+    fn maillog(&self) -> Maillog {
+        Maillog::default()
+    }
+
     /// Takes a message over.
     ///
     /// # Errors
@@ -74,6 +80,10 @@ pub trait Gate: Clone + Send + Sync + 'static {
 
 impl Gate for Door {
     type Receipt = Receipt;
+
+    fn maillog(&self) -> Maillog {
+        self.events().maillog().clone()
+    }
 
     fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
         Door::check_sender(self, credential, path)

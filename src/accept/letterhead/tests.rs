@@ -74,6 +74,7 @@ fn send(settings: &Settings, sent: &Sent) -> Vec<Envelope> {
             listener_control: Families::NONE,
             hide_client: false,
             fix_headers: true,
+            session: None,
         },
         reverse_path: sent.from.map_or(ReversePath::Null, |from| ReversePath::Address(from.parse().unwrap())),
         ret: None,

@@ -35,6 +35,7 @@ fn submission(credential: Option<&str>, message: &str) -> Submission {
             listener_control: Families::NONE,
             hide_client: false,
             fix_headers: credential.is_some(),
+            session: None,
         },
         reverse_path: ReversePath::Address("bounce@example.com".parse().unwrap()),
         ret: None,

@@ -19,6 +19,8 @@ fn fixed(address: Option<Address>) -> Plan {
         directory: "/etc/postrider".into(),
         data_dir: "/var/lib/postrider".into(),
         address,
+        local: None,
+        smarthost: None,
         password: "correcthorsebatterystaple".to_owned(),
         password_hash: "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g".to_owned(),
         dkim: [key("r1", Algorithm::Rsa, &"qq".repeat(196)), key("e1", Algorithm::Ed25519, "u7u7u7s=")],
@@ -58,6 +60,19 @@ fn the_written_config_is_sound_whatever_the_address() {
 }
 
 #[test]
+fn a_config_for_this_machine_alone_asks_for_no_password() {
+    for smarthost in [None, Some("smtp.example.net:587".to_owned())] {
+        let plan = Plan { local: Some(loopbacks()), smarthost: smarthost.clone(), ..fixed(None) };
+        let config = Config::parse(&plan.config(), Path::new("p.toml")).unwrap();
+        assert!(config.credentials.is_empty());
+        assert!(config.listeners.iter().all(|listener| listener.bind.ip().is_loopback() && listener.bind.port() == 25));
+        assert_eq!(config.routes.len(), usize::from(smarthost.is_some()));
+        assert!(!plan.report("").contains(&plan.password));
+        assert!(plan.report_json()["credential"].is_null());
+    }
+}
+
+#[test]
 fn init_writes_a_config_that_loads_keeps_its_keys_private_and_never_overwrites() {
     let base = tempfile::tempdir().unwrap();
     let arguments = || Arguments {
@@ -66,6 +81,8 @@ fn init_writes_a_config_that_loads_keeps_its_keys_private_and_never_overwrites()
         dir: base.path().join("etc"),
         data_dir: base.path().join("spool"),
         address: Some("192.0.2.1".parse().unwrap()),
+        local: false,
+        smarthost: None,
     };
     let context = Context { config: PathBuf::new(), json: false };
     assert_eq!(run(&context, &arguments()).unwrap(), Exit::Done);
@@ -94,6 +111,8 @@ fn a_set_up_that_fails_half_way_leaves_nothing_behind() {
         dir: base.path().to_owned(),
         data_dir: base.path().join("spool"),
         address: None,
+        local: false,
+        smarthost: None,
     };
     let context = Context { config: PathBuf::new(), json: false };
     assert!(run(&context, &arguments).is_err());

@@ -1,6 +1,6 @@
 //! What `init` writes and prints, as pure functions of what was decided: the config, the records, the last words.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -25,6 +25,10 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// The address that peers see.
     pub address: Option<Address>,
+    /// For programs on this machine alone: the loopback's addresses. `None`: for clients everywhere.
+    pub local: Option<Vec<IpAddr>>,
+    /// Where all mail goes, instead of to the MX.
+    pub smarthost: Option<String>,
     /// The credential's password.
     pub password: String,
     /// Its hash.
@@ -91,7 +95,7 @@ impl Plan {
 
     /// The config, with what was asked for and with nothing that is a default anyway.
     pub fn config(&self) -> String {
-        let Plan { domain, hostname, password_hash, .. } = self;
+        let Plan { domain, hostname, .. } = self;
         let data_dir = toml::Value::from(self.data_dir.to_string_lossy().into_owned());
         let keys = self
             .dkim
@@ -105,6 +109,7 @@ impl Plan {
             }
             None => String::new(),
         };
+        let (way_in, way_out) = (self.way_in(), self.way_out());
         format!(
             r#"# Written by `postrider init {domain}`. conf/postrider.toml has every key, its default and its reason.
 
@@ -117,7 +122,34 @@ postmaster = "postmaster@{domain}"
 certificate = "tls/fullchain.pem"
 private_key = "tls/privkey.pem"
 
-[[listener]]
+{way_in}{source}{way_out}
+[[sending_domain]]
+name = "{domain}"
+dkim = [
+{keys}]
+# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this machine:
+#bounce_domain = "bounce.{domain}"
+"#
+        )
+    }
+
+    /// The listeners, and who may use them.
+    fn way_in(&self) -> String {
+        let Plan { domain, password_hash, .. } = self;
+        if let Some(addresses) = &self.local {
+            let listener = |address: &IpAddr| {
+                let (bind, network) =
+                    (SocketAddr::new(*address, 25), if address.is_ipv4() { "127.0.0.0/8" } else { "::1/128" });
+                format!("[[listener]]\nbind = \"{bind}\"\nmode = \"smtp\"\ntrusted_networks = [\"{network}\"]\n\n")
+            };
+            let listeners: String = addresses.iter().map(listener).collect();
+            return format!(
+                "# For programs on this machine. Clients elsewhere need a port with passwords: `postrider credential add`.\n{}",
+                listeners.trim_end_matches('\n').to_owned() + "\n"
+            );
+        }
+        format!(
+            r#"[[listener]]
 bind = "0.0.0.0:587"
 mode = "submission"
 
@@ -135,13 +167,20 @@ mode = "submissions"
 name = "{CREDENTIAL}"
 password_hash = "{password_hash}"
 from_domains = ["{domain}"]
-{source}
-[[sending_domain]]
-name = "{domain}"
-dkim = [
-{keys}]
-# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this machine:
-#bounce_domain = "bounce.{domain}"
+"#
+        )
+    }
+
+    fn way_out(&self) -> String {
+        let Some(host) = &self.smarthost else { return String::new() };
+        format!(
+            r#"
+[[route]]
+recipient_domain = "*"
+next_hop = ["{host}"]
+# AUTH at the smarthost: its user, and a file whose first line is the password.
+#username = "…"
+#password_file = "smarthost.password"
 "#
         )
     }
@@ -205,6 +244,10 @@ dkim = [
                 self.hostname
             );
         }
+        if self.local.is_some() {
+            text += &format!("\nNext: `postrider -c {config} check`, then `systemctl enable --now postrider`.\n");
+            return text;
+        }
         text += &format!(
             "\nThe credential, shown this once:\n\n  user      {CREDENTIAL}\n  password  {}\n  server    {}, port 587 with \
              STARTTLS or 465 with TLS\n",
@@ -233,7 +276,9 @@ dkim = [
         json!({
             "files": files,
             "records": records,
-            "credential": { "user": CREDENTIAL, "password": self.password, "server": self.hostname.as_str() },
+            "credential": self.local.is_none().then(
+                || json!({ "user": CREDENTIAL, "password": self.password, "server": self.hostname.as_str() })
+            ),
         })
     }
 }

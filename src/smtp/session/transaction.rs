@@ -117,6 +117,24 @@ impl Transaction {
         Ok(())
     }
 
+    /// MAIL FROM, for logs.
+    pub(super) fn sender(&self) -> Box<str> {
+        self.reverse_path.to_string().into()
+    }
+
+    /// The first recipient, for logs.
+    fn first(&self) -> Option<Box<str>> {
+        self.recipients.first().map(|(address, ..)| address.to_string().into())
+    }
+
+    /// Sender and first recipient, if anybody wants them.
+    pub(super) fn named(&self, common: &Common) -> (Option<Box<str>>, Option<Box<str>>) {
+        match common.keeps_refusals {
+            true => (Some(self.sender()), self.first()),
+            false => (None, None),
+        }
+    }
+
     /// Counts a recipient beyond the limit, and tells whether that is still no error.
     fn is_patient(&mut self, common: &Common) -> bool {
         self.beyond = self.beyond.saturating_add(1);
@@ -203,17 +221,27 @@ impl ExpectRcpt {
         ExpectRcpt(transaction)
     }
 
+    pub(super) fn sender(&self) -> Box<str> {
+        self.0.sender()
+    }
+
     pub(super) fn step(mut self, common: &mut Common, command: Command, behind: bool, policy: &impl Policy) -> State {
         match command {
             Command::Rcpt(path, parameters) => {
+                let to = common.named(&path);
                 match self.0.recipient(common, path, parameters, policy) {
                     Ok(()) => common.say(&Answer::fixed(250, "2.1.5", "Ok")),
                     Err(answer) => {
                         common.note_refused_recipient(answer.status);
+                        let from = common.named(&self.0.reverse_path);
+                        common.keep_refusal(&answer, from, to);
                         match answer.code {
                             // RFC 5321 §4.5.3.1.10: who has a long list takes this for "the rest later", which is no
                             // error. Who goes on for as many again is not reading our answers.
-                            452 if self.0.is_patient(common) => common.say(&answer),
+                            452 if self.0.is_patient(common) => {
+                                common.tally.fail();
+                                common.say(&answer);
+                            }
                             _ => common.refuse(&answer),
                         }
                     }

@@ -81,6 +81,7 @@ impl House {
             listener_control: postrider::message::Families::NONE,
             hide_client: false,
             fix_headers: true,
+            session: None,
         };
         let message = format!("From: <s@example.com>\r\nSubject: x\r\n\r\n{body}\r\n");
         let submission = Submission {

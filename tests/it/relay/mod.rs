@@ -1,5 +1,6 @@
 //! The daemon as its users meet it: a process, a config file, SMTP on both sides, signals. See `harness`.
 
+mod a_classic_log_tells_analysers_the_truth;
 mod a_flipped_byte_costs_one_message_at_most;
 mod a_full_disk_refuses_and_delivers_on;
 mod a_header_chooses_the_stream_and_never_leaves;
