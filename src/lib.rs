@@ -11,6 +11,8 @@ pub mod classify;
 pub mod message;
 pub mod report;
 pub mod retry;
+pub mod rewrite;
+pub mod route;
 pub mod smtp;
 pub mod token;
 // Floor 2: reason.

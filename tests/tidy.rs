@@ -26,6 +26,8 @@ const ROOMS: &[Room] = &[
     room("message", 1, &["base64", "mail_parser", "serde_json", "sha2"]),
     room("report", 1, &["base64", "mail_parser"]),
     room("retry", 1, &[]),
+    room("rewrite", 1, &["fancy_regex"]),
+    room("route", 1, &[]),
     room("smtp", 1, &["base64", "smtp_proto"]),
     room("token", 1, &["hmac", "sha2"]),
     room("evidence", 2, &["crc32fast"]),

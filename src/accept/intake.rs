@@ -516,6 +516,11 @@ impl Door {
     }
 }
 
+/// Whether a recipient is a token of ours, or the house.
+pub(super) fn is_ours(settings: &Settings, address: &Address, now: Timestamp) -> bool {
+    matches!(ours(settings, address, now), Some(Ok(_)))
+}
+
 impl Original {
     /// What a link still says of its message.
     fn of_link(link: &Link, now: Timestamp) -> Original {

@@ -10,6 +10,7 @@ mod letterhead;
 mod observe;
 mod prepare;
 mod quota;
+mod rewriting;
 mod settings;
 mod suppressed;
 
@@ -41,7 +42,7 @@ use intake::Intake;
 pub use letterhead::REPORTS_AFTER;
 pub use observe::{Learned, Observed, Via};
 use quota::{Denied, Quotas, Rules, Taken};
-pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Sending, Settings, Stream};
+pub use settings::{DEFAULT_STREAM, Over, Rights, RouteRule, SenderDomain, Sending, Settings, Stream};
 pub use suppressed::Blocked;
 
 /// Where a submission came from: for its Received header, its stream and its rights.
@@ -316,12 +317,19 @@ impl Door {
         self.take_over(submission, Counting::Free).await.map(Some)
     }
 
-    async fn take_over(&self, submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
+    async fn take_over(&self, mut submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
         let session = submission.origin.session;
         self.check_suspended(submission.origin.credential.as_deref())?;
         let settings = self.settings.load_full();
-        let mut admitted = prepare::prepare(&settings, submission, &mut || self.queue.next_id(now))?;
+        let deed = rewriting::rewrite(&settings, &mut submission, counting)?;
+        if deed.discarded {
+            let id = self.queue.next_id(now);
+            deed.tell(id);
+            let durable = self.queue.spool().prove().await.map_err(|_| Refusal::closed())?;
+            return Ok(Receipt { id, durable });
+        }
+        let mut admitted = prepare::prepare(&settings, submission, &deed, &mut || self.queue.next_id(now))?;
         let taken = match counting {
             Counting::Counted => {
                 let envelopes = &mut admitted.prepared.envelopes;
@@ -332,6 +340,9 @@ impl Door {
             }
             Counting::Free => Taken::default(),
         };
+        if let Some(until) = deed.held_until(now) {
+            prepare::hold(&mut admitted.prepared.envelopes, until);
+        }
         if letterhead::weight(&admitted.prepared.envelopes) > ENVELOPES_BYTES_MAX {
             self.quotas.give_back(&taken);
             return Err(Refusal::too_many(&admitted.prepared.envelopes));
@@ -339,6 +350,7 @@ impl Door {
         // `prepare` makes one envelope at least.
         let Some(first) = admitted.prepared.envelopes.first() else { return Err(Refusal::closed()) };
         let id = first.id;
+        deed.tell(id);
         if let Some(warning) = admitted.warning {
             warn!(queue_id = %id, credential = %first.credential, "{warning}");
         }
@@ -481,7 +493,9 @@ impl Door {
         if told.events.is_empty() {
             return None;
         }
-        let dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
+        let mut dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
+        let template = dsn.envelopes.pop()?;
+        dsn.envelopes = prepare::addressed(settings, template, &mut || self.queue.next_id(now));
         let envelope = dsn.envelopes.first()?;
         // A report may tell of several things; a failure is what its reader must know.
         let has_failed = told.events.iter().any(|event| event.action == Action::Failed);

@@ -194,7 +194,7 @@ impl Daemon {
         let told = &config.unsubscribe;
         let page_listener = told.base().map(|_| bound("unsubscribe.bind", told.bind)).transpose()?;
         let started = clock.now();
-        let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone()))
+        let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone())?)
             .with_alarms(Alarms::default())
             .with_suppressions(suppressions)
             .with_harm(harm)
@@ -369,7 +369,10 @@ impl Daemon {
             Ok(tokens) => self.tokens = tokens,
             Err(error) => warn!("the token keys stay as they were: {error:#}"),
         }
-        self.door.reload(compose::door(&config, self.tokens.clone()));
+        match compose::door(&config, self.tokens.clone()) {
+            Ok(settings) => self.door.reload(settings),
+            Err(error) => warn!(%error, "the door and its tables stay as they were"),
+        }
         self.door.harm().reload(compose::harm(&config));
         self.unsubscribe.reload(compose::unsubscribe(&config, self.tokens.clone()));
         self.door.events().history().reload(compose::history(&config));
@@ -510,6 +513,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[metrics]", old.metrics != new.metrics),
         ("[unsubscribe]'s bind and tls, and adding or removing its url,", listening(old) != listening(new)),
         ("limits.body_memory", old.limits.body_memory != new.limits.body_memory),
+        ("delivery.ca_file", old.delivery.ca_file != new.delivery.ca_file),
         ("[delivery]'s timeouts, and [retry],", compose::delivery(old) != compose::delivery(new)),
     ];
     changes.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect()

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -182,8 +183,22 @@ where
         return Done::Stopped(lease, found);
     }
     let whose = plan.return_path;
-    let content = match letter::compose(tools, &lease, &session.offered, whose, tools.caller.clock().now()).await {
-        Ok(content) => content,
+    let rewritten = letter::envelope_out(tools, &envelope).map(|new| new.map_or_else(|| envelope.clone(), Arc::new));
+    let composed = match rewritten {
+        Ok(envelope) => {
+            let (offered, now) = (&session.offered, tools.caller.clock().now());
+            letter::compose(tools, (&lease, &envelope), offered, whose, now).await.map(|content| (envelope, content))
+        }
+        Err(trouble) => Err(letter::Unsent::Undecided(trouble)),
+    };
+    let (envelope, content) = match composed {
+        Ok(composed) => composed,
+        Err(letter::Unsent::Undecided(trouble)) => {
+            tracing::error!(queue_id = %id, %trouble, "the tables of [rewrite] give no answer; it is tried again later");
+            let status = EnhancedStatus::new(4, 3, 0);
+            let found = circumstances(plan, session, &lease, tools).unsent(&round.places, status, &trouble.to_string());
+            return Done::Attempted(lease, found, Duration::ZERO);
+        }
         Err(letter::Unsent::Unreadable(error)) => {
             tracing::warn!(queue_id = %id, %error, "a body could not be read; its envelope waits for an operator");
             alarm_if_damaged(tools, id, &error);

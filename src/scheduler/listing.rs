@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::clerk::Clerk;
 use super::explain::unit;
 use super::recent::{MINUTES, Recent};
-use super::resolve::{SiteKey, Way, resolve};
+use super::resolve::{SiteKey, Way, WayKey, resolve};
 use super::settings::{NamedLimits, Settings};
 use super::suspend::{Said, Suspension};
 use super::world::World;
@@ -236,7 +236,8 @@ impl<W: World> Clerk<W> {
             (None, Ok(domain)) => {
                 let world = Arc::clone(&self.world);
                 drop(tokio::spawn(async move {
-                    let way = resolve(&*world, &settings, &domain).await;
+                    let key = WayKey { domain: domain.clone(), route: None };
+                    let way = resolve(&*world, &settings, &key).await;
                     drop(answer.send(match way {
                         Ok(way) => Ok(explained_domain(&settings, &domain, &way)),
                         Err(failure) => Err(format!("{domain}: {}", failure.text)),

@@ -104,6 +104,8 @@ pub struct Unsigned<'a> {
     pub submission: QueueId,
     /// Which bytes.
     pub form: Form,
+    /// Which header: 0 for that which was accepted, else what tells another from it.
+    pub variant: u64,
     /// The key is chosen to align with this (RFC 9989): its own, else its nearest parent's.
     pub author_domain: &'a Domain,
     /// The fields that this envelope alone gets; they will stand between the signature and the message.
@@ -118,6 +120,7 @@ pub struct Unsigned<'a> {
 struct SignatureName {
     submission: QueueId,
     form: Form,
+    variant: u64,
     author_domain: Domain,
     added_headers: Bytes,
 }
@@ -192,6 +195,7 @@ impl Signer {
         let name = SignatureName {
             submission: unsigned.submission,
             form: unsigned.form,
+            variant: unsigned.variant,
             author_domain: unsigned.author_domain.clone(),
             added_headers: unsigned.added_headers.clone(),
         };

@@ -213,7 +213,8 @@ impl Meter {
 }
 
 fn post(plan: &Plan, listener: &Listener, tls: Option<ServerTls>) -> Post {
-    let terms = Terms { hostname: plan.hostname.clone(), mode: listener.mode, limits: plan.settings.limits };
+    let (hostname, origin) = (plan.hostname.clone(), plan.settings.origin.clone());
+    let terms = Terms { hostname, origin, mode: listener.mode, limits: plan.settings.limits };
     Post { listener: listener.clone(), terms: Arc::new(terms), settings: plan.settings.clone(), tls }
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::super::prepare::prepare;
+use super::super::rewriting::Deed;
 use super::super::settings::{Rights, Stream};
 use super::super::{Origin, Submission};
 use super::*;
@@ -88,7 +89,7 @@ fn send(settings: &Settings, sent: &Sent) -> Vec<Envelope> {
         last += 1;
         QueueId::from_u64(last)
     };
-    let mut admitted = prepare(settings, submission, &mut next_id).unwrap();
+    let mut admitted = prepare(settings, submission, &Deed::default(), &mut next_id).unwrap();
     give(settings, &admitted.head, &mut admitted.prepared.envelopes);
     admitted.prepared.envelopes
 }

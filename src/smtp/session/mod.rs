@@ -78,6 +78,22 @@ pub trait Policy {
         Ok(())
     }
 
+    /// What is said of an envelope sender, whoever is logged in.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn access(&self, _path: &ReversePath) -> Result<(), Answer> {
+        Ok(())
+    }
+
+    /// Whether mail from a sender can go to this recipient at all.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn destination(&self, _path: &ReversePath, _address: &Address) -> Result<(), Answer> {
+        Ok(())
+    }
+
     /// Whether an address is one of ours, to which anyone may send mail. `None`: it is not.
     ///
     /// # Errors

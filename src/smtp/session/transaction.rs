@@ -57,6 +57,7 @@ impl Transaction {
     ) -> Result<Transaction, Answer> {
         let reverse_path = match path {
             Path::Null => ReversePath::Null,
+            Path::Local(name) => ReversePath::Address(qualified(common, &name)?),
             Path::Mailbox(address) => ReversePath::Address(address),
             Path::Postmaster => ReversePath::Address(postmaster(common)?),
         };
@@ -71,6 +72,10 @@ impl Transaction {
             None => None,
         };
         policy.sender(common.login.as_deref(), &reverse_path)?;
+        // From strangers comes what was said of our mail, whoever says it.
+        if common.may_relay().is_ok() {
+            policy.access(&reverse_path)?;
+        }
         Ok(Transaction { reverse_path, parameters, release_at, recipients: Vec::new(), beyond: 0 })
     }
 
@@ -85,6 +90,7 @@ impl Transaction {
         let address = match path {
             Path::Null => return Err(Answer::fixed(501, "5.1.3", "Bad recipient: the address is missing")),
             Path::Mailbox(address) => address,
+            Path::Local(name) => qualified(common, &name)?,
             Path::Postmaster => postmaster(common)?,
         };
         let is_ours = match common.may_relay() {
@@ -105,6 +111,7 @@ impl Transaction {
         }
         if !is_ours {
             policy.recipient(common.login.as_deref(), &address)?;
+            policy.destination(&self.reverse_path, &address)?;
         }
         self.recipients.push((address, parameters.notify, parameters.original));
         Ok(())
@@ -190,6 +197,13 @@ fn release_at(common: &Common, hold: Hold, now: Timestamp) -> Result<Timestamp, 
             Err(Answer::new(501, "5.5.4", text))
         }
     }
+}
+
+/// A name without a domain, of a client that we relay for.
+fn qualified(common: &Common, name: &str) -> Result<Address, Answer> {
+    common.may_relay().map_err(|denied| denied.clone())?;
+    let origin = common.terms.origin.as_ref().unwrap_or(&common.terms.hostname);
+    Address::new(name, origin.clone()).map_err(|_| Answer::fixed(501, "5.1.3", "Bad address: a name without a domain"))
 }
 
 /// `<postmaster>` is ours: RFC 5321 §4.5.1.

@@ -107,6 +107,7 @@ impl House {
             hosts: [host].into(),
             tls: TlsPolicy::None,
             login: None,
+            trust: None,
             return_path: postrider::mail::ReturnPath::Ours,
             allow_private: true,
             slots: SlotLimits::default(),
