@@ -74,7 +74,10 @@ impl Ledger {
 
     /// Which files of the maildrop were being put, and under which id, as [`Ledger::budgets`].
     pub fn pickups(&self) -> Vec<(Bytes, Bytes)> {
-        self.entries(PICKUPS, "which files of the maildrop were being put could not be read: those that are there may come twice")
+        self.entries(
+            PICKUPS,
+            "which files of the maildrop were being put could not be read: those that are there may come twice",
+        )
     }
 
     /// Writes that a file of the maildrop is being put, or that its end is no matter any more. True: it is durable.

@@ -85,9 +85,8 @@ fn maildrop() -> Result<PathBuf, Failure> {
 fn keep(path: &Path, input: &mut impl Read) -> Result<String, Failure> {
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty());
-    let directory = opened.map_err(|error| {
-        Failure::new(UNAVAILABLE, format!("{}: {}", path.display(), io::Error::from(error)))
-    })?;
+    let directory =
+        opened.map_err(|error| Failure::new(UNAVAILABLE, format!("{}: {}", path.display(), io::Error::from(error))))?;
     leave_room(&directory)?;
     let partial = Partial::create(&directory)?;
     let mut file = &partial.file;
@@ -170,7 +169,8 @@ impl Quota {
     fn take(&mut self, length: usize) -> Result<(), Failure> {
         let Some(left) = &mut self.left else { return Ok(()) };
         let after = left.checked_sub(length as u64);
-        *left = after.ok_or_else(|| Failure::new(TEMPORARY, "queue file write error: File too large (RLIMIT_FSIZE)"))?;
+        *left =
+            after.ok_or_else(|| Failure::new(TEMPORARY, "queue file write error: File too large (RLIMIT_FSIZE)"))?;
         Ok(())
     }
 }

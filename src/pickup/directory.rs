@@ -151,7 +151,9 @@ impl Directory {
         }
         match File::open(&self.path).and_then(|directory| directory.sync_all()) {
             Ok(()) => failed,
-            Err(error) => names.iter().map(|name| (name.clone(), io::Error::new(error.kind(), error.to_string()))).collect(),
+            Err(error) => {
+                names.iter().map(|name| (name.clone(), io::Error::new(error.kind(), error.to_string()))).collect()
+            }
         }
     }
 
@@ -172,8 +174,12 @@ impl Directory {
             changed.is_some_and(|at| now.duration_since(at).is_ok_and(|age| age >= PARTIAL_AGE))
         };
         let entries = fs::read_dir(&self.path).into_iter().flatten().flatten().take(NAMES_MAX);
-        let partial = entries.filter(|entry| entry.file_name().as_encoded_bytes().first() == Some(&(PARTIAL_PREFIX as u8)));
-        partial.filter(|entry| is_old(&entry.path()) && is_abandoned(&entry.path())).filter(|entry| fs::remove_file(entry.path()).is_ok()).count()
+        let partial =
+            entries.filter(|entry| entry.file_name().as_encoded_bytes().first() == Some(&(PARTIAL_PREFIX as u8)));
+        partial
+            .filter(|entry| is_old(&entry.path()) && is_abandoned(&entry.path()))
+            .filter(|entry| fs::remove_file(entry.path()).is_ok())
+            .count()
     }
 }
 

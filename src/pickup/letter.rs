@@ -41,8 +41,7 @@ pub(super) fn submission(
         "" => ReversePath::Null,
         text => address(text, &terms.origin).map_or(ReversePath::Null, ReversePath::Address),
     };
-    let recipients: Vec<_> =
-        letter.recipients.iter().filter_map(|wanted| recipient(wanted, &terms.origin)).collect();
+    let recipients: Vec<_> = letter.recipients.iter().filter_map(|wanted| recipient(wanted, &terms.origin)).collect();
     if recipients.is_empty() {
         return None;
     }
@@ -61,6 +60,7 @@ pub(super) fn submission(
             listener_control: terms.control,
             hide_client: false,
             fix_headers: true,
+            session: None,
         },
         reverse_path,
         ret: match letter.ret.as_str() {
@@ -196,7 +196,8 @@ mod tests {
             ("a@", "\"a@\"@host.example"),
         ];
         for (given, wanted) in rows {
-            let (submission, _) = submission(&terms(), letter(&[given], b"x\n"), Timestamp::ZERO, Timestamp::ZERO).unwrap();
+            let (submission, _) =
+                submission(&terms(), letter(&[given], b"x\n"), Timestamp::ZERO, Timestamp::ZERO).unwrap();
             assert_eq!(submission.recipients[0].0.to_string(), wanted, "{given:?}");
             assert_eq!(submission.reverse_path.to_string(), "www-data@host.example");
         }

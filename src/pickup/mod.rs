@@ -34,6 +34,7 @@ use crate::alarm::Cause as Alarm;
 use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::mail::{Domain, QueueId};
+use crate::maillog::Service;
 use crate::message::Families;
 use crate::queue::{Queue, Withheld};
 use crate::time::Timestamp;
@@ -232,9 +233,9 @@ impl Pickup {
         while !waiting.is_empty() && !*stop.borrow() {
             let mut batch = Vec::new();
             let mut octets = 0;
-            while let Some(entry) = waiting.pop_if(|entry| {
-                batch.is_empty() || (batch.len() < BATCH_MAX && octets + entry.size <= BATCH_BYTES_MAX)
-            }) {
+            while let Some(entry) = waiting
+                .pop_if(|entry| batch.is_empty() || (batch.len() < BATCH_MAX && octets + entry.size <= BATCH_BYTES_MAX))
+            {
                 octets += entry.size;
                 batch.push(entry);
             }
@@ -246,7 +247,8 @@ impl Pickup {
     /// Fetches some. Whether one of them was taken.
     async fn fetch(&mut self, batch: Vec<Entry>) -> bool {
         let directory = self.directory.clone();
-        let loading = tokio::task::spawn_blocking(move || batch.into_iter().map(|entry| load(&directory, entry)).collect());
+        let loading =
+            tokio::task::spawn_blocking(move || batch.into_iter().map(|entry| load(&directory, entry)).collect());
         let loaded: Vec<Loaded> = loading.await.unwrap_or_default();
         let mut running = JoinSet::new();
         let mut fates = Vec::new();
@@ -414,6 +416,10 @@ impl Errand {
         }
         let allowed = users::allows(&self.settings.submit_users, self.stamp.uid, self.user.as_deref());
         let refusal = if allowed { refusal } else { Some(self.not_allowed()) };
+        self.door
+            .events()
+            .maillog()
+            .write(Service::Pickup, || format!("{id}: uid={} from=<{}>", self.stamp.uid, submission.reverse_path));
         let taken = match refusal {
             None => self.door.accept_withheld(submission.clone(), id).await,
             Some(refusal) => Err(refusal),

@@ -219,9 +219,7 @@ impl Showq {
         let filter = match word {
             "all" => Filter { state: Some(State::Deferred), ..Filter::default() },
             "site" => match rest.parse() {
-                Ok(domain) => {
-                    Filter { state: Some(State::Deferred), domain: Some(domain), ..Filter::default() }
-                }
+                Ok(domain) => Filter { state: Some(State::Deferred), domain: Some(domain), ..Filter::default() },
                 Err(_) => return "bad a domain is expected\n".to_owned(),
             },
             "id" => match rest.parse::<QueueId>() {
@@ -327,7 +325,8 @@ fn tell_limits(public: &Path, limits: &Limits) -> io::Result<()> {
 pub fn maildrop_messages(maildrop: &Directory) -> Vec<Message> {
     let mut messages = Vec::new();
     for entry in maildrop.scan().unwrap_or_default().into_iter().take(MAILDROP_MAX) {
-        let Some((stamp, letter)) = maildrop.read(&entry.name).ok().and_then(|octets| postrider_drop::read(&octets).ok())
+        let Some((stamp, letter)) =
+            maildrop.read(&entry.name).ok().and_then(|octets| postrider_drop::read(&octets).ok())
         else {
             continue;
         };

@@ -148,7 +148,10 @@ mod tests {
             time: 1_795_255_200,
             size: 512,
             sender: "app@example.com".to_owned(),
-            recipients: vec![("a@b.example".to_owned(), "connect to x".to_owned()), ("c@b.example".to_owned(), String::new())],
+            recipients: vec![
+                ("a@b.example".to_owned(), "connect to x".to_owned()),
+                ("c@b.example".to_owned(), String::new()),
+            ],
         }
     }
 

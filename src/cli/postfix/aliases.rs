@@ -32,14 +32,22 @@ enum Kind {
 /// `postmap` and `postalias`.
 pub(super) fn postmap(call: &Call) -> Result<ExitCode, Fatal> {
     let kind = if call.name == "postalias" { Kind::Aliases } else { Kind::Table };
-    let usage = || Fatal::new(1, format!("usage: {} [-Nfinoprsuvw] [-c config_dir] [-d key] [-q key] [map_type:]file...", call.name));
+    let usage = || {
+        Fatal::new(
+            1,
+            format!("usage: {} [-Nfinoprsuvw] [-c config_dir] [-d key] [-q key] [map_type:]file...", call.name),
+        )
+    };
     let (found, files) = flags(&call.words, "bc:d:fFhimnNopq:rsuUvw").map_err(|_| usage())?;
     if files.is_empty() {
         return Err(usage());
     }
     let of = |letter| found.iter().find(|flag| flag.letter == letter).map(|flag| flag.value.as_str());
     if of('d').is_some() || found.iter().any(|flag| matches!(flag.letter, 'i' | 's')) {
-        return Err(Fatal::new(1, "tables are plain text here: change the file itself; there is no database to change"));
+        return Err(Fatal::new(
+            1,
+            "tables are plain text here: change the file itself; there is no database to change",
+        ));
     }
     match of('q') {
         Some("-") => {

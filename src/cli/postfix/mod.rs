@@ -159,7 +159,8 @@ impl Place {
         };
         let text = std::fs::read_to_string(&config_file).ok();
         let config = text.and_then(|text| Config::parse(&text, &config_file).ok());
-        let data_dir = config.as_ref().map_or_else(|| PathBuf::from(config::DATA_DIR), |config| config.data_dir.clone());
+        let data_dir =
+            config.as_ref().map_or_else(|| PathBuf::from(config::DATA_DIR), |config| config.data_dir.clone());
         Place { config_file, data_dir, config }
     }
 

@@ -174,8 +174,16 @@ fn expand(value: &str, all: &BTreeMap<String, String>, depth: usize) -> String {
             false => String::new(),
         };
         let said = match (inner.split_once('?'), inner.split_once(':')) {
-            (Some((name, then)), _) => if of(name).is_empty() { String::new() } else { expand(then, all, depth + 1) },
-            (None, Some((name, other))) => Some(of(name)).filter(|found| !found.is_empty()).unwrap_or_else(|| other.to_owned()),
+            (Some((name, then)), _) => {
+                if of(name).is_empty() {
+                    String::new()
+                } else {
+                    expand(then, all, depth + 1)
+                }
+            }
+            (None, Some((name, other))) => {
+                Some(of(name)).filter(|found| !found.is_empty()).unwrap_or_else(|| other.to_owned())
+            }
             (None, None) => of(inner),
         };
         out.push_str(&said);

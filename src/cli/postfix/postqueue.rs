@@ -12,8 +12,7 @@ use crate::pickup::Directory;
 use crate::showq::wire::{self, Message};
 use crate::showq::{self, FLUSH_NAME, SHOWQ_NAME};
 
-const USAGE_TEXT: &str =
-    "usage: postqueue -f | postqueue -i queueid | postqueue -j | postqueue -p | postqueue -s site";
+const USAGE_TEXT: &str = "usage: postqueue -f | postqueue -i queueid | postqueue -j | postqueue -p | postqueue -s site";
 /// Longest wait for a word of the daemon.
 const ANSWER_WITHIN: Duration = Duration::from_secs(300);
 /// Longest answer to an order. Unit: octets.
@@ -88,7 +87,9 @@ pub(super) fn list(call: &Call, place: &Place, form: Form) -> Result<ExitCode, F
         Err(Failure::Down(_)) => Ok(ExitCode::SUCCESS),
         // `mailq | head` is no error.
         Err(Failure::Broken(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        Err(Failure::Broken(error)) => Err(Fatal::new(UNAVAILABLE, format!("malformed showq server response: {error}"))),
+        Err(Failure::Broken(error)) => {
+            Err(Fatal::new(UNAVAILABLE, format!("malformed showq server response: {error}")))
+        }
     }
 }
 
@@ -103,10 +104,7 @@ pub(super) enum Failure {
 }
 
 /// Everything that waits.
-pub(super) fn listing_of(
-    place: &Place,
-    each: &mut dyn FnMut(Message) -> io::Result<()>,
-) -> Result<(), Failure> {
+pub(super) fn listing_of(place: &Place, each: &mut dyn FnMut(Message) -> io::Result<()>) -> Result<(), Failure> {
     let stream = UnixStream::connect(place.public().join(SHOWQ_NAME)).map_err(Failure::Down)?;
     stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(Failure::Broken)?;
     wire::read(&mut BufReader::new(stream), each).map_err(|error| match error.kind() {

@@ -41,7 +41,13 @@ const ERRANDS: [Errand; 6] = [
         all: "Placed on hold",
         states: &["ready", "active", "deferred", "scheduled"],
     },
-    Errand { letter: 'H', orders: &["release"], one: "released from hold", all: "Released from hold", states: &["held"] },
+    Errand {
+        letter: 'H',
+        orders: &["release"],
+        one: "released from hold",
+        all: "Released from hold",
+        states: &["held"],
+    },
     Errand { letter: 'r', orders: &["release", "retry"], one: "requeued", all: "Requeued", states: ANY },
     Errand { letter: 'e', orders: &["bounce"], one: "expired", all: "Force-expired", states: ANY },
     Errand { letter: 'f', orders: &["release", "bounce"], one: "expired", all: "Force-expired", states: ANY },
@@ -185,8 +191,10 @@ impl Runner<'_> {
             if turn == 0 {
                 next = answer.next.clone();
             }
-            ended = answer.results.iter().filter(|result| result.is_success()).map(|result| result.id.clone()).collect();
-            if let Some(busy) = answer.results.iter().find(|result| !result.is_success() && result.result != "unknown") {
+            ended =
+                answer.results.iter().filter(|result| result.is_success()).map(|result| result.id.clone()).collect();
+            if let Some(busy) = answer.results.iter().find(|result| !result.is_success() && result.result != "unknown")
+            {
                 self.call.warn(format!("{}: {}", busy.id, busy.text));
             }
             if ended.is_empty() {

@@ -49,7 +49,12 @@ pub(super) fn run(call: &Call) -> Result<ExitCode, Fatal> {
 }
 
 fn terms(words: &[String]) -> Result<Terms, Fatal> {
-    let usage = || Fatal::new(USAGE, "usage: qshape [-s] [-p] [-m min] [-b buckets] [-t minutes] [-l] [-w n] [-N n] [-n lines] [queue...]");
+    let usage = || {
+        Fatal::new(
+            USAGE,
+            "usage: qshape [-s] [-p] [-m min] [-b buckets] [-t minutes] [-l] [-w n] [-N n] [-n lines] [queue...]",
+        )
+    };
     let (found, queues) = flags(words, "spm:b:t:lw:N:n:c:").map_err(|_| usage())?;
     let (mut buckets, mut start, mut linear) = (10, 5, false);
     let mut terms = Terms { senders: false, parents: None, edges: Vec::new(), lines: usize::MAX, queues: Vec::new() };

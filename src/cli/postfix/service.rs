@@ -36,7 +36,10 @@ pub(super) fn run(call: &Call) -> Result<ExitCode, Fatal> {
         "flush" => postqueue::flush(&place, "all"),
         "check" => Err(replace(&place, "check")),
         "set-permissions" | "upgrade-configuration" | "post-install" => Ok(ExitCode::SUCCESS),
-        other => Err(Fatal::new(1, format!("unknown command: '{other}'. Usage: postfix start (or stop, reload, abort, flush, check, status)"))),
+        other => Err(Fatal::new(
+            1,
+            format!("unknown command: '{other}'. Usage: postfix start (or stop, reload, abort, flush, check, status)"),
+        )),
     }
 }
 

@@ -16,12 +16,22 @@ pub(super) fn addresses(text: &str) -> Vec<String> {
         }
         match c {
             '(' => skip_comment(&mut chars),
-            '"' => reader.text().extend(std::iter::once('"').chain(quoted(&mut chars))),
+            '"' => {
+                let inner = quoted(&mut chars);
+                let text = reader.text();
+                text.push('"');
+                text.push_str(&inner);
+            }
             '\\' => reader.text().extend(std::iter::once('\\').chain(chars.next())),
             '<' if reader.angle.is_none() => reader.angle = Some(String::new()),
             '>' => reader.closed = reader.angle.is_some(),
             // A domain literal may hold a colon.
-            '[' => reader.text().extend(std::iter::once('[').chain(until(&mut chars, ']'))),
+            '[' => {
+                let inner = until(&mut chars, ']');
+                let text = reader.text();
+                text.push('[');
+                text.push_str(&inner);
+            }
             // A group's name, or a route (RFC 5322 §4.4), ends here.
             ':' => reader.text().clear(),
             ',' if reader.angle.is_some() && !reader.closed => reader.text().clear(),

@@ -66,12 +66,15 @@ impl Caller {
         let limits = std::fs::read(place.public().join(LIMITS_NAME)).ok();
         let limits: Option<Limits> = limits.and_then(|text| serde_json::from_slice(&text).ok());
         let caller = Caller { uid, user, limits };
-        let allowed = caller.limits.as_ref().is_none_or(|limits| {
-            users::allows(&limits.submit_users, uid, Some(&caller.user.name))
-        });
+        let allowed = caller
+            .limits
+            .as_ref()
+            .is_none_or(|limits| users::allows(&limits.submit_users, uid, Some(&caller.user.name)));
         match allowed {
             true => Ok(caller),
-            false => Err(Fatal::new(FORBIDDEN, format!("User {}({uid}) is not allowed to submit mail", caller.user.name))),
+            false => {
+                Err(Fatal::new(FORBIDDEN, format!("User {}({uid}) is not allowed to submit mail", caller.user.name)))
+            }
         }
     }
 
@@ -102,7 +105,8 @@ fn enqueue(call: &Call, place: &Place, plan: Plan) -> Result<ExitCode, Fatal> {
     if recipients.is_empty() {
         return Err(caller.fatal(USAGE, "No recipient addresses found in message header"));
     }
-    let full_name = plan.full_name.or_else(|| std::env::var("NAME").ok()).unwrap_or_else(|| caller.user.full_name.clone());
+    let full_name =
+        plan.full_name.or_else(|| std::env::var("NAME").ok()).unwrap_or_else(|| caller.user.full_name.clone());
     let sender = plan.sender.unwrap_or_else(|| caller.user.name.clone());
     if plan.report {
         println!("Mail Delivery Status Report will be mailed to <{sender}>.");

@@ -1,6 +1,6 @@
 //! The command line of `sendmail`, as Postfix reads it. Pure: words in, a plan out.
 
-use super::super::{Fatal, Flag, USAGE, UNAVAILABLE};
+use super::super::{Fatal, Flag, UNAVAILABLE, USAGE};
 use super::addresses::addresses;
 
 /// The options of Postfix's sendmail(1), for getopt.
@@ -164,7 +164,10 @@ fn mode(value: &str) -> Result<Mode, Fatal> {
         "i" => Ok(Mode::Aliases),
         "d" | "l" => Ok(Mode::Daemon),
         "h" | "H" => Ok(Mode::Nothing),
-        "v" => Err(Fatal::new(UNAVAILABLE, "-bv: recipients are not probed here; `postrider check --network` looks at the way out")),
+        "v" => Err(Fatal::new(
+            UNAVAILABLE,
+            "-bv: recipients are not probed here; `postrider check --network` looks at the way out",
+        )),
         other => Err(Fatal::new(USAGE, format!("unsupported: -b{other}"))),
     }
 }

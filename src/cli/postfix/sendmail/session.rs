@@ -51,7 +51,7 @@ pub(super) fn run(place: &Place, caller: &Caller) -> Result<ExitCode, Fatal> {
     let message_size_max = usize::try_from(caller.length_max()).unwrap_or(usize::MAX);
     let limits = Limits { message_size_max, ..Limits::default() };
     let hostname = hostname(place).ok_or_else(|| caller.fatal(TEMPORARY, "this machine has no name"))?;
-    let terms = Terms { hostname, mode: Mode::Smtp, limits };
+    let terms = Terms { hostname, origin: None, mode: Mode::Smtp, limits };
     let link = Link { security: Security::Clear, loopback: true, trusted: true };
     let mut session = Session::new(Arc::new(terms), link);
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
@@ -128,9 +128,11 @@ fn letter(message: Message) -> Letter {
     let notify = |notify| match notify {
         Notify::Default => String::new(),
         Notify::Never => "N".to_owned(),
-        Notify::On { success, failure, delay } => {
-            [(success, 'S'), (failure, 'F'), (delay, 'D')].iter().filter(|(on, _)| *on).map(|(_, letter)| letter).collect()
-        }
+        Notify::On { success, failure, delay } => [(success, 'S'), (failure, 'F'), (delay, 'D')]
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, letter)| letter)
+            .collect(),
     };
     Letter {
         sender: message.reverse_path.to_string(),

@@ -302,10 +302,12 @@ impl Accountant {
         let (put, rank) = (&sent.put, rank_of(&sent.put));
         let warms = world.rules.warming.iter().any(Option::is_some);
         let level = (link.target, put.pool.0, put.kind, rank);
+        // What has limits of its own stands beside the others, and has its turn as they have.
+        let apart = world.aims.get(&put.domain.0).is_some_and(|aim| aim.own.is_some());
         let (mut waits, mut own_waits) = (BTreeSet::new(), false);
         for other in world.waiting.values().filter(|other| is_able(world, link, other)) {
             let (theirs, their_rank) = (&other.put, rank_of(&other.put));
-            let alike = theirs.pool == put.pool && other.stays == sent.stays;
+            let alike = theirs.pool == put.pool && other.stays == sent.stays && !apart;
             if warms && !alike {
                 continue;
             }
@@ -327,7 +329,7 @@ impl Accountant {
                 waits.insert(theirs.credential.0);
             }
         }
-        if sent.stays.is_none() {
+        if sent.stays.is_none() && !apart {
             self.check_turns(level, put, &waits, own_waits);
         }
     }
