@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,12 +24,14 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::http::Probe;
 use crate::mail::{Cause, Outcome, QueueId, RecipientState, Stage};
 use crate::pickup::Directory;
 use crate::queue::{Filter, LISTING_MAX, Listed, Order, Ordered, Queue, State};
 use crate::users;
 use wire::Message;
+
+/// Ends the pauses of sites that refused: mail was ordered to be tried now.
+pub type Probe = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// The directory of the sockets in the data directory.
 pub const NAME: &str = "public";
