@@ -258,7 +258,7 @@ impl Cause {
             Cause::SenderPaused => "postrider rates",
             Cause::CredentialSuspended => "postrider queue list --credential NAME",
             Cause::SuppressionList => "postrider suppression stats",
-            Cause::Maildrop => "ls -la /var/lib/postrider/maildrop /var/lib/postrider/maildrop-damaged",
+            Cause::Maildrop => "ls -la /var/lib/postrider/maildrop*",
         }
     }
 }

@@ -139,11 +139,12 @@ impl Counts {
         let cell = |row: &Vec<u64>, place: usize| row.get(place).copied().unwrap_or_default().to_string();
         let width = |place: usize| {
             let widest = rows.iter().map(|(_, row)| cell(row, place).len()).max().unwrap_or_default();
-            widest.max(head.get(place).map_or(0, String::len))
+            // Two at least, as in the original.
+            widest.max(head.get(place).map_or(0, String::len)).max(2)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let line = |name: &str, cells: Vec<String>| {
-            let mut out = format!("{name:>name_width$} ");
+            let mut out = format!("{name:>name_width$}");
             for (cell, width) in cells.iter().zip(&widths) {
                 out.push_str(&format!(" {cell:>width$}"));
             }
