@@ -313,7 +313,7 @@ impl Daemon {
         };
         let api = tokio::spawn(http::serve(http::Settings::in_dir(&config.data_dir), api, until));
         let showq = Showq::new(queue.clone(), maildrop.clone(), api_probe, compose::showq(&config));
-        showq.start(&config.data_dir, stopped_showq).context("the public sockets")?;
+        showq.start(&config.data_dir, stopped_showq);
         let clerk = Pickup::new(door.clone(), queue.clone(), clock.clone(), maildrop, compose::pickup(&config));
         let pickup_settings = clerk.settings();
         let pickup = tokio::spawn(clerk.run(settled, stopped_pickup));

@@ -39,6 +39,8 @@ pub const NAME: &str = "public";
 pub const SHOWQ_NAME: &str = "showq";
 /// The socket that takes orders to try.
 pub const FLUSH_NAME: &str = "flush";
+/// When sockets that could not be made are tried again.
+const OPENED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// What `sendmail` reads of the config.
 pub const LIMITS_NAME: &str = "limits";
 /// Connections at once, of both sockets together.
@@ -117,11 +119,22 @@ impl Showq {
         }
     }
 
-    /// Makes the sockets, and answers until it must stop.
-    ///
-    /// # Errors
-    /// They cannot be made.
-    pub fn start(&self, data_dir: &Path, stop: watch::Receiver<bool>) -> io::Result<()> {
+    /// Makes the sockets, and answers until it must stop. A disk that is full now holds up no mail: it is tried again.
+    pub fn start(&self, data_dir: &Path, mut stop: watch::Receiver<bool>) {
+        let Err(error) = self.open(data_dir, &stop) else { return };
+        warn!(%error, directory = %data_dir.join(NAME).display(), "mailq and postqueue get no answer yet: their sockets cannot be made");
+        let (showq, data_dir) = (self.clone(), data_dir.to_owned());
+        tokio::spawn(async move {
+            while timeout(OPENED_AGAIN_AFTER, stop.wait_for(|stop| *stop)).await.is_err() {
+                if showq.open(&data_dir, &stop).is_ok() {
+                    info!("mailq and postqueue get answers again");
+                    return;
+                }
+            }
+        });
+    }
+
+    fn open(&self, data_dir: &Path, stop: &watch::Receiver<bool>) -> io::Result<()> {
         let public = data_dir.join(NAME);
         fs::DirBuilder::new().recursive(true).mode(0o755).create(&public)?;
         fs::set_permissions(&public, fs::Permissions::from_mode(0o755))?;
