@@ -54,6 +54,7 @@ impl Peers for Alone {
 /// What a day was like.
 #[derive(Debug)]
 pub struct Day {
+    #[allow(dead_code, reason = "printed where it is too much")]
     pub hidden: Hidden,
     /// Refusals for a limit, while it is learned and in the day after that.
     pub learning: usize,
