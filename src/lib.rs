@@ -11,6 +11,8 @@ pub mod classify;
 pub mod message;
 pub mod report;
 pub mod retry;
+pub mod rewrite;
+pub mod route;
 pub mod smtp;
 pub mod token;
 // Floor 2: reason.
@@ -23,6 +25,7 @@ pub mod clock;
 pub mod credential;
 pub mod dns;
 pub mod history;
+pub mod maillog;
 pub mod signer;
 pub mod spool;
 pub mod store;

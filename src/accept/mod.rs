@@ -10,6 +10,7 @@ mod letterhead;
 mod observe;
 mod prepare;
 mod quota;
+mod rewriting;
 mod settings;
 mod suppressed;
 
@@ -22,13 +23,16 @@ use tracing::{debug, warn};
 
 use crate::alarm::{Alarms, Notice};
 use crate::classify;
-use crate::events::{Events, OverQuota, RefusedAt};
+use crate::events::{Events, Made, OverQuota, RefusedAt};
 use crate::harm::Harm;
 use crate::ledger::Ledger;
 use crate::mail::{Address, Attempt, Envelope, Notify, Prepared, Progress, QueueId, Return, ReversePath};
+use crate::maillog;
 use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
+use crate::report::Action;
 pub use crate::report::{Bounces, PeerReports};
+use crate::signer::Verifier;
 use crate::spool::{DurableSeq, PutError};
 use crate::suppression::Suppressions;
 use crate::time::Timestamp;
@@ -38,7 +42,7 @@ use intake::Intake;
 pub use letterhead::REPORTS_AFTER;
 pub use observe::{Learned, Observed, Via};
 use quota::{Denied, Quotas, Rules, Taken};
-pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Sending, Settings, Stream};
+pub use settings::{DEFAULT_STREAM, Over, Rights, RouteRule, SenderDomain, Sending, Settings, Stream};
 pub use suppressed::Blocked;
 
 /// Where a submission came from: for its Received header, its stream and its rights.
@@ -64,6 +68,8 @@ pub struct Origin {
     pub hide_client: bool,
     /// RFC 6409 §8: a submission, whose missing headers are added; a relayed message gets none but Received.
     pub fix_headers: bool,
+    /// The connection's name in the classic log; `None` where there is none.
+    pub session: Option<maillog::Session>,
 }
 
 /// A message as a client handed it in.
@@ -120,6 +126,8 @@ pub struct Door {
     suppressions: Option<Suppressions>,
     harm: Harm,
     intake: Intake,
+    /// Looks at reports that come in; `None`: nobody does.
+    verifier: Option<Verifier>,
     /// What replies mean.
     rules: Arc<ArcSwap<classify::Rules>>,
 }
@@ -147,6 +155,7 @@ impl Door {
             suppressions: None,
             harm: Harm::default(),
             intake: Intake::default(),
+            verifier: None,
             rules,
         }
     }
@@ -154,6 +163,11 @@ impl Door {
     /// The same door, with the alarms that the whole house shares.
     pub fn with_alarms(self, alarms: Alarms) -> Door {
         Door { alarms, ..self }
+    }
+
+    /// The same door, which has SPF and DKIM of reports looked at.
+    pub fn with_verifier(self, verifier: Verifier) -> Door {
+        Door { verifier: Some(verifier), ..self }
     }
 
     /// Says what replies mean from now on.
@@ -287,6 +301,7 @@ impl Door {
             listener_control: Families::default(),
             hide_client: false,
             fix_headers: true,
+            session: None,
         };
         let submission = Submission {
             origin,
@@ -302,11 +317,19 @@ impl Door {
         self.take_over(submission, Counting::Free).await.map(Some)
     }
 
-    async fn take_over(&self, submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
+    async fn take_over(&self, mut submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
+        let session = submission.origin.session;
         self.check_suspended(submission.origin.credential.as_deref())?;
         let settings = self.settings.load_full();
-        let mut admitted = prepare::prepare(&settings, submission, &mut || self.queue.next_id(now))?;
+        let deed = rewriting::rewrite(&settings, &mut submission, counting)?;
+        if deed.discarded {
+            let id = self.queue.next_id(now);
+            deed.tell(id);
+            let durable = self.queue.spool().prove().await.map_err(|_| Refusal::closed())?;
+            return Ok(Receipt { id, durable });
+        }
+        let mut admitted = prepare::prepare(&settings, submission, &deed, &mut || self.queue.next_id(now))?;
         let taken = match counting {
             Counting::Counted => {
                 let envelopes = &mut admitted.prepared.envelopes;
@@ -317,6 +340,9 @@ impl Door {
             }
             Counting::Free => Taken::default(),
         };
+        if let Some(until) = deed.held_until(now) {
+            prepare::hold(&mut admitted.prepared.envelopes, until);
+        }
         if letterhead::weight(&admitted.prepared.envelopes) > ENVELOPES_BYTES_MAX {
             self.quotas.give_back(&taken);
             return Err(Refusal::too_many(&admitted.prepared.envelopes));
@@ -324,6 +350,7 @@ impl Door {
         // `prepare` makes one envelope at least.
         let Some(first) = admitted.prepared.envelopes.first() else { return Err(Refusal::closed()) };
         let id = first.id;
+        deed.tell(id);
         if let Some(warning) = admitted.warning {
             warn!(queue_id = %id, credential = %first.credential, "{warning}");
         }
@@ -338,6 +365,11 @@ impl Door {
         match self.queue.put(admitted.prepared).await {
             Ok(durable) => {
                 self.events.taken(&stream, kind, recipients);
+                if let (Some(session), Some(client)) = (session, client) {
+                    let user =
+                        envelopes.as_deref().and_then(<[Envelope]>::first).map_or("", |first| &*first.credential);
+                    self.events.came_over(session, id, client, user);
+                }
                 self.events.accepted(recipients, envelopes.as_deref().unwrap_or_default(), client);
                 self.count_put_off(&taken, &stream);
                 self.end_blocked(blocked, now).await;
@@ -401,7 +433,7 @@ impl Door {
         let verdicts = attempt.verdicts.clone();
         let after = conclude::after_attempt(lease.envelope(), lease.progress(), attempt, now);
         self.learn(lease.envelope(), lease.progress(), &after, &verdicts, via, now).await;
-        self.settle(lease, after, peer, now).await
+        self.settle_made(lease, after, peer, via.made, now).await
     }
 
     /// Ends an envelope whose longest age has passed; its sender is told.
@@ -431,7 +463,18 @@ impl Door {
         self.settle(lease, after, PeerReports::No, now).await
     }
 
-    async fn settle(&self, lease: Lease, mut after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
+    async fn settle(&self, lease: Lease, after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
+        self.settle_made(lease, after, peer, Made::default(), now).await
+    }
+
+    async fn settle_made(
+        &self,
+        lease: Lease,
+        mut after: Progress,
+        peer: PeerReports,
+        made: Made,
+        now: Timestamp,
+    ) -> Settling {
         let settings = self.settings.load_full();
         let events = conclude::events(&settings, lease.envelope(), lease.progress(), &mut after, peer, now);
         let body = match events.is_empty() {
@@ -440,7 +483,7 @@ impl Door {
             false => self.queue.body(&lease).await.ok(),
         };
         // Nothing is awaited from here on: what is logged is what the spool is given, unless the process dies between.
-        self.events.outcomes(lease.envelope(), lease.progress(), &after, now);
+        self.events.outcomes_of(lease.envelope(), lease.progress(), &after, made, now);
         let told = Told { envelope: lease.envelope(), progress: &after, events: &events, body: body.as_deref() };
         let dsn = self.report(&settings, &told, now);
         self.queue.settle(lease, after, dsn)
@@ -450,9 +493,14 @@ impl Door {
         if told.events.is_empty() {
             return None;
         }
-        let dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
-        let report = dsn.envelopes.first()?.id;
-        self.events.reported(told.envelope.id, report, told.events.len());
+        let mut dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
+        let template = dsn.envelopes.pop()?;
+        dsn.envelopes = prepare::addressed(settings, template, &mut || self.queue.next_id(now));
+        let envelope = dsn.envelopes.first()?;
+        // A report may tell of several things; a failure is what its reader must know.
+        let has_failed = told.events.iter().any(|event| event.action == Action::Failed);
+        let what = told.events.first().filter(|_| !has_failed).map_or(Action::Failed, |event| event.action);
+        self.events.reported(told.envelope.id, envelope, told.events.len(), what);
         Some(dsn)
     }
 }

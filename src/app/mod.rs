@@ -31,6 +31,7 @@ use crate::harm::{Harm, When};
 use crate::history::{self, History};
 use crate::http;
 use crate::ledger::Ledger;
+use crate::maillog::Maillog;
 use crate::queue::{self, Ground, Queue};
 use crate::rates::Sender;
 use crate::scheduler::{Handle, Live, Scheduler, Scope, Which};
@@ -150,6 +151,7 @@ impl Daemon {
         let (spool, now) = (queue.spool().clone(), clock.now());
         let harm = tokio::task::spawn_blocking(move || Harm::open(settings, spool, directory, now)).await?;
         let events = events.with_history(open_history(&config, &clock, clean));
+        let events = events.with_maillog(open_maillog(&config, &clock)?);
         let opened = Opened {
             clock,
             events,
@@ -192,10 +194,11 @@ impl Daemon {
         let told = &config.unsubscribe;
         let page_listener = told.base().map(|_| bound("unsubscribe.bind", told.bind)).transpose()?;
         let started = clock.now();
-        let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone()))
+        let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone())?)
             .with_alarms(Alarms::default())
             .with_suppressions(suppressions)
-            .with_harm(harm);
+            .with_harm(harm)
+            .with_verifier(compose::verifier(dns.clone()));
         door.set_rules(compose::rules(&config)?);
         door.restore_quotas();
         watchman::start_courier(door.clone(), clock.clone());
@@ -365,7 +368,10 @@ impl Daemon {
             Ok(tokens) => self.tokens = tokens,
             Err(error) => warn!("the token keys stay as they were: {error:#}"),
         }
-        self.door.reload(compose::door(&config, self.tokens.clone()));
+        match compose::door(&config, self.tokens.clone()) {
+            Ok(settings) => self.door.reload(settings),
+            Err(error) => warn!(%error, "the door and its tables stay as they were"),
+        }
         self.door.harm().reload(compose::harm(&config));
         self.unsubscribe.reload(compose::unsubscribe(&config, self.tokens.clone()));
         self.door.events().history().reload(compose::history(&config));
@@ -404,10 +410,11 @@ impl Daemon {
             let _ = tokio::time::timeout(Duration::from_millis(500), list.close()).await;
         }
         let queue = self.queue;
-        let history = self.door.events().history().clone();
+        let (history, maillog) = (self.door.events().history().clone(), self.door.events().maillog().clone());
         let closed = tokio::task::spawn_blocking(move || {
             queue.close();
             history.close();
+            maillog.close();
         });
         let left = STOP_WITHIN.saturating_sub(began.elapsed()).max(Duration::from_millis(500));
         let closed = tokio::time::timeout(left, closed).await.is_ok();
@@ -505,6 +512,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[metrics]", old.metrics != new.metrics),
         ("[unsubscribe]'s bind and tls, and adding or removing its url,", listening(old) != listening(new)),
         ("limits.body_memory", old.limits.body_memory != new.limits.body_memory),
+        ("delivery.ca_file", old.delivery.ca_file != new.delivery.ca_file),
         ("[delivery]'s timeouts, and [retry],", compose::delivery(old) != compose::delivery(new)),
     ];
     changes.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect()
@@ -563,6 +571,16 @@ async fn open_queue(
     }
     events.quarantined(report.quarantined);
     Ok((queue, report.clean, suppressions))
+}
+
+/// The log in the classic form, if one is wanted.
+fn open_maillog(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Maillog> {
+    let Some(target) = compose::maillog(config) else { return Ok(Maillog::default()) };
+    let now = {
+        let clock = clock.clone();
+        Arc::new(move || clock.now())
+    };
+    Maillog::open(target, config.hostname.as_str(), now).context("the classic log")
 }
 
 /// Opens the history. Mail is worth more than its past: without a history the daemon runs all the same.

@@ -177,6 +177,7 @@ fn router(api: Api) -> Router {
         .route("/v1/rates", get(traffic::rates))
         .route("/v1/rates/resume", post(traffic::resume_sender))
         .route("/v1/credentials/hold", post(traffic::hold_credential))
+        .route("/v1/reports", get(past::reports))
         .route("/v1/history", get(past::trace))
         .route("/v1/spool", get(spool::stats))
         .route("/v1/spool/backup", post(spool::backup))

@@ -14,7 +14,7 @@ use super::accounts::Accounts;
 use super::listing::provider;
 use super::names::{Configured, Numbers};
 use super::recent::{Ended, Recent};
-use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
+use super::resolve::{BELIEVED_FOR, DISCARDED, SiteKey, Target, TargetKey, Way, WayKey, resolve};
 use super::suspend::{Said, Suspensions};
 use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Rows, Settings};
@@ -24,6 +24,7 @@ use crate::dns::{Failure, Finality};
 use crate::history::{self, History};
 use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
 use crate::queue::{Change, Waiting};
+use crate::route;
 use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
@@ -80,7 +81,7 @@ enum Asked {
 }
 
 enum Answer {
-    Way(u32, Result<Way, Failure>),
+    Way(u32, Result<Box<Way>, Failure>),
     End(QueueId, bool),
     Budget(Option<Account>, bool),
 }
@@ -91,7 +92,7 @@ pub(super) struct Clerk<W> {
     inbox: Arc<Inbox>,
     pub engine: Engine,
     out: Vec<Order>,
-    pub domains: Numbers<Domain, Option<Failure>>,
+    pub domains: Numbers<WayKey, Option<Failure>>,
     pub targets: Numbers<TargetKey, Aim>,
     pub sites: Numbers<SiteKey, SiteMemory>,
     pub places: Numbers<SocketAddr, ()>,
@@ -121,6 +122,8 @@ pub(super) struct Clerk<W> {
     skew_ms: i64,
     /// What waited at the start is still being taken in.
     pub loading: bool,
+    /// Some route takes one source, so that a pool depends on it.
+    routes_have_pools: bool,
     /// Envelopes whose sender was paused or goes on: to be told to the engine anew.
     again: VecDeque<Rows>,
 }
@@ -162,6 +165,7 @@ impl<W: World> Clerk<W> {
             clocks,
             skew_ms: 0,
             loading: true,
+            routes_have_pools: false,
             again: VecDeque::new(),
         };
         clerk.reload(settings);
@@ -261,11 +265,18 @@ impl<W: World> Clerk<W> {
     }
 
     fn put(&mut self, waiting: &Waiting) -> Put {
+        let (pool, chosen) = route::split(&waiting.pool);
+        let key = WayKey { domain: waiting.domain.clone(), route: chosen.map(Into::into) };
+        let settings = Arc::clone(&self.settings);
+        let pool = match self.routes_have_pools {
+            true => settings.route(&key).and_then(|route| route.pool.as_deref()).unwrap_or(pool),
+            false => pool,
+        };
         // A pool that left the config is served by the first one.
-        let pool = self.pools.find(&waiting.pool).unwrap_or_default();
+        let pool = self.pools.find(pool).unwrap_or_default();
         Put {
             id: waiting.id,
-            domain: DomainHandle(self.domains.number(&waiting.domain, || None)),
+            domain: DomainHandle(self.domains.number(&key, || None)),
             credential: CredentialHandle(u32::from(self.credentials.number(&waiting.credential))),
             stream: StreamHandle(self.streams.number(&waiting.stream)),
             pool: PoolHandle(pool),
@@ -392,7 +403,7 @@ impl<W: World> Clerk<W> {
             Ok((id, answer)) => {
                 self.asked.remove(&id);
                 match answer {
-                    Answer::Way(domain, Ok(way)) => self.resolved(domain, way),
+                    Answer::Way(domain, Ok(way)) => self.resolved(domain, *way),
                     Answer::Way(domain, Err(failure)) => self.unresolved(domain, failure),
                     Answer::End(id, true) => self.tell(Fact::Ended(id, Ending::Done)),
                     Answer::End(id, false) => self.tell(Fact::Ended(id, Ending::Again)),
@@ -511,7 +522,7 @@ impl<W: World> Clerk<W> {
         let history = self.world.history();
         let Some(name) = self.domains.key(domain).filter(|_| history.is_kept()) else { return };
         for source in &self.settings.sources {
-            tell_limits(&history, ("", name.as_str()), &source.name, limits);
+            tell_limits(&history, ("", name.domain.as_str()), &source.name, limits);
         }
     }
 
@@ -582,7 +593,7 @@ impl<W: World> Clerk<W> {
     fn look_up(&mut self, domain: u32) {
         let Some(name) = self.domains.key(domain).cloned() else { return };
         let (world, settings) = (Arc::clone(&self.world), Arc::clone(&self.settings));
-        let task = async move { Answer::Way(domain, resolve(&*world, &settings, &name).await) };
+        let task = async move { Answer::Way(domain, resolve(&*world, &settings, &name).await.map(Box::new)) };
         let id = self.answers.spawn(task).id();
         self.asked.insert(id, Asked::Way(domain));
     }
@@ -591,7 +602,7 @@ impl<W: World> Clerk<W> {
         let found = (
             self.source_of.get(usize::from(source.0)).cloned().flatten(),
             self.targets.value(target.0).map(|aim| Aim { target: aim.target.clone(), site: aim.site }),
-            self.domains.key(domain.0).cloned(),
+            self.domains.key(domain.0).map(|key| key.domain.clone()),
         );
         let (Some(address), Some(aim), Some(domain)) = found else {
             // A source that left the config between the order and now.
@@ -608,6 +619,7 @@ impl<W: World> Clerk<W> {
             hosts: shuffled(&aim.target.hosts),
             tls: aim.target.tls,
             login: aim.target.login,
+            trust: aim.target.trust,
             return_path: aim.target.return_path,
             allow_private: aim.target.allow_private,
             slots: self.slots_of(aim.site, source),
@@ -686,6 +698,7 @@ impl<W: World> Clerk<W> {
 
     fn fail(&mut self, id: QueueId, domain: DomainHandle) {
         match self.failure_of(domain) {
+            Some(outcome) if outcome.cause.status() == DISCARDED => self.end(id, End::Discarded),
             Some(outcome) => self.end(id, End::Failed(outcome)),
             None => self.tell(Fact::Ended(id, Ending::Again)),
         }
@@ -722,7 +735,8 @@ impl<W: World> Clerk<W> {
             Command::Stranded(ids, answer) => drop(answer.send(self.stranded(ids))),
             Command::SiteDomains(site, answer) => drop(answer.send(self.site_domains(&site))),
             Command::Pools(answer) => {
-                let pools = self.settings.pools.iter().map(|pool| pool.name.to_string());
+                let named = self.settings.pools.iter().filter(|pool| !pool.name.contains(' '));
+                let pools = named.map(|pool| pool.name.to_string());
                 drop(answer.send(pools.collect()));
             }
             Command::Reload(settings) => self.reload(*settings),
@@ -756,7 +770,7 @@ impl<W: World> Clerk<W> {
             return None;
         }
         let domains = self.engine.domains_of(&sites);
-        Some(domains.iter().filter_map(|domain| self.domains.key(domain.0)).cloned().collect())
+        Some(domains.iter().filter_map(|domain| self.domains.key(domain.0)).map(|key| key.domain.clone()).collect())
     }
 
     /// The settings of now.
@@ -802,6 +816,7 @@ impl<W: World> Clerk<W> {
         let warming = self.warming_of(&settings);
         let rules = Rules { warming, ..rules };
         self.numbered.clear();
+        self.routes_have_pools = settings.routes.iter().any(|route| route.pool.is_some());
         self.settings = Arc::new(settings);
         // Before the engine feeds what new sources there are.
         self.enforce_all();

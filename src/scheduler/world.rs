@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tracing::info;
 
 use crate::alarm;
 use crate::delivery::{ConnectionId, Event, Host, Order, Plan, Tools};
@@ -30,6 +31,8 @@ pub enum End {
     Expired(Option<Outcome>),
     /// Its domain takes no mail, for this reason.
     Failed(Outcome),
+    /// A route drops it; nobody is told.
+    Discarded,
 }
 
 /// What the scheduler does to the world.
@@ -186,6 +189,10 @@ impl World for Live {
                     tools.door.conclude(lease, attempt, now).await
                 }
                 End::Expired(_) => tools.door.expire(lease, now).await,
+                End::Discarded => {
+                    info!(queue_id = %id, "a route discards a message");
+                    tools.door.delete(lease, now).await
+                }
             };
             settling.written().await;
             true
