@@ -53,6 +53,12 @@ impl Clock {
         self.advance(self.started.elapsed(), system_time())
     }
 
+    /// Both at one moment, so that they differ by what the clock was set and by nothing else.
+    pub fn both(&self) -> (Timestamp, Timestamp) {
+        let elapsed = self.started.elapsed();
+        (self.advance(elapsed, system_time()), self.began.after(elapsed))
+    }
+
     /// The time that really passed, on from the start: nobody sets it, and limits are counted by it.
     pub fn steady(&self) -> Timestamp {
         self.began.after(self.started.elapsed())

@@ -234,8 +234,7 @@ impl Daemon {
         if !clean {
             settings.first_dial = clock.now().after(AFTER_UNCLEAN_END);
         }
-        let scheduler =
-            Scheduler::new(settings, Live { dns: dns.clone(), tools: tools.clone(), ledger, began: Instant::now() });
+        let scheduler = Scheduler::new(settings, Live { dns: dns.clone(), tools: tools.clone(), ledger });
         let handle = scheduler.handle();
         let waiting = queue.set_sink(handle.sink());
         tokio::spawn(scheduler.run(waiting));

@@ -131,7 +131,7 @@ pub(super) struct Clerk<W> {
 impl<W: World> Clerk<W> {
     pub fn new(settings: Settings, world: Arc<W>, inbox: Arc<Inbox>) -> Clerk<W> {
         let (events, heard) = mpsc::channel(EVENTS_MAX);
-        let clocks = (world.now(), world.steady());
+        let clocks = world.clocks();
         let accounts = Accounts::new(world.budgets());
         let suspensions = Suspensions::read(world.suspensions());
         let mut clerk = Clerk {
@@ -239,12 +239,10 @@ impl<W: World> Clerk<W> {
     }
 
     pub(super) fn tell(&mut self, fact: Fact) {
-        /// Both clocks are read to the millisecond, one after the other: less than this is no difference.
-        const SKEW_MIN_MS: u64 = 3;
-        let now = self.world.now();
-        let passed = self.world.steady().saturating_sub(self.clocks.1);
+        let (now, steady) = self.world.clocks();
+        let passed = steady.saturating_sub(self.clocks.1);
         let skew_ms = now.as_millis() as i64 - self.clocks.0.after(passed).as_millis() as i64;
-        if skew_ms.abs_diff(self.skew_ms) >= SKEW_MIN_MS {
+        if skew_ms != self.skew_ms {
             self.skew_ms = skew_ms;
             self.engine.apply(now, fastrand::f64(), Fact::Skewed(skew_ms), &mut self.out);
         }
@@ -575,7 +573,8 @@ impl<W: World> Clerk<W> {
                 Order::Fail(id, domain) => self.fail(id, domain),
                 Order::WakeAt(at) => {
                     // The clock may be set while we sleep; what was promised to pass does.
-                    self.wake = self.world.steady().saturating_add(at.since(self.world.now()));
+                    let (now, steady) = self.world.clocks();
+                    self.wake = steady.saturating_add(at.since(now));
                 }
                 Order::Frozen(source, provider) => {
                     self.world.warmup_frozen(self.sources.name(source.0), self.providers.name(provider.0));

@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -68,6 +68,10 @@ pub trait World: Send + Sync + 'static {
     fn steady(&self) -> Duration {
         self.now().since(Timestamp::ZERO)
     }
+    /// `now` and `steady` at one moment.
+    fn clocks(&self) -> (Timestamp, Duration) {
+        (self.now(), self.steady())
+    }
     /// Where the limits in force are told.
     fn history(&self) -> History {
         History::default()
@@ -91,8 +95,6 @@ pub struct Live {
     pub tools: Arc<Tools>,
     /// Budgets.
     pub ledger: Ledger,
-    /// When the process began.
-    pub began: Instant,
 }
 
 impl World for Live {
@@ -101,7 +103,12 @@ impl World for Live {
     }
 
     fn steady(&self) -> Duration {
-        self.began.elapsed()
+        self.clocks().1
+    }
+
+    fn clocks(&self) -> (Timestamp, Duration) {
+        let (now, steady) = self.tools.caller.clock().both();
+        (now, steady.since(Timestamp::ZERO))
     }
 
     fn history(&self) -> History {

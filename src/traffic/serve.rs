@@ -81,7 +81,7 @@ impl Engine {
             sources.contains(source)
                 && !self.is_kept_off(number, *source, site, kind)
                 && !self.is_lane_shut(number, *source, kind)
-                && !(is_overflowing && self.sites[site].path(*source).is_full(now))
+                && (!is_overflowing || !self.sites[site].path(*source).is_full(now))
         };
         idle.iter().rev().find(|(source, _)| fits(source)).map(|(_, number)| *number)
     }

@@ -307,6 +307,7 @@ fn signed(message: &[u8]) -> (Vec<u8>, String) {
         variant: 0,
         submission: QueueId::from_u64(1),
         form: Form::AsAccepted,
+        variant: 0,
         author_domain: &domain,
         added_headers: &Bytes::new(),
         message,

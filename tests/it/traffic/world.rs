@@ -434,7 +434,7 @@ impl World {
         let mut orders = Vec::new();
         let jitter = if self.is_even { 0.5 } else { self.random.f64() };
         let shown = self.now.as_millis() as i64 - self.real.as_millis() as i64 - self.ahead_at_start_ms;
-        if shown.abs_diff(self.told_ms) >= 3 && !self.hides_skew {
+        if shown != self.told_ms && !self.hides_skew {
             self.told_ms = shown;
             self.engine.apply(self.now, jitter, Fact::Skewed(shown), &mut orders);
         }
