@@ -304,7 +304,6 @@ fn signed(message: &[u8]) -> (Vec<u8>, String) {
     let signer = Signer::new(&Settings { domains, ..Settings::default() }).unwrap();
     let record = signer.records().remove(0);
     let unsigned = Unsigned {
-        variant: 0,
         submission: QueueId::from_u64(1),
         form: Form::AsAccepted,
         variant: 0,

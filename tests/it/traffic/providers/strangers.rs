@@ -55,7 +55,6 @@ impl Peers for Alone {
 #[derive(Debug)]
 pub struct Day {
     #[allow(dead_code, reason = "printed where it is too much")]
-    pub hidden: Hidden,
     /// Refusals for a limit, while it is learned and in the day after that.
     pub learning: usize,
     pub later: usize,
@@ -74,7 +73,7 @@ pub fn day(seed: u64) -> Day {
     // Without a rate nothing but its slowness bounds it.
     let takes_ms = if rate.is_none() { (20_000, 40_000) } else { (least, least * 2) };
     let hidden = Hidden { cap, rates: rate.into_iter().collect(), deliveries, takes_ms, ..Hidden::default() };
-    let provider = Rc::new(RefCell::new(Provider::new(seed, Style::Plain, hidden.clone())));
+    let provider = Rc::new(RefCell::new(Provider::new(seed, Style::Plain, hidden)));
     let place = Place { temper: Temper::Peer, site: 0, limits: Limits::NONE };
     let mut world = World::new(seed, Rules::default(), vec![place; 3]);
     world.peers = Some(Box::new(Alone(Rc::clone(&provider))));
@@ -96,5 +95,5 @@ pub fn day(seed: u64) -> Day {
     let learning = refusals.iter().filter(|(at, _)| *at < learned).count();
     let delivered = world.ended.len() - before;
     let used = rate.map(|(count, per)| delivered as f64 / (count as f64 * 86_400.0 / per.as_secs_f64()));
-    Day { hidden, learning, later: refusals.len() - learning, used }
+    Day { learning, later: refusals.len() - learning, used }
 }
