@@ -464,7 +464,7 @@ impl Door {
         for (kind, effect, row) in taken.rows {
             self.events.came_back(kind, effect);
             let CameBack { queue_id, report, recipient, kind, why, sent_on_to, .. } = &row;
-            let about = (queue_id.as_u64() != 0).then(|| queue_id.to_string()).unwrap_or_default();
+            let about = if queue_id.as_u64() == 0 { String::new() } else { queue_id.to_string() };
             info!(
                 target: "postrider::mail",
                 %report, queue_id = about, kind, recipient, effect, why, sent_on_to, "came back"

@@ -96,8 +96,7 @@ impl Directory {
     /// It cannot be listed.
     pub fn scan(&self) -> io::Result<Vec<Entry>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.path)?.filter_map(Result::ok).filter(|entry| is_complete(entry)).take(NAMES_MAX)
-        {
+        for entry in fs::read_dir(&self.path)?.filter_map(Result::ok).filter(is_complete).take(NAMES_MAX) {
             // Gone again since: somebody else removed it.
             let Ok(data) = fs::symlink_metadata(entry.path()) else { continue };
             let Ok(name) = entry.file_name().into_string() else { continue };

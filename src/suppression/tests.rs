@@ -6,10 +6,13 @@ use crate::spool::{Apply, FileDisk, OpenOptions, Position, Sequence, Settings, S
 
 pub(super) const NOW: Timestamp = Timestamp::from_secs(1_795_255_200);
 
+/// What happens at a write.
+type Hook = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 /// A disk that does something else besides, once, when a file of the list is about to get its name.
 struct Hooked {
     disk: FileDisk,
-    hooks: Mutex<std::collections::VecDeque<Box<dyn FnOnce() -> io::Result<()> + Send>>>,
+    hooks: Mutex<std::collections::VecDeque<Hook>>,
 }
 
 impl fmt::Debug for Hooked {

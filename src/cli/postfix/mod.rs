@@ -115,8 +115,7 @@ fn flags<'a>(words: &'a [String], known: &str) -> Result<(Vec<Flag>, &'a [String
         if word == "--" {
             break;
         }
-        let mut letters = word.char_indices().skip(1);
-        while let Some((place, letter)) = letters.next() {
+        for (place, letter) in word.char_indices().skip(1) {
             let rest = word.get(place + letter.len_utf8()..).unwrap_or_default();
             match known.find(letter).map(|place| known.get(place + letter.len_utf8()..).unwrap_or_default()) {
                 Some(behind) if letter != ':' && behind.starts_with(':') => {

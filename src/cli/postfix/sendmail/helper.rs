@@ -24,7 +24,7 @@ pub(super) fn keep(place: &Place, letter: &Letter) -> Result<String, Fatal> {
     let program = program();
     let mut command = Command::new(&program);
     let maildrop = place.data_dir.join(crate::pickup::NAME);
-    if maildrop != PathBuf::from(MAILDROP) {
+    if maildrop.as_os_str() != MAILDROP {
         // Installed set-gid, it refuses this; it is for who keeps the maildrop in a directory of his own.
         command.arg("--maildrop").arg(&maildrop);
     }

@@ -100,7 +100,7 @@ fn cluster(words: &[String]) -> Result<(Vec<Flag>, &[String]), Fatal> {
     for count in [1, 2] {
         let (some, rest) = words.split_at_checked(count).unwrap_or((words, &[]));
         match super::super::flags(some, KNOWN) {
-            Ok((found, unused)) if unused.is_empty() => return Ok((found, rest)),
+            Ok((found, [])) => return Ok((found, rest)),
             Ok(_) | Err(_) if count == 1 && words.len() > 1 => {}
             Ok((found, _)) => return Ok((found, rest)),
             Err(letter) => return Err(bad(letter)),
