@@ -69,31 +69,35 @@ impl Door {
     }
 
     /// Tells the sender of a message that was refused for good after its program was gone: a DSN under this id, withheld.
-    /// `None`: nobody is to be told.
+    /// `refusals`: one for each recipient, or for all that come after the last. `None`: nobody is to be told.
     ///
     /// # Errors
     /// It could not be kept; to be tried again.
     pub async fn return_refused(
         &self,
         submission: &Submission,
-        refusal: &Refusal,
+        refusals: &[Refusal],
         id: QueueId,
     ) -> Result<Option<Withheld>, PutError> {
         let settings = self.settings.load_full();
         let now = submission.received_at;
         let envelope = never_accepted(&settings, submission, self.queue.next_id(now));
-        let status = EnhancedStatus::split(refusal.status).map_or(EnhancedStatus::new(5, 0, 0), |(status, _)| status);
-        let cause = Cause::local(status, &refusal.text);
-        let outcome = Outcome { at: now, stage: Stage::Local, host: "".into(), address: None, cause };
         let before = envelope.untried();
         let mut after: Progress = before.clone();
-        after.end(RecipientState::Failed, Some(&outcome));
+        for (place, recipient) in after.recipients.iter_mut().enumerate() {
+            let Some(refusal) = refusals.get(place).or(refusals.last()) else { continue };
+            let status =
+                EnhancedStatus::split(refusal.status).map_or(EnhancedStatus::new(5, 0, 0), |(status, _)| status);
+            let cause = Cause::local(status, &refusal.text);
+            recipient.state = RecipientState::Failed;
+            recipient.last = Some(Outcome { at: now, stage: Stage::Local, host: "".into(), address: None, cause });
+        }
         let events = conclude::events(&settings, &envelope, &before, &mut after, PeerReports::No, now);
         let told =
             Told { envelope: &envelope, progress: &after, events: &events, body: Some(submission.message.as_ref()) };
         let Some(dsn) = conclude::dsn(&settings, &told, id, random(), now) else { return Ok(None) };
         let (_, withheld) = self.queue.put_withheld(dsn).await?;
-        info!(queue_id = %id, to = %envelope.reverse_path, "a message was refused, and its sender told");
+        info!(queue_id = %id, to = %envelope.reverse_path, recipients = envelope.recipients.len(), "refused, and its sender told");
         Ok(Some(withheld))
     }
 }

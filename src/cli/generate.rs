@@ -33,7 +33,7 @@ pub fn run(command: &Command) -> anyhow::Result<Exit> {
             // Commands of an operator are section 8: hier of man-pages(7).
             let section = directory.join("man8");
             std::fs::create_dir_all(&section).with_context(|| section.display().to_string())?;
-            let mut command = Arguments::command();
+            let mut command = without_help(Arguments::command());
             // Gives each its whole name.
             command.build();
             pages(&command, "", &section)?;
@@ -43,6 +43,11 @@ pub fn run(command: &Command) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Leaves out `help` of each command, which would be a page about each page.
+fn without_help(command: clap::Command) -> clap::Command {
+    command.disable_help_subcommand(true).mut_subcommands(without_help)
 }
 
 /// Writes the page of a command, and of all below it that are shown.
@@ -78,5 +83,6 @@ mod tests {
             assert!(text.contains(first), "{}: {text}", below.get_name());
         }
         assert!(!directory.path().join("man8/postrider-generate.8").exists());
+        assert!(!directory.path().join("man8/postrider-help.8").exists());
     }
 }

@@ -127,14 +127,16 @@ pub struct Pickup {
     put_off: HashMap<String, Instant>,
     /// What is in the queue, while its file cannot be removed: it must not go.
     stuck: Vec<(String, Held)>,
+    /// Reports about messages that could not be taken yet: one that is written is not written again.
+    reports: HashMap<String, Withheld>,
     users: HashMap<u32, (Option<String>, Instant)>,
     told: Option<Instant>,
 }
 
-/// What keeps a message from going.
-enum Held {
-    Message(Kept),
-    Report(Withheld),
+/// What keeps a message from going, and what tells its sender of recipients that it cannot go to.
+struct Held {
+    message: Option<Kept>,
+    report: Option<Withheld>,
 }
 
 /// A message that was read.
@@ -156,7 +158,9 @@ enum Fate {
     Taken(Held),
     /// Its file goes to the damaged ones.
     Aside(String),
-    Later(String),
+    /// The daemon may not read its file, or the disk does not give it.
+    Unreadable(io::Error),
+    Later(String, Option<Withheld>),
 }
 
 impl Pickup {
@@ -171,6 +175,7 @@ impl Pickup {
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             put_off: HashMap::new(),
             stuck: Vec::new(),
+            reports: HashMap::new(),
             users: HashMap::new(),
             told: None,
         }
@@ -223,6 +228,8 @@ impl Pickup {
         self.door.alarms().clear(Alarm::Maildrop, "directory");
         let now = Instant::now();
         self.put_off.retain(|_, until| *until > now);
+        // Somebody took the file away: the report about it is true all the same.
+        self.reports.retain(|name, _| entries.iter().any(|entry| entry.name == *name));
         let stuck = |name: &str| self.stuck.iter().any(|(other, _)| other == name);
         let mut waiting: Vec<Entry> = entries
             .into_iter()
@@ -266,10 +273,11 @@ impl Pickup {
                         stamp,
                         user,
                     };
-                    running.spawn(async move { (errand.name.clone(), errand.put(letter).await) });
+                    let report = self.reports.remove(&errand.name);
+                    running.spawn(async move { (errand.name.clone(), errand.put(letter, report).await) });
                 }
                 Err(Trouble::Damaged(text)) => fates.push((entry.name, Fate::Aside(text))),
-                Err(Trouble::Unreadable(error)) => fates.push((entry.name, Fate::Later(error.to_string()))),
+                Err(Trouble::Unreadable(error)) => fates.push((entry.name, Fate::Unreadable(error))),
             }
         }
         while let Some(ended) = running.join_next().await {
@@ -285,7 +293,23 @@ impl Pickup {
             match fate {
                 Fate::Taken(held) => taken.push((name, held)),
                 Fate::Aside(text) => self.set_aside(name, &text, now).await,
-                Fate::Later(text) => {
+                Fate::Unreadable(error) => {
+                    let advice = match error.kind() {
+                        io::ErrorKind::PermissionDenied => {
+                            "; put the daemon's user into the group postrider-drop, and restart it"
+                        }
+                        _ => "",
+                    };
+                    let detail = format!("{name} cannot be read, and stays in the maildrop: {error}{advice}");
+                    if self.told.is_none_or(|at| at.elapsed() >= CLEAN_EVERY) {
+                        self.told = Some(Instant::now());
+                        warn!("{detail}");
+                    }
+                    self.door.alarms().event(Alarm::Maildrop, "files", &detail, now);
+                    self.put_off.insert(name, Instant::now() + PUT_OFF);
+                }
+                Fate::Later(text, report) => {
+                    self.reports.extend(report.map(|report| (name.clone(), report)));
                     if self.told.is_none_or(|at| at.elapsed() >= CLEAN_EVERY) {
                         self.told = Some(Instant::now());
                         warn!(maildrop = name, "it cannot be taken now, and stays in the maildrop: {text}");
@@ -315,9 +339,9 @@ impl Pickup {
                 Some(None) => {
                     let ledger = self.ledger.clone();
                     forgetting.spawn(async move {
-                        match held {
-                            Held::Message(kept) => kept.release().await,
-                            Held::Report(withheld) => drop(withheld),
+                        drop(held.report);
+                        if let Some(kept) = held.message {
+                            kept.release().await;
                         }
                         ledger.keep_pickup(name.into(), None).await;
                     });
@@ -404,7 +428,7 @@ struct Errand {
 }
 
 impl Errand {
-    async fn put(&self, letter: Letter) -> Fate {
+    async fn put(&self, letter: Letter, report: Option<Withheld>) -> Fate {
         let at = Timestamp::from_millis(self.stamp.time_ms);
         let Some((submission, refusal)) = letter::submission(&self.settings.terms(), letter, at, self.now) else {
             return Fate::Aside("none of its recipients is an address".to_owned());
@@ -412,7 +436,7 @@ impl Errand {
         let id = self.queue.next_id(self.now);
         let record = Bytes::copy_from_slice(&id.as_u64().to_be_bytes());
         if !self.ledger.keep_pickup(self.name.clone().into(), Some(record)).await {
-            return Fate::Later("its id could not be written down".to_owned());
+            return Fate::Later("its id could not be written down".to_owned(), report);
         }
         let allowed = users::allows(&self.settings.submit_users, self.stamp.uid, self.user.as_deref());
         let refusal = if allowed { refusal } else { Some(self.not_allowed()) };
@@ -420,11 +444,45 @@ impl Errand {
             .events()
             .maillog()
             .write(Service::Pickup, || format!("{id}: uid={} from=<{}>", self.stamp.uid, submission.reverse_path));
-        let taken = match refusal {
-            None => self.door.accept_withheld(submission.clone(), id).await,
-            Some(refusal) => Err(refusal),
+        let fate = match refusal {
+            Some(refusal) => self.give_back(&submission, &[refusal], id).await,
+            None => self.put_where_wanted(submission, id, report).await,
         };
-        let fate = match taken {
+        if matches!(fate, Fate::Later(..) | Fate::Aside(_)) {
+            self.ledger.keep_pickup(self.name.clone().into(), None).await;
+        }
+        fate
+    }
+
+    /// Puts a message to whom it can go. For the others, a client would have been told at RCPT; here a DSN says it, and it
+    /// comes first: after a crash between the two, it is told twice rather than never.
+    async fn put_where_wanted(&self, mut submission: Submission, id: QueueId, mut report: Option<Withheld>) -> Fate {
+        let (mut nowhere, mut refusals) = (Vec::new(), Vec::new());
+        let recipients = std::mem::take(&mut submission.recipients);
+        for recipient in recipients {
+            match self.door.check_destination(&submission.reverse_path, &recipient.0, self.now) {
+                Err(refusal) if refusal.code >= 500 => {
+                    nowhere.push(recipient);
+                    refusals.push(refusal);
+                }
+                // What a table does not know now, the door finds out again.
+                Ok(()) | Err(_) => submission.recipients.push(recipient),
+            }
+        }
+        if submission.recipients.is_empty() {
+            submission.recipients = nowhere;
+            return self.give_back(&submission, &refusals, id).await;
+        }
+        if !nowhere.is_empty() && report.is_none() {
+            let others = Submission { recipients: nowhere, ..submission.clone() };
+            match self.give_back(&others, &refusals, self.queue.next_id(self.now)).await {
+                Fate::Taken(held) => report = held.report,
+                // Nobody is to be told: that is no reason to keep it from the others.
+                Fate::Aside(text) => warn!(maildrop = self.name, "not sent to all: {text}"),
+                later => return later,
+            }
+        }
+        match self.door.accept_withheld(submission.clone(), id).await {
             Ok(kept) => {
                 info!(
                     queue_id = %kept.receipt().id,
@@ -434,27 +492,25 @@ impl Errand {
                     from = %format_args!("<{}>", submission.reverse_path),
                     "picked up"
                 );
-                Fate::Taken(Held::Message(kept))
+                Fate::Taken(Held { message: Some(kept), report })
             }
-            Err(refusal) if refusal.code < 500 => Fate::Later(refusal.to_string()),
-            Err(refusal) => self.give_back(&submission, &refusal, id).await,
-        };
-        if matches!(fate, Fate::Later(_) | Fate::Aside(_)) {
-            self.ledger.keep_pickup(self.name.clone().into(), None).await;
+            Err(refusal) if refusal.code < 500 => Fate::Later(refusal.to_string(), report),
+            // Dropped, the report about the others goes as well.
+            Err(refusal) => self.give_back(&submission, &[refusal], id).await,
         }
-        fate
     }
 
     /// Its program is long gone: a DSN says what a client would have been answered.
-    async fn give_back(&self, submission: &Submission, refusal: &Refusal, id: QueueId) -> Fate {
-        match self.door.return_refused(submission, refusal, id).await {
+    async fn give_back(&self, submission: &Submission, refusals: &[Refusal], id: QueueId) -> Fate {
+        let said = refusals.first().map(ToString::to_string).unwrap_or_default();
+        match self.door.return_refused(submission, refusals, id).await {
             Ok(Some(withheld)) => {
                 let from = &submission.reverse_path;
-                warn!(maildrop = self.name, uid = self.stamp.uid, %from, "returned to its sender: {refusal}");
-                Fate::Taken(Held::Report(withheld))
+                warn!(maildrop = self.name, uid = self.stamp.uid, %from, "returned to its sender: {said}");
+                Fate::Taken(Held { message: None, report: Some(withheld) })
             }
-            Ok(None) => Fate::Aside(format!("{refusal}, and nobody is to be told")),
-            Err(error) => Fate::Later(format!("{error:?}")),
+            Ok(None) => Fate::Aside(format!("{said}, and nobody is to be told")),
+            Err(error) => Fate::Later(format!("{error:?}"), None),
         }
     }
 

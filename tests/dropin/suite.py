@@ -30,6 +30,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, SMTP as Server
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
+HOME = pathlib.Path(__file__).resolve().parents[2] / "target/dropin"
 ROOT = pathlib.Path(os.environ["ROOT"])
 PACKAGE = pathlib.Path(os.environ["PACKAGE"])
 ARRIVAL_SECONDS = 60
@@ -443,6 +444,8 @@ def differences(before, after):
 
 def with_postfix(machine, expected):
     machine.configure_postfix()
+    # What the service does before: resolv.conf and hosts for daemons in a chroot.
+    machine.run(["/usr/lib/postfix/configure-instance.sh", "-"])
     machine.run(["postfix", "start"])
     statuses = machine.send_all()
     found = machine.world.gather(expected(statuses))
@@ -458,7 +461,7 @@ def with_postrider(machine, expected):
     if said.returncode:
         raise SystemExit(f"import: exit {said.returncode}\n{said.stdout}\n{said.stderr}")
     machine.run(["sh", "-c", "chgrp -R postrider /etc/postrider && chmod -R g+rX /etc/postrider"])
-    daemon = subprocess.Popen([*INSIDE, "chroot", "--userspec", "postrider:postrider", machine.root, "postrider", "serve"], env={"PATH": "/usr/bin"},
+    daemon = subprocess.Popen([*INSIDE, "chroot", "--userspec", "postrider:postrider", machine.root, "postrider", "serve"], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
                               stderr=open(machine.root / "tmp/postrider.log", "wb"))
     try:
         until = time.monotonic() + 20
@@ -510,13 +513,17 @@ def main():
                 problems.append(f"{len(before.get(said, []))} copies became {len(after.get(said, []))}")
             elif before.get(said):
                 problems += differences(summary(before[said]), summary(after[said]))
+            elif status == 0:
+                problems.append("arrived neither before nor after")
             passed, failed = passed + (not problems), failed + bool(problems)
             print(f"  {client:20} {'same' if not problems else '; '.join(problems)}", flush=True)
         if listing != "Mail queue is empty\n":
             failed += 1
             print(f"  mailq: {listing}")
-        if failed and options.keep:
-            print((machine.root / "tmp/postrider.log").read_text()[-4000:])
+        if options.keep:
+            kept = HOME / f"{name}.log"
+            shutil.copy(machine.root / "tmp/postrider.log", kept)
+            print(f"  (log: {kept})")
         machine.close()
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0

@@ -174,3 +174,34 @@ fn and_what_is_wrong_ends_with_the_code_that_programs_know() {
     assert!(said.contains("\r\n250 2.0.0 Ok: queued as ") && said.trim_end().ends_with("Bye"), "{said}");
     eventually("it arrives", LIMIT, || peer.taken("spoken") == 1);
 }
+
+#[test]
+fn and_a_stranger_to_the_host_among_the_recipients_keeps_it_from_nobody_else() {
+    let peer = Peer::keeping_bytes(Behaviour::Friendly);
+    let mut daemon = Setup::relaying_to(peer.address()).prepare();
+    let text = std::fs::read_to_string(&daemon.config).unwrap() + "[local]\naliases = \"aliases\"\n";
+    daemon.overwrite_config(&text);
+    std::fs::write(daemon.config.with_file_name("aliases"), "root: ops@dest.example\n").unwrap();
+    daemon.start();
+    let words = ["sendmail", "-i", "-f", "shop@example.com", "jo@one.example", "nobody", "root", "noone"];
+    let sent = send(&daemon, &words, "Subject: to some\nX-Test-Id: some\n\nHello\n");
+    assert!(sent.status.success(), "{sent:?}");
+    eventually("it and the report arrive", LIMIT, || peer.receipts().len() >= 3);
+    let receipts = peer.receipts();
+    let mut reached: Vec<_> = receipts.iter().filter(|r| r.id == "some").flat_map(|r| r.to.clone()).collect();
+    reached.sort();
+    assert_eq!(reached, ["jo@one.example", "ops@dest.example"]);
+    let reports: Vec<_> = receipts.iter().filter(|r| r.id != "some").collect();
+    let [report] = reports.as_slice() else { panic!("{} reports", reports.len()) };
+    assert_eq!((report.from.as_str(), report.to.as_slice()), ("", ["shop@example.com".to_owned()].as_slice()));
+    let text = String::from_utf8_lossy(&report.bytes).replace("\r\n ", " ");
+    for name in ["nobody", "noone"] {
+        let said = format!("Final-Recipient: rfc822; {name}@relay.example.com");
+        assert!(text.contains(&said), "{said} is missing:\n{text}");
+        assert!(
+            text.contains(&format!("<{name}@relay.example.com>: Recipient address rejected: User unknown")),
+            "{text}"
+        );
+    }
+    assert!(!text.contains("Final-Recipient: rfc822; jo@one.example"), "{text}");
+}
