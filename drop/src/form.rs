@@ -151,10 +151,19 @@ impl Letter {
         for piece in self.message.chunks(RECORD_LENGTH_MAX) {
             put(&mut out, b'B', piece);
         }
-        let sum = crc32fast::hash(&out);
-        put(&mut out, b'E', &sum.to_be_bytes());
-        out
+        sealed(out)
     }
+}
+
+/// A whole file of these records, whatever they are: stamp and end are sound.
+pub fn file(stamp: &Stamp, records: &[u8]) -> Vec<u8> {
+    [&stamp.bytes()[..], &sealed(records.to_vec())].concat()
+}
+
+fn sealed(mut records: Vec<u8>) -> Vec<u8> {
+    let sum = crc32fast::hash(&records);
+    put(&mut records, b'E', &sum.to_be_bytes());
+    records
 }
 
 fn put(out: &mut Vec<u8>, kind: u8, content: &[u8]) {
