@@ -7,7 +7,7 @@
 mod form;
 pub mod helper;
 
-pub use form::{Flaw, Guard, Letter, RECORD_LENGTH_MAX, STAMP_LENGTH, Stamp, TOTAL_LENGTH_MAX, Wanted, read};
+pub use form::{Flaw, Guard, Letter, RECORD_LENGTH_MAX, STAMP_LENGTH, Stamp, TOTAL_LENGTH_MAX, Wanted, file, read};
 
 /// Where messages wait for the daemon.
 ///

@@ -117,7 +117,7 @@ fn recipient(wanted: &Wanted, origin: &Domain) -> Option<(Address, Notify, Optio
 }
 
 /// Every line ended by CRLF, and no CR or LF elsewhere.
-fn normalized(message: &[u8]) -> Vec<u8> {
+pub(super) fn normalized(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(message.len() + message.len() / 32 + 2);
     let mut rest = message;
     while !rest.is_empty() {
@@ -154,6 +154,10 @@ fn with_fields(message: Vec<u8>, full_name: &str, author: Option<&Address>, at: 
     if let (Some(author), Some(name), false) = (author, name, has(Kind::From)) {
         let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
         fields.push_str(&format!("From: \"{quoted}\" <{author}>\r\n"));
+    }
+    if header.end == 0 && !message.starts_with(b"\r\n") {
+        // It begins with its body, and a line of that with white space before it would go on with our last field.
+        fields.push_str("\r\n");
     }
     match fields.is_empty() {
         true => message.into(),
@@ -248,5 +252,16 @@ mod tests {
         let date = "Date: Thu, 01 Jan 1970 00:00:00 +0000\r\n";
         assert_eq!(made(b"Subject: x\n\nbody\n", ""), format!("{date}Subject: x\r\n\r\nbody\r\n"));
         assert_eq!(made(b"From: me@b.example\n\n", "Web"), format!("{date}From: me@b.example\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_body_without_a_header_stays_whole() {
+        for body in ["\thello\r\n", " X: y\r\n", "hello\r\n", "\r\nhello\r\n"] {
+            let letter = Letter { full_name: "Web".to_owned(), ..letter(&["a"], body.as_bytes()) };
+            let (submission, _) = submission(&terms(), letter, Timestamp::ZERO, Timestamp::ZERO).unwrap();
+            let header = scan(&submission.message, HeaderLimits::NONE).unwrap();
+            assert_eq!(header.of(Kind::Date).next().unwrap().value, b" Thu, 01 Jan 1970 00:00:00 +0000", "{body:?}");
+            assert_eq!(&submission.message[header.body_start..], body.trim_start_matches("\r\n").as_bytes());
+        }
     }
 }

@@ -14,6 +14,7 @@
 //! Called by `app`. It trusts of a letter what the helper stamped on it, and nothing else.
 
 mod directory;
+pub mod exercise;
 mod letter;
 
 use std::collections::HashMap;

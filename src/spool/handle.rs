@@ -158,7 +158,8 @@ impl Spool {
     /// Makes a state entry durable. `None` removes the key.
     ///
     /// # Errors
-    /// As [`Spool::put`]; the reserve is used before `Full`.
+    /// The reserve is used before `Full`. A start may find the entry all the same, unless a later put of any state succeeds
+    /// (or [`Spool::prove`] does): a write that found no room may have been done in part, and what follows it makes it void.
     pub async fn state_put(&self, table: u16, key: Bytes, value: Option<Bytes>) -> Result<(), PutError> {
         self.put_state(table, key, value).await.map(drop)
     }

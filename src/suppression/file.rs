@@ -642,6 +642,9 @@ pub(super) fn open_all(disk: &Arc<dyn Disk>) -> Result<Vec<Arc<Generation>>, Uno
     let failed = |source: io::Error| Unopened::Disk { name: DIRECTORY.to_owned(), source };
     disk.make_dir(DIRECTORY).map_err(failed)?;
     disk.sync_dir("").map_err(failed)?;
+    // Who died may have given a name that is not on the disk yet: what is read from that file must still be there after
+    // a power cut.
+    disk.sync_dir(DIRECTORY).map_err(failed)?;
     let mut names = Vec::new();
     for entry in disk.list(DIRECTORY).map_err(failed)? {
         // What another made stays.

@@ -118,6 +118,7 @@ impl Suppressions {
             let turn = shared.maintenance.clone().lock_owned().await;
             if run == Run::Real {
                 shared.merge(true).await?;
+                shared.end_doubts().await?;
             }
             let finder = shared.clone();
             let count = blocking(move || finder.void_where(&query, run, now)).await?;
@@ -185,6 +186,7 @@ impl Import {
             if run == Run::Real {
                 // What was said before must be older than this file, on the disk too.
                 shared.merge(true).await?;
+                shared.end_doubts().await?;
             }
             let imported = blocking(move || self.write(run, progress)).await?;
             drop(turn);

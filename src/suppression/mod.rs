@@ -163,6 +163,7 @@ struct Shared {
     stripes: Vec<tokio::sync::Mutex<()>>,
     maintenance: Arc<tokio::sync::Mutex<()>>,
     importing: Arc<tokio::sync::Mutex<()>>,
+    doubts: Doubts,
     progress: import::Progress,
     /// A merge was started and has not ended.
     merging: AtomicBool,
@@ -174,6 +175,15 @@ struct Shared {
     lost: u64,
     /// The latest time that anybody said: what a merge goes by.
     now: AtomicU64,
+}
+
+/// Changes that failed and may stand in the log all the same: a start would find them. They are void once anything was written
+/// behind them.
+#[derive(Debug, Default)]
+struct Doubts {
+    failed: AtomicU64,
+    /// How many of them are void.
+    over: AtomicU64,
 }
 
 /// What changed since the newest file: as the state log has it.
@@ -311,6 +321,7 @@ impl Suppressions {
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect(),
             maintenance: Arc::default(),
             importing: Arc::default(),
+            doubts: Doubts::default(),
             progress: import::Progress::default(),
             merging: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -383,6 +394,7 @@ impl Suppressions {
             let prefix = key::prefix(&address);
             let told = {
                 let _turn = shared.stripe(&prefix).lock().await;
+                shared.end_doubts().await?;
                 let (edits, told) = decide(&shared.look_up(&prefix).entries());
                 for edit in edits {
                     shared.edit(&address, &prefix, edit).await?;
@@ -414,6 +426,7 @@ impl Suppressions {
             let mut count = 0;
             {
                 let _turn = shared.stripe(&prefix).lock().await;
+                shared.end_doubts().await?;
                 let seen = shared.look_up(&prefix);
                 match &seen.damage {
                     // Nobody can tell which they were: all that the files say is void.
@@ -562,8 +575,22 @@ impl Shared {
             return Err(Failure::Overfull { why });
         }
         let value = Bytes::from(entry::write_value(entry.as_ref()));
-        self.spool.state_put(TABLE, Bytes::copy_from_slice(&key), Some(value)).await?;
+        let put = self.spool.state_put(TABLE, Bytes::copy_from_slice(&key), Some(value)).await;
+        put.inspect_err(|_| {
+            self.doubts.failed.fetch_add(1, Ordering::AcqRel);
+        })?;
         self.changes_mut().insert(key, entry);
+        Ok(())
+    }
+
+    /// Makes sure that no change that failed comes true at the next start: before anything is decided by what memory and
+    /// files say, which do not have it. Costs nothing unless one failed.
+    async fn end_doubts(&self) -> Result<(), Failure> {
+        let failed = self.doubts.failed.load(Ordering::Acquire);
+        if self.doubts.over.load(Ordering::Acquire) < failed {
+            let _proof = self.spool.prove().await?;
+            self.doubts.over.fetch_max(failed, Ordering::AcqRel);
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use postrider::config::Config;
 use postrider::history;
 use postrider::mail::{Cause, Marks, QueueId, Reply, Stage};
 use postrider::message::{self, Families, Family, HeaderLimits, Kind, Missing, Trace};
+use postrider::pickup;
 use postrider::report;
 use postrider::rewrite::{Aliases, Checks, Kind as TableKind, Moment, Table};
 use postrider::smtp::dialog::Capabilities;
@@ -25,7 +26,7 @@ use postrider::token::{self, Keys, Link, Token};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ("bdat", bdat),
     ("classify", classify),
     ("config", config),
@@ -33,6 +34,7 @@ pub const TARGETS: [Target; 15] = [
     ("egress_encode", egress_encode),
     ("header_checks", header_checks),
     ("history_block", history_block),
+    ("maildrop", maildrop),
     ("message", message),
     ("reply_reader", reply_reader),
     ("report", report),
@@ -136,6 +138,11 @@ pub fn bdat(octets: &[u8]) {
 /// Blocks and index runs of the history: what is read is read the same after it was written again.
 pub fn history_block(octets: &[u8]) {
     history::exercise::octets(octets);
+}
+
+/// A file of the maildrop, as any local user can make one: what is made of it is fit for the door.
+pub fn maildrop(octets: &[u8]) {
+    pickup::exercise::octets(octets);
 }
 
 /// A list from elsewhere: each row is an entry, left out, or bad; what is an entry reads the same after our own export.

@@ -66,11 +66,17 @@ struct State {
     stopped: bool,
     /// Bytes that files may have in all.
     capacity: Option<u64>,
+    /// How often it ended.
+    life: u64,
 }
 
-/// The disk. Clones are the same disk.
+/// The disk. Clones are the same disk, in the hands of the same process: what one had when it ended does nothing any more,
+/// however long its threads go on.
 #[derive(Clone, Debug)]
-pub struct SimDisk(Arc<Mutex<State>>);
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+    life: u64,
+}
 
 #[derive(Debug)]
 struct SimFile {
@@ -169,7 +175,7 @@ fn after(stopped: bool) -> io::Result<()> {
 
 impl SimDisk {
     pub fn new(seed: u64) -> SimDisk {
-        SimDisk(Arc::new(Mutex::new(State {
+        let state = State {
             inodes: Vec::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
@@ -180,16 +186,27 @@ impl SimDisk {
             fault: None,
             stopped: false,
             capacity: None,
-        })))
+            life: 0,
+        };
+        SimDisk { state: Arc::new(Mutex::new(state)), life: 0 }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.state.lock().unwrap()
+    }
+
+    /// For a process that lives.
+    fn living(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        match state.life == self.life {
+            true => Ok(state),
+            false => Err(io::Error::other("the process is gone")),
+        }
     }
 
     /// A disk with the same contents.
     pub fn copy(&self) -> SimDisk {
-        SimDisk(Arc::new(Mutex::new(self.state().clone())))
+        SimDisk { state: Arc::new(Mutex::new(self.state().clone())), life: self.life }
     }
 
     /// From now on, this happens at the given call.
@@ -239,8 +256,11 @@ impl SimDisk {
     }
 
     /// The process, or the machine, is gone; what comes next sees what is left.
-    pub fn end(&self, end: End) {
-        let mut state = self.state();
+    pub fn end(&mut self, end: End) {
+        let state = self.state.clone();
+        let mut state = state.lock().unwrap();
+        state.life += 1;
+        self.life = state.life;
         state.stopped = false;
         state.fault = None;
         if end == End::Kill {
@@ -283,7 +303,7 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.state();
+        let mut state = self.living()?;
         let stopped = state.call()?;
         let inode = match (how, state.names.get(name).copied()) {
             (Open::New, Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -304,14 +324,14 @@ impl Disk for SimDisk {
     }
 
     fn make_dir(&self, name: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.living()?;
         let stopped = state.call()?;
         state.dirs.insert(name.to_owned());
         after(stopped)
     }
 
     fn sync_dir(&self, name: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.living()?;
         let stopped = state.call()?;
         let (now, later) = std::mem::take(&mut state.pending_names).into_iter().partition(|c| c.concerns(name));
         state.pending_names = later;
@@ -323,7 +343,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.living()?;
         let stopped = state.call()?;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), inode);
@@ -332,7 +352,7 @@ impl Disk for SimDisk {
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.living()?;
         let stopped = state.call()?;
         state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
         state.pending_names.push(NameChange { removed: Some(name.to_owned()), added: None });
@@ -340,7 +360,7 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<Entry>> {
-        let mut state = self.state();
+        let mut state = self.living()?;
         after(state.call()?)?;
         let here = state.names.iter().filter(|(name, _)| directory(name) == dir);
         Ok(here
@@ -352,13 +372,13 @@ impl Disk for SimDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let state = self.state();
+        let state = self.living()?;
         let total = state.capacity.unwrap_or(1 << 40);
         Ok(Space { free: total.saturating_sub(state.used()), total })
     }
 
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        after(self.state().call()?)?;
+        after(self.living()?.call()?)?;
         Ok(Box::new(()))
     }
 
@@ -369,7 +389,7 @@ impl Disk for SimDisk {
 
 impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.living()?;
         after(state.call()?)?;
         let bytes = &state.inodes[self.inode].cached;
         let rest = bytes.get(offset as usize..).unwrap_or_default();
@@ -379,7 +399,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.living()?;
         after(state.stopped)?;
         let failed = state.call();
         let old_len = state.inodes[self.inode].cached.len();
@@ -387,10 +407,10 @@ impl DiskFile for SimFile {
             state.grow((offset as usize + bytes.len()).saturating_sub(old_len))?;
         }
         // Whatever it says, a part of a failed write may have been done.
-        let part = match failed {
-            Ok(false) => bytes.len(),
-            Ok(true) | Err(_) if state.random.bool() => state.random.usize(0..=bytes.len()),
-            Ok(true) | Err(_) => 0,
+        let part = match (&failed, state.random.u8(0..4)) {
+            (Ok(false), _) | (_, 0) => bytes.len(),
+            (_, 1) => state.random.usize(0..=bytes.len()),
+            (_, _) => 0,
         };
         let change = Change::Write(offset as usize, bytes[..part].to_vec());
         let inode = &mut state.inodes[self.inode];
@@ -400,7 +420,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.living()?;
         after(state.stopped)?;
         let called = state.call();
         let mut random = state.random.fork();
@@ -421,7 +441,7 @@ impl DiskFile for SimFile {
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.disk.state().inodes[self.inode].cached.len() as u64)
+        Ok(self.disk.living()?.inodes[self.inode].cached.len() as u64)
     }
 
     fn names(&self) -> io::Result<u64> {
@@ -429,7 +449,7 @@ impl DiskFile for SimFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.living()?;
         let stopped = state.call()?;
         let old_len = state.inodes[self.inode].cached.len();
         state.grow((len as usize).saturating_sub(old_len))?;

@@ -94,7 +94,7 @@ fn one_flipped_byte_costs_one_message_at_most_and_never_in_silence() {
             let (name, len) = &files[random.usize(0..files.len())];
             let at = random.usize(0..*len as usize);
             let with = random.u8(1..);
-            let flipped = disk.copy();
+            let mut flipped = disk.copy();
             flipped.flip(name, at, with);
             flipped.end(End::Kill);
             let what = format!("{name} at {at} by {with:#x}, {}", if clean { "closed" } else { "killed" });
