@@ -82,7 +82,9 @@ impl Conf {
             let domain = if domain == "%" { meant.clone() } else { domain.to_ascii_lowercase() };
             let is_own = meant == domain || meant.strip_suffix(&domain).is_some_and(|rest| rest.ends_with('.'));
             if !is_own {
-                return Err(format!("mail of \"{pattern}\" is signed by {domain}, and a domain signs only its own mail here"));
+                return Err(format!(
+                    "mail of \"{pattern}\" is signed by {domain}, and a domain signs only its own mail here"
+                ));
             }
             let key = Key { domain, selector: selector.to_owned(), file: file.to_owned() };
             if !found.contains(&key) {
@@ -134,12 +136,14 @@ mod tests {
 
     #[test]
     fn keys_are_found_by_table_or_by_three_lines() {
-        let read = |path: &str| match path {
-            "/k" => Ok("mail._domainkey.example.com example.com:mail:/keys/example.com.private\nk2 %:s2:/keys/2\n".to_owned()),
-            "/s" => Ok("*@example.com mail._domainkey.example.com\n*@b.example k2\n".to_owned()),
-            "/foreign" => Ok("*@c.example mail._domainkey.example.com\n".to_owned()),
-            _ => Err("there is no such file".to_owned()),
-        };
+        let read =
+            |path: &str| match path {
+                "/k" => Ok("mail._domainkey.example.com example.com:mail:/keys/example.com.private\nk2 %:s2:/keys/2\n"
+                    .to_owned()),
+                "/s" => Ok("*@example.com mail._domainkey.example.com\n*@b.example k2\n".to_owned()),
+                "/foreign" => Ok("*@c.example mail._domainkey.example.com\n".to_owned()),
+                _ => Err("there is no such file".to_owned()),
+            };
         let key = |domain: &str, selector: &str, file: &str| Key {
             domain: domain.to_owned(),
             selector: selector.to_owned(),
@@ -148,10 +152,19 @@ mod tests {
         let conf = Conf::read("# c\nKeyTable /k\nSigningTable refile:/s\nSocket inet:8891@localhost\n").unwrap();
         let want = vec![key("example.com", "mail", "/keys/example.com.private"), key("b.example", "s2", "/keys/2")];
         assert_eq!(conf.keys(&read), Ok(want));
-        assert!(conf.is_at("inet:localhost:8891") && conf.is_at("inet:127.0.0.1:8891") && !conf.is_at("inet:localhost:11332"));
-        let conf = Conf::read("Domain example.com\nSelector s\nKeyFile /k.pem\nSocket local:/var/spool/postfix/opendkim/o.sock").unwrap();
+        assert!(
+            conf.is_at("inet:localhost:8891")
+                && conf.is_at("inet:127.0.0.1:8891")
+                && !conf.is_at("inet:localhost:11332")
+        );
+        let conf = Conf::read(
+            "Domain example.com\nSelector s\nKeyFile /k.pem\nSocket local:/var/spool/postfix/opendkim/o.sock",
+        )
+        .unwrap();
         assert_eq!(conf.keys(&read), Ok(vec![key("example.com", "s", "/k.pem")]));
-        assert!(conf.is_at("unix:opendkim/o.sock") && conf.is_at("local:/opendkim/o.sock") && !conf.is_at("unix:rspamd/o"));
+        assert!(
+            conf.is_at("unix:opendkim/o.sock") && conf.is_at("local:/opendkim/o.sock") && !conf.is_at("unix:rspamd/o")
+        );
         for bad in [
             "KeyTable /k\nSigningTable refile:/foreign",
             "KeyTable /k",

@@ -43,7 +43,8 @@ impl Expander<'_> {
                 }
                 Some(open @ ('{' | '(')) => {
                     let close = if open == '{' { '}' } else { ')' };
-                    let (inner, after) = balanced(rest, open, close).ok_or_else(|| format!("\"${rest}\" is not closed"))?;
+                    let (inner, after) =
+                        balanced(rest, open, close).ok_or_else(|| format!("\"${rest}\" is not closed"))?;
                     out.push_str(&self.one(inner, depth)?);
                     rest = after;
                 }
@@ -238,7 +239,9 @@ mod tests {
 
     #[test]
     fn what_has_no_end_is_refused() {
-        for text in ["$loop", "$wide", "${foo", "$(foo", "$", "$ x", "${}", "${foo!}", "${{a} ~ {b} ? {x}}", "${foo?{a}b}"] {
+        for text in
+            ["$loop", "$wide", "${foo", "$(foo", "$", "$ x", "${}", "${foo!}", "${{a} ~ {b} ? {x}}", "${foo?{a}b}"]
+        {
             assert!(expanded(text).is_err(), "{text}");
         }
     }

@@ -101,7 +101,9 @@ impl View<'_> {
     fn raw(&self, name: &str) -> Option<String> {
         let of_service = self.service.and_then(|service| {
             let found = service.overrides.iter().rev().find(|setting| setting.name == name);
-            found.map(|setting| setting.value.clone()).or_else(|| (name == "service_name").then(|| service.name.clone()))
+            found
+                .map(|setting| setting.value.clone())
+                .or_else(|| (name == "service_name").then(|| service.name.clone()))
         });
         let set = of_service.or_else(|| self.facts.values.get(name).cloned());
         set.or_else(|| self.machine(name)).or_else(|| default_of(name).map(str::to_owned)).or_else(|| {
@@ -115,7 +117,9 @@ impl View<'_> {
         let hostname = self.facts.input.hostname;
         match name {
             "myhostname" if hostname.contains('.') => Some(hostname.to_owned()),
-            "myhostname" => Some(format!("{hostname}.{}", self.facts.values.get("mydomain").map_or("localdomain", |d| d))),
+            "myhostname" => {
+                Some(format!("{hostname}.{}", self.facts.values.get("mydomain").map_or("localdomain", |d| d)))
+            }
             "mydomain" => {
                 let host = match self.facts.values.get("myhostname") {
                     Some(name) => name.clone(),

@@ -63,7 +63,12 @@ impl Mapper<'_> {
                 "smtpd" => {}
                 "postscreen" => {
                     let why = "postscreen guards a port that the world brings mail to, and Postrider only sends";
-                    self.refuse_of(service, "postscreen", why, "run smtpd on the port, and keep strangers out by a firewall");
+                    self.refuse_of(
+                        service,
+                        "postscreen",
+                        why,
+                        "run smtpd on the port, and keep strangers out by a firewall",
+                    );
                     continue;
                 }
                 command => {
@@ -98,7 +103,8 @@ impl Mapper<'_> {
             self.listener(service, view, &relaying, logs_in);
         }
         let tables: Vec<String> = access.unwrap_or_default();
-        let kept: Vec<String> = tables.iter().filter_map(|table| self.table("smtpd_sender_restrictions", table)).collect();
+        let kept: Vec<String> =
+            tables.iter().filter_map(|table| self.table("smtpd_sender_restrictions", table)).collect();
         if !kept.is_empty() {
             self.target.rewrite.push(("sender_access", Value::List(kept), "check_sender_access"));
         }
@@ -140,7 +146,12 @@ impl Mapper<'_> {
                             self.note(Action::Approximated, name, how);
                         }
                     }
-                    Step::Permit | Step::Reject | Step::Trusted | Step::Known | Step::Elsewhere | Step::SenderAccess(_) => {}
+                    Step::Permit
+                    | Step::Reject
+                    | Step::Trusted
+                    | Step::Known
+                    | Step::Elsewhere
+                    | Step::SenderAccess(_) => {}
                 }
             }
         }
@@ -148,10 +159,12 @@ impl Mapper<'_> {
         let client = |is_trusted, is_known, is_listed| Client { is_trusted, is_known, is_listed };
         if may(client(false, false, false)) {
             let why = "anybody may relay to anywhere over this port: it is an open relay";
-            let instead = "end smtpd_relay_restrictions with reject_unauth_destination; name your networks in mynetworks";
+            let instead =
+                "end smtpd_relay_restrictions with reject_unauth_destination; name your networks in mynetworks";
             self.refuse_of(service, "smtpd_relay_restrictions", why, instead);
         } else if may(client(false, false, true)) {
-            let how = "anybody who claimed a listed sender could relay; now the networks of mynetworks and logins alone may";
+            let how =
+                "anybody who claimed a listed sender could relay; now the networks of mynetworks and logins alone may";
             self.note(Action::Approximated, "smtpd_relay_restrictions", how);
         }
         // With a listed sender if there are tables: an unlisted one is refused by sender_access then.
@@ -159,7 +172,12 @@ impl Mapper<'_> {
         let trusted = may(client(true, false, has_tables)) || may(client(true, false, false));
         let known = may(client(false, true, has_tables)) || may(client(false, true, false));
         let is_closed = has_tables && !may(client(true, false, false)) && !may(client(false, true, false));
-        if has_tables && !is_closed && may(client(true, false, false)) != may(client(false, true, false)) && known && trusted {
+        if has_tables
+            && !is_closed
+            && may(client(true, false, false)) != may(client(false, true, false))
+            && known
+            && trusted
+        {
             let why = "the table of senders holds for some clients alone";
             let instead = "put permit_mynetworks and permit_sasl_authenticated on the same side of check_sender_access";
             self.refuse_of(service, "smtpd_recipient_restrictions", why, instead);
@@ -174,7 +192,8 @@ impl Mapper<'_> {
             false => Vec::new(),
         };
         let level = view.value("smtpd_tls_security_level");
-        let has_tls = view.flag("smtpd_use_tls") || view.flag("smtpd_enforce_tls") || matches!(&*level, "may" | "encrypt");
+        let has_tls =
+            view.flag("smtpd_use_tls") || view.flag("smtpd_enforce_tls") || matches!(&*level, "may" | "encrypt");
         let is_wrapped = view.flag("smtpd_tls_wrappermode");
         let must_encrypt = level == "encrypt" || view.flag("smtpd_enforce_tls");
         let on_wire = binds.iter().any(|bind| !bind.ip().is_loopback());
@@ -183,13 +202,28 @@ impl Mapper<'_> {
             (false, true) => Mode::Submission,
             (false, false) => Mode::Smtp,
         };
-        if must_encrypt && !is_wrapped && on_wire && !trusted.is_empty() && trusted.iter().any(|net| !SMALL.contains(&net.as_str())) {
+        if must_encrypt
+            && !is_wrapped
+            && on_wire
+            && !trusted.is_empty()
+            && trusted.iter().any(|net| !SMALL.contains(&net.as_str()))
+        {
             let why = "networks of mynetworks may send without TLS over this port here, and were made to use it";
-            self.refuse_of(service, "smtpd_tls_security_level", why, "give them logins, or a port with smtpd_tls_wrappermode");
+            self.refuse_of(
+                service,
+                "smtpd_tls_security_level",
+                why,
+                "give them logins, or a port with smtpd_tls_wrappermode",
+            );
         }
         if logs_in && on_wire && !is_wrapped && !has_tls {
             let why = "passwords would be taken in clear, and are not here";
-            self.refuse_of(service, "smtpd_sasl_auth_enable", why, "set smtpd_tls_cert_file and smtpd_tls_security_level=may");
+            self.refuse_of(
+                service,
+                "smtpd_sasl_auth_enable",
+                why,
+                "set smtpd_tls_cert_file and smtpd_tls_security_level=may",
+            );
         } else if logs_in && on_wire && !is_wrapped && !must_encrypt && !view.flag("smtpd_tls_auth_only") {
             let how = "AUTH is offered under TLS alone; Postfix took passwords in clear too";
             self.note(Action::Approximated, "smtpd_tls_auth_only", how);
@@ -212,7 +246,12 @@ impl Mapper<'_> {
             number => match number.parse::<u16>() {
                 Ok(port) if port > 0 => port,
                 _ => {
-                    self.refuse_of(service, "smtpd", format!("\"{number}\" is no port that is known here"), "write its number");
+                    self.refuse_of(
+                        service,
+                        "smtpd",
+                        format!("\"{number}\" is no port that is known here"),
+                        "write its number",
+                    );
                     return None;
                 }
             },
@@ -289,16 +328,21 @@ impl Mapper<'_> {
                     Some(network) => networks.push(network),
                     None => {
                         let why = format!("\"{text}\" is no network here");
-                        let instead = "write networks such as 10.0.0.0/8 or [2001:db8::]/32, without tables, names or \"!\"";
+                        let instead =
+                            "write networks such as 10.0.0.0/8 or [2001:db8::]/32, without tables, names or \"!\"";
                         self.refuse_of(service, "mynetworks", why, instead);
                     }
                 }
             }
         }
-        let wide = networks.iter().filter(|network| !network.is_loopback() && network.is_wide()).map(Network::to_string);
+        let wide =
+            networks.iter().filter(|network| !network.is_loopback() && network.is_wide()).map(Network::to_string);
         let wide: Vec<String> = wide.collect();
         if !wide.is_empty() && !self.entries.iter().any(|entry| entry.parameter == "mynetworks") {
-            let how = format!("listener.trusted_networks; {} are many hosts: whoever is there may send as anybody", wide.join(", "));
+            let how = format!(
+                "listener.trusted_networks; {} are many hosts: whoever is there may send as anybody",
+                wide.join(", ")
+            );
             self.note(Action::Mapped, "mynetworks", how);
         }
         let mut texts: Vec<String> = networks.iter().map(Network::to_string).collect();
@@ -310,10 +354,13 @@ impl Mapper<'_> {
     /// What mynetworks_style says, as far as it can be known here.
     fn default_networks(&mut self, service: &Service, view: View<'_>) -> Vec<String> {
         let style = view.value("mynetworks_style");
-        let loopback = items(&view.value("inet_interfaces")).iter().all(|name| matches!(name.as_str(), "loopback-only" | "localhost" | "127.0.0.1"));
+        let loopback = items(&view.value("inet_interfaces"))
+            .iter()
+            .all(|name| matches!(name.as_str(), "loopback-only" | "localhost" | "127.0.0.1"));
         let name = if self.facts.is_set("mynetworks_style") { "mynetworks_style" } else { "mynetworks" };
         if !loopback && style != "host" {
-            let why = format!("mynetworks is not set, and mynetworks_style {style} lets this machine's whole networks relay");
+            let why =
+                format!("mynetworks is not set, and mynetworks_style {style} lets this machine's whole networks relay");
             let instead = "set mynetworks to what `postconf -x -h mynetworks` says, or to less";
             self.refuse_of(service, name, why, instead);
         } else if !self.entries.iter().any(|entry| entry.parameter == name) {
@@ -354,7 +401,8 @@ impl Mapper<'_> {
         }
         let is_snakeoil = certificate.contains("snakeoil");
         if is_snakeoil && !on_wire {
-            let why = "a certificate that nobody trusts is not offered on loopback: Go and nodemailer clients break on it";
+            let why =
+                "a certificate that nobody trusts is not offered on loopback: Go and nodemailer clients break on it";
             for name in ["smtpd_tls_cert_file", "smtpd_tls_key_file", "smtpd_tls_security_level"] {
                 if self.facts.is_set(name) {
                     self.note(Action::Ignored, name, why);
@@ -402,7 +450,11 @@ impl Mapper<'_> {
             }
             let parsed = line.split_once(':').filter(|(name, password)| !name.is_empty() && !password.is_empty());
             let Some((name, password)) = parsed else {
-                self.refuse("smtpd_sasl_auth_enable", format!("--users line {}: \"name:password\" is expected", index + 1), "mend it");
+                self.refuse(
+                    "smtpd_sasl_auth_enable",
+                    format!("--users line {}: \"name:password\" is expected", index + 1),
+                    "mend it",
+                );
                 continue;
             };
             let hash = match password.strip_prefix("{ARGON2ID}") {

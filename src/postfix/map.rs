@@ -18,8 +18,30 @@ use crate::mail::{Address, Domain};
 const COPY_BYTES_MAX: usize = 64 << 20;
 /// Debian's own programs, whose services are left as they are where nothing leads to them.
 const STOCK: &[&str] = &[
-    "pickup", "cleanup", "qmgr", "nqmgr", "oqmgr", "tlsmgr", "trivial-rewrite", "bounce", "verify", "flush", "proxymap", "smtp",
-    "showq", "error", "discard", "local", "virtual", "lmtp", "anvil", "scache", "postlogd", "pipe", "tlsproxy", "dnsblog",
+    "pickup",
+    "cleanup",
+    "qmgr",
+    "nqmgr",
+    "oqmgr",
+    "tlsmgr",
+    "trivial-rewrite",
+    "bounce",
+    "verify",
+    "flush",
+    "proxymap",
+    "smtp",
+    "showq",
+    "error",
+    "discard",
+    "local",
+    "virtual",
+    "lmtp",
+    "anvil",
+    "scache",
+    "postlogd",
+    "pipe",
+    "tlsproxy",
+    "dnsblog",
 ];
 
 /// The import while it runs.
@@ -140,7 +162,11 @@ impl<'a> Mapper<'a> {
                 self.target.hostname = name.to_string();
             }
             Err(_) => {
-                self.refuse("myhostname", "it is no domain name", "write the machine's full name, such as relay.example.com");
+                self.refuse(
+                    "myhostname",
+                    "it is no domain name",
+                    "write the machine's full name, such as relay.example.com",
+                );
                 self.target.hostname = "localhost.localdomain".to_owned();
             }
         }
@@ -211,7 +237,9 @@ impl<'a> Mapper<'a> {
         for item in list {
             match item.parse::<Domain>() {
                 Ok(domain) => drop(domains.insert(domain.to_string())),
-                Err(_) => self.refuse("mydestination", format!("\"{item}\" is no domain name"), "write names, not tables"),
+                Err(_) => {
+                    self.refuse("mydestination", format!("\"{item}\" is no domain name"), "write names, not tables")
+                }
             }
         }
         Some(domains)
@@ -239,7 +267,9 @@ impl<'a> Mapper<'a> {
         for (map, kind) in file {
             match kind {
                 Ok(Kind::Plain(file)) if path.is_none() => path = Some(file),
-                Ok(_) => self.refuse("alias_maps", format!("{map}: one file of aliases is read"), "put all into one file"),
+                Ok(_) => {
+                    self.refuse("alias_maps", format!("{map}: one file of aliases is read"), "put all into one file")
+                }
                 // NIS is in old defaults, and says nothing where no domain is set.
                 Err(_) if map.starts_with("nis:") => {}
                 Err(error) => self.refuse("alias_maps", error, "write the aliases to a file such as /etc/aliases"),
@@ -350,7 +380,11 @@ impl<'a> Mapper<'a> {
                 Some(domain) if domain.dkim.is_empty() => domain.dkim.push(pair),
                 Some(_) => {
                     let why = format!("{} has more than one key", key.domain);
-                    self.refuse("smtpd_milters", why, "keep one RSA key in the SigningTable; an Ed25519 key is `postrider dkim new`");
+                    self.refuse(
+                        "smtpd_milters",
+                        why,
+                        "keep one RSA key in the SigningTable; an Ed25519 key is `postrider dkim new`",
+                    );
                     continue;
                 }
                 None => self.target.domains.push(SendingDomain { name: key.domain.clone(), dkim: vec![pair] }),
@@ -358,7 +392,10 @@ impl<'a> Mapper<'a> {
             domains.push(key.domain);
         }
         domains.dedup();
-        let how = format!("OpenDKIM: sending_domain.dkim of {}; a whole domain is signed, in relaxed form", domains.join(", "));
+        let how = format!(
+            "OpenDKIM: sending_domain.dkim of {}; a whole domain is signed, in relaxed form",
+            domains.join(", ")
+        );
         for name in ["smtpd_milters", "non_smtpd_milters"] {
             if self.facts.is_set(name) && !self.has_entry(name) {
                 self.note(Action::Mapped, name, how.clone());
@@ -613,7 +650,9 @@ impl<'a> Mapper<'a> {
     /// Whom Postfix told of trouble.
     fn reports(&mut self) {
         let mut found = None;
-        for name in ["2bounce_notice_recipient", "bounce_notice_recipient", "error_notice_recipient", "delay_notice_recipient"] {
+        for name in
+            ["2bounce_notice_recipient", "bounce_notice_recipient", "error_notice_recipient", "delay_notice_recipient"]
+        {
             if !self.facts.is_set(name) {
                 continue;
             }
@@ -626,7 +665,11 @@ impl<'a> Mapper<'a> {
                 Ok(address) if !is_here(&address) => {
                     found.get_or_insert(address.to_string());
                 }
-                _ => self.note(Action::Ignored, name, "a name of this host: [local] and the key `postmaster` say where it goes"),
+                _ => self.note(
+                    Action::Ignored,
+                    name,
+                    "a name of this host: [local] and the key `postmaster` say where it goes",
+                ),
             }
         }
         if let Some(address) = found {
@@ -693,7 +736,8 @@ impl<'a> Mapper<'a> {
                 setting.value.match_indices(name).any(|(at, _)| {
                     let before = setting.value[..at].trim_end().chars().next_back();
                     let after = setting.value[at + name.len()..].chars().next();
-                    matches!(before, Some('$' | '{' | '(')) && !after.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
+                    matches!(before, Some('$' | '{' | '('))
+                        && !after.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
                 })
             })
     }

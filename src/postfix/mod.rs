@@ -19,8 +19,6 @@ mod report;
 mod restrict;
 pub mod syntax;
 mod table;
-#[cfg(test)]
-mod tests;
 
 pub use facts::expanded;
 pub use model::{Listener, Mode, Route, Target, Tls, Way};

@@ -8,7 +8,7 @@ use super::facts::View;
 use super::map::{Mapper, file_name};
 use super::model::{Key, RecipientDomain, Route, Source, Tls, Value, Way};
 use super::report::Action;
-use super::syntax::{Service, items, seconds, unbraced};
+use super::syntax::{Service, items, unbraced};
 use super::table::{self, Kind};
 use crate::mail::{Address, Domain};
 
@@ -139,7 +139,9 @@ impl Mapper<'_> {
         {
             self.target.routes.push(route);
         }
-        if self.facts.is_set("default_transport") && !self.entries.iter().any(|entry| entry.parameter == "default_transport") {
+        if self.facts.is_set("default_transport")
+            && !self.entries.iter().any(|entry| entry.parameter == "default_transport")
+        {
             self.note(Action::Mapped, "default_transport", "route.source, or no route: where DNS says");
         }
         self.transports(&default, &relayhost, &senders);
@@ -167,9 +169,16 @@ impl Mapper<'_> {
         let public = self.value("proxy_interfaces");
         let public = public.parse::<std::net::IpAddr>().ok();
         if self.facts.is_set("proxy_interfaces") && public.is_none() && !self.value("proxy_interfaces").is_empty() {
-            self.note(Action::Ignored, "proxy_interfaces", "no mail is taken for these addresses; source.public_address is one");
+            self.note(
+                Action::Ignored,
+                "proxy_interfaces",
+                "no mail is taken for these addresses; source.public_address is one",
+            );
         }
-        if !only_v6 && self.facts.is_set("inet_protocols") && protocols.iter().any(|item| item == "all" || item == "ipv6") {
+        if !only_v6
+            && self.facts.is_set("inet_protocols")
+            && protocols.iter().any(|item| item == "all" || item == "ipv6")
+        {
             let how = "ports of both families; peers are reached over IPv4: add a [source.NAME] with an IPv6 address for both";
             self.note(Action::Approximated, "inet_protocols", how);
         }
@@ -217,7 +226,8 @@ impl Mapper<'_> {
         }
         if !self.target.sources.iter().any(|source| source.name == "default") {
             let any = if only_v6 { "::" } else { "0.0.0.0" };
-            let source = Source { name: "default".to_owned(), address: any.to_owned(), ehlo: None, public_address: None };
+            let source =
+                Source { name: "default".to_owned(), address: any.to_owned(), ehlo: None, public_address: None };
             self.target.sources.insert(0, source);
         }
         self.target.pool = vec![("default".to_owned(), 1)];
@@ -238,7 +248,11 @@ impl Mapper<'_> {
                 "smtp" | "relay" => "default".to_owned(),
                 other if is_known => other.to_owned(),
                 other => {
-                    self.refuse(name, format!("\"{other}\" is no transport with a source address"), "name clones of smtp");
+                    self.refuse(
+                        name,
+                        format!("\"{other}\" is no transport with a source address"),
+                        "name clones of smtp",
+                    );
                     return;
                 }
             };
@@ -279,15 +293,25 @@ impl Mapper<'_> {
             if matches!(&*value, "disabled" | "yes") {
                 let hops = hops(&self.value("relayhost")).unwrap_or_default();
                 match !hops.is_empty() && hops.iter().all(|hop| !hop.is_mx) {
-                    true => self.note(Action::Approximated, name, "names of hosts are looked up by DNS; /etc/hosts is not read"),
+                    true => self.note(
+                        Action::Approximated,
+                        name,
+                        "names of hosts are looked up by DNS; /etc/hosts is not read",
+                    ),
                     false => self.refuse(name, "MX records are looked up here", "name a relayhost in brackets"),
                 }
             } else if value == "dnssec" {
                 self.note(Action::Approximated, name, "DNS is asked without DNSSEC, and no level here needs it");
             }
         }
-        if self.facts.is_set("smtp_host_lookup") && items(&self.value("smtp_host_lookup")).iter().any(|way| way == "native") {
-            self.note(Action::Approximated, "smtp_host_lookup", "names of hosts are looked up by DNS; /etc/hosts is not read");
+        if self.facts.is_set("smtp_host_lookup")
+            && items(&self.value("smtp_host_lookup")).iter().any(|way| way == "native")
+        {
+            self.note(
+                Action::Approximated,
+                "smtp_host_lookup",
+                "names of hosts are looked up by DNS; /etc/hosts is not read",
+            );
         }
         let level = self.level("", view, "smtp_tls_security_level", true);
         if let Some(tls) = level
@@ -296,7 +320,10 @@ impl Mapper<'_> {
             self.target.delivery.push(("tls", Value::Text(tls.name().to_owned()), "smtp_tls_security_level"));
         }
         let file = self.value("smtp_tls_CAfile");
-        if !file.is_empty() && file != "/etc/ssl/certs/ca-certificates.crt" && file != "/etc/pki/tls/certs/ca-bundle.crt" {
+        if !file.is_empty()
+            && file != "/etc/ssl/certs/ca-certificates.crt"
+            && file != "/etc/pki/tls/certs/ca-bundle.crt"
+        {
             match (self.input.read)(&file) {
                 Ok(text) if text.contains("BEGIN CERTIFICATE") => {
                     let kept = self.keep(&format!("tls/{}", file_name(&file)), text, false);
@@ -309,7 +336,11 @@ impl Mapper<'_> {
         let path = self.value("smtp_tls_CApath");
         let system = ["/etc/ssl/certs", "/etc/ssl/certs/", "/etc/pki/tls/certs", "/etc/postfix/certs"];
         if !path.is_empty() && !system.contains(&path.as_str()) && level == Some(Tls::Verify) {
-            self.refuse("smtp_tls_CApath", "a directory of certificates is not read", "put them into one file: smtp_tls_CAfile");
+            self.refuse(
+                "smtp_tls_CApath",
+                "a directory of certificates is not read",
+                "put them into one file: smtp_tls_CAfile",
+            );
         }
         self.rates("smtp", |mapper, key| mapper.target.delivery.push(key));
     }
@@ -323,7 +354,8 @@ impl Mapper<'_> {
                 Ok(limit) => {
                     let limit = if limit == 0 { 10_000 } else { limit.clamp(1, 10_000) };
                     push(self, ("connection_limit", Value::Number(limit), "smtp_destination_concurrency_limit"));
-                    let how = "delivery.connection_limit: connections to a site, which is all domains of one MX together";
+                    let how =
+                        "delivery.connection_limit: connections to a site, which is all domains of one MX together";
                     self.said(&name, "default_destination_concurrency_limit", Action::Approximated, how);
                 }
                 Err(_) => self.refuse(&name, "it is no number", "write a number"),
@@ -374,7 +406,11 @@ impl Mapper<'_> {
                 "encrypt" | "verify" | "secure" => Some(Tls::Implicit),
                 _ if is_default => None,
                 _ => {
-                    self.refuse("smtp_tls_wrappermode", "it needs level encrypt", "set smtp_tls_security_level = encrypt");
+                    self.refuse(
+                        "smtp_tls_wrappermode",
+                        "it needs level encrypt",
+                        "set smtp_tls_security_level = encrypt",
+                    );
                     None
                 }
             };
@@ -385,7 +421,8 @@ impl Mapper<'_> {
     fn tls_of(&mut self, level: &str, parameter: &str, nexthop: &str) -> Option<Tls> {
         let mut words = level.split_ascii_whitespace();
         let word = words.next().unwrap_or_default();
-        let rest: Vec<&str> = words.filter(|word| !word.starts_with("ciphers=") && !word.starts_with("protocols=")).collect();
+        let rest: Vec<&str> =
+            words.filter(|word| !word.starts_with("ciphers=") && !word.starts_with("protocols=")).collect();
         if !rest.is_empty() {
             let why = format!("{}: only the host's own name is verified", rest.join(" "));
             self.refuse(parameter, why, "leave the attribute out");
@@ -397,7 +434,8 @@ impl Mapper<'_> {
             "verify" => Some(Tls::Verify),
             "secure" if nexthop.starts_with('[') => Some(Tls::Verify),
             "secure" => {
-                let why = "secure wants the certificate of the recipient's domain, and here that of the MX host is verified";
+                let why =
+                    "secure wants the certificate of the recipient's domain, and here that of the MX host is verified";
                 self.refuse(parameter, why, "use verify, or a next hop in brackets");
                 Some(Tls::Verify)
             }
@@ -476,7 +514,10 @@ impl Mapper<'_> {
             let why = "PLAIN and LOGIN are spoken at smarthosts, and neither is allowed";
             self.refuse("smtp_sasl_mechanism_filter", why, "use an app password, and allow plain or login");
         }
-        let name = format!("passwords/{}", file_name(&format!("{}-{username}", hops.first().map_or("relay", |hop| &hop.host))));
+        let name = format!(
+            "passwords/{}",
+            file_name(&format!("{}-{username}", hops.first().map_or("relay", |hop| &hop.host)))
+        );
         let kept = self.keep(&name, format!("{password}\n"), true);
         Some((username.to_owned(), kept))
     }
@@ -553,7 +594,11 @@ impl Mapper<'_> {
         };
         if hops.is_empty() {
             if tls == Some(Tls::Implicit) {
-                self.refuse("smtp_tls_wrappermode", "MX hosts do not speak it", "set it for the smarthost's transport alone");
+                self.refuse(
+                    "smtp_tls_wrappermode",
+                    "MX hosts do not speak it",
+                    "set it for the smarthost's transport alone",
+                );
                 return;
             }
             let own = self.level("", self.facts.global(), "smtp_tls_security_level", true);
@@ -567,11 +612,14 @@ impl Mapper<'_> {
         let own = self.target.delivery.iter().find(|(key, _, _)| *key == "tls").map(|(_, value, _)| value.clone());
         route.login = self.login(&first, hops, whom.sender, view);
         let in_clear = matches!(tls, Some(Tls::None | Tls::Opportunistic));
-        let local = |hop: &Hop| hop.host == "localhost" || hop.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let local = |hop: &Hop| {
+            hop.host == "localhost" || hop.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        };
         route.tls = tls;
         if route.login.is_some() && in_clear && !(hops.iter().all(local) && route.fallback.is_empty()) {
             route.tls = Some(Tls::Require);
-            let how = "route.tls = \"require\" where there is a login: a password never goes in clear, mail waits instead";
+            let how =
+                "route.tls = \"require\" where there is a login: a password never goes in clear, mail waits instead";
             if !self.entries.iter().any(|entry| entry.text == how) {
                 self.note(Action::Approximated, "smtp_sasl_auth_enable", how);
             }
@@ -620,7 +668,12 @@ impl Mapper<'_> {
                 self.said(&name, "", Action::Mapped, "route.max_message_rate");
             } else if let Some(domain) = whom.domain {
                 self.limit_domain(domain, None, Some(rate), &whom.from);
-                self.said(&name, "", Action::Approximated, "recipient_domain.max_message_rate: so many messages to each domain");
+                self.said(
+                    &name,
+                    "",
+                    Action::Approximated,
+                    "recipient_domain.max_message_rate: so many messages to each domain",
+                );
             } else {
                 let why = "a rate of many domains cannot be said";
                 self.refuse(&name, why, "name the domains in transport_maps, or use smtp_destination_rate_delay");
@@ -634,7 +687,12 @@ impl Mapper<'_> {
                 domain.tls = tls.or(domain.tls);
                 domain.rate = rate.or(domain.rate.take());
             }
-            None => self.target.recipient_domains.push(RecipientDomain { name: name.to_owned(), tls, rate, from: from.to_owned() }),
+            None => self.target.recipient_domains.push(RecipientDomain {
+                name: name.to_owned(),
+                tls,
+                rate,
+                from: from.to_owned(),
+            }),
         }
     }
 
@@ -688,7 +746,8 @@ impl Mapper<'_> {
                     }
                     let Some(sender) = self.sender("smtp_sasl_password_maps", &key) else { continue };
                     if !senders.iter().any(|(other, _)| *other == sender) {
-                        let inherited = senders.iter().find(|(other, _)| key.ends_with(other.as_str())).map(|(_, a)| a.clone());
+                        let inherited =
+                            senders.iter().find(|(other, _)| key.ends_with(other.as_str())).map(|(_, a)| a.clone());
                         senders.push((sender, inherited.unwrap_or_else(|| base.clone())));
                     }
                 }
@@ -717,7 +776,11 @@ impl Mapper<'_> {
         match sound {
             true => Some(key.to_owned()),
             false => {
-                self.refuse(parameter, format!("the key \"{key}\" is no address"), "write user@example.com or @example.com");
+                self.refuse(
+                    parameter,
+                    format!("the key \"{key}\" is no address"),
+                    "write user@example.com or @example.com",
+                );
                 None
             }
         }
@@ -731,7 +794,11 @@ impl Mapper<'_> {
         let mut seen = std::collections::HashSet::new();
         for map in items(&self.value(parameter)) {
             if matches!(table::kind(&map), Ok(Kind::Patterns(..) | Kind::Static(_))) {
-                self.refuse(parameter, format!("{map}: routes are by address and domain"), "write the domains out, as texthash");
+                self.refuse(
+                    parameter,
+                    format!("{map}: routes are by address and domain"),
+                    "write the domains out, as texthash",
+                );
                 continue;
             }
             for (line, key, value) in self.rows(parameter, &map).unwrap_or_default() {
@@ -746,7 +813,14 @@ impl Mapper<'_> {
                 let every = std::iter::once(None).chain(senders.iter().map(Some));
                 for sender in every {
                     let base = sender.map_or_else(
-                        || Answer { transport: default.transport.clone(), nexthop: if default.nexthop.is_empty() { relayhost.to_owned() } else { default.nexthop.clone() } },
+                        || Answer {
+                            transport: default.transport.clone(),
+                            nexthop: if default.nexthop.is_empty() {
+                                relayhost.to_owned()
+                            } else {
+                                default.nexthop.clone()
+                            },
+                        },
                         |(_, answer)| answer.clone(),
                     );
                     // What is left out stays as it would be; a transport without a next hop goes where DNS says.
@@ -763,7 +837,9 @@ impl Mapper<'_> {
                         from: from.clone(),
                     };
                     if recipient == "*" {
-                        self.target.routes.retain(|route| route.recipient != "*" || route.sender.as_deref() != whom.sender);
+                        self.target
+                            .routes
+                            .retain(|route| route.recipient != "*" || route.sender.as_deref() != whom.sender);
                     }
                     let route = self.route(&transport, &nexthop, &whom);
                     self.target.routes.extend(route);
@@ -801,7 +877,11 @@ impl Mapper<'_> {
 
     /// Policies of domains whose mail goes where DNS says, and limits of transports that nothing leads to.
     fn unused_limits(&mut self) {
-        let is_usual = !self.target.routes.iter().any(|route| route.recipient == "*" && route.sender.is_none() && !route.is_usual());
+        let is_usual = !self
+            .target
+            .routes
+            .iter()
+            .any(|route| route.recipient == "*" && route.sender.is_none() && !route.is_usual());
         let facts = self.facts;
         for map in items(&self.value("smtp_tls_policy_maps")) {
             for (_, key, value) in self.rows("smtp_tls_policy_maps", &map).unwrap_or_default() {
@@ -821,8 +901,15 @@ impl Mapper<'_> {
                 if !key.starts_with('.') {
                     // Within it: a route for the same name says it already.
                     self.limit_domain(&key, Some(tls), None, &from);
-                } else if !self.target.routes.iter().any(|route| route.recipient == recipient && route.sender.is_none()) {
-                    let whom = Whom { recipient: &recipient, sender: None, domain: None, parameter: "smtp_tls_policy_maps", from };
+                } else if !self.target.routes.iter().any(|route| route.recipient == recipient && route.sender.is_none())
+                {
+                    let whom = Whom {
+                        recipient: &recipient,
+                        sender: None,
+                        domain: None,
+                        parameter: "smtp_tls_policy_maps",
+                        from,
+                    };
                     if let Some(route) = self.route("smtp", "", &whom) {
                         self.target.routes.push(Route { tls: Some(tls), ..route });
                     }
@@ -832,11 +919,16 @@ impl Mapper<'_> {
         for setting in &facts.settings {
             let is_said = self.entries.iter().any(|entry| entry.parameter == setting.name);
             let of = super::facts::PER_TRANSPORT.iter().find_map(|(suffix, _)| setting.name.strip_suffix(suffix));
-            let Some(transport) = of.filter(|name| !is_said && !matches!(*name, "smtp" | "default" | "")) else { continue };
+            let Some(transport) = of.filter(|name| !is_said && !matches!(*name, "smtp" | "default" | "")) else {
+                continue;
+            };
             if facts.transport(transport).is_some_and(|service| service.command == "smtp") && transport != "relay" {
                 let how = "the routes of this transport have no such limit: none leads to it, or it is [[site]]'s";
                 self.note(Action::Ignored, &setting.name, how);
-            } else if super::facts::default_of(&setting.name).is_some() || transport == "relay" || facts.transport(transport).is_some() {
+            } else if super::facts::default_of(&setting.name).is_some()
+                || transport == "relay"
+                || facts.transport(transport).is_some()
+            {
                 self.note(Action::Ignored, &setting.name, "no mail goes by this transport");
             }
         }

@@ -169,7 +169,9 @@ fn walk(view: View<'_>, text: &str, classes: &[String], depth: usize, steps: &mu
                 argument()?;
                 Step::Neutral(word)
             }
-            "reject_plaintext_session" => Step::Refused("clients without TLS are served in trusted_networks".to_owned()),
+            "reject_plaintext_session" => {
+                Step::Refused("clients without TLS are served in trusted_networks".to_owned())
+            }
             "permit_tls_clientcerts" | "permit_tls_all_clientcerts" => {
                 Step::Refused("clients' certificates do not let relay here; give these clients a login".to_owned())
             }

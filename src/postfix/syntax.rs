@@ -66,7 +66,10 @@ pub fn logical_lines(text: &str) -> Result<Vec<(usize, String)>, Flaw> {
         match (line.starts_with([' ', '\t']), lines.last_mut()) {
             (true, Some((_, last))) => last.push_str(line),
             (true, None) => {
-                return Err(Flaw::new(index + 1, "the first line begins with white space, and nothing comes before it"));
+                return Err(Flaw::new(
+                    index + 1,
+                    "the first line begins with white space, and nothing comes before it",
+                ));
             }
             (false, _) => lines.push((index + 1, line.to_owned())),
         }
@@ -135,7 +138,9 @@ fn service(text: &str, line: usize) -> Result<Service, Flaw> {
     while let Some(word) = words.next() {
         let option = match word.strip_prefix("-o") {
             // Only the daemons of Postfix have options; of a pipe's command line they are part.
-            Some("") if !is_pipe(command) => words.next().ok_or_else(|| Flaw::new(line, "\"name=value\" is expected after -o"))?,
+            Some("") if !is_pipe(command) => {
+                words.next().ok_or_else(|| Flaw::new(line, "\"name=value\" is expected after -o"))?
+            }
             Some(rest) if !is_pipe(command) => rest.to_owned(),
             Some(_) | None => {
                 arguments.push(word);

@@ -28,7 +28,8 @@ pub enum Kind {
 /// A type that is not read, and what to do about it.
 pub fn kind(name: &str) -> Result<Kind, String> {
     let name = name.strip_prefix("proxy:").unwrap_or(name);
-    let (word, rest) = name.split_once(':').ok_or_else(|| format!("\"{name}\" is no table: \"type:path\" is expected"))?;
+    let (word, rest) =
+        name.split_once(':').ok_or_else(|| format!("\"{name}\" is no table: \"type:path\" is expected"))?;
     let rest = rest.trim();
     match word {
         _ if PLAIN.contains(&word) => Ok(Kind::Plain(rest.to_owned())),
@@ -38,7 +39,9 @@ pub fn kind(name: &str) -> Result<Kind, String> {
         "inline" => Ok(Kind::Inline(rest.to_owned())),
         "static" => Ok(Kind::Static(unbraced(rest).to_owned())),
         "randmap" => Ok(Kind::Random(items(unbraced(rest)))),
-        _ => Err(format!("tables of type \"{word}\" are not read here; write its keys out to a text and name it \"texthash:PATH\"")),
+        _ => Err(format!(
+            "tables of type \"{word}\" are not read here; write its keys out to a text and name it \"texthash:PATH\""
+        )),
     }
 }
 
@@ -49,22 +52,29 @@ pub fn kind(name: &str) -> Result<Kind, String> {
 pub fn rows(name: &str, read: &dyn Fn(&str) -> Result<String, String>) -> Result<Vec<(usize, String, String)>, String> {
     match kind(name)? {
         Kind::Plain(path) | Kind::Networks(path) => {
-            let text = read(&path).map_err(|error| format!("{path}: {error}; `postmap -s {name}` shows what was compiled"))?;
+            let text =
+                read(&path).map_err(|error| format!("{path}: {error}; `postmap -s {name}` shows what was compiled"))?;
             let lines = logical_lines(&text).map_err(|flaw| format!("{path}: {flaw}"))?;
-            Ok(lines.into_iter().map(|(line, text)| {
-                let (key, value) = key_and_value(&text);
-                (line, key, value)
-            }).collect())
+            Ok(lines
+                .into_iter()
+                .map(|(line, text)| {
+                    let (key, value) = key_and_value(&text);
+                    (line, key, value)
+                })
+                .collect())
         }
         Kind::Inline(text) => {
             let pairs = items(unbraced(&text)).into_iter().map(|item| {
-                let (key, value) = unbraced(&item).split_once('=').map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()))?;
+                let (key, value) =
+                    unbraced(&item).split_once('=').map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()))?;
                 Some((0, key, value))
             });
             let pairs: Option<Vec<_>> = pairs.collect();
             pairs.ok_or_else(|| format!("{name}: \"key=value\" items are expected"))
         }
-        Kind::Static(_) | Kind::Patterns(..) | Kind::Random(_) => Err(format!("{name}: a table of plain keys is expected")),
+        Kind::Static(_) | Kind::Patterns(..) | Kind::Random(_) => {
+            Err(format!("{name}: a table of plain keys is expected"))
+        }
     }
 }
 
