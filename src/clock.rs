@@ -9,8 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::time::Timestamp;
 
-/// Differences up to this are followed at once: ordinary drift and slewing.
+/// Differences up to this are followed: ordinary drift and slewing. Forward at once; back at half speed, since a clock that
+/// stood still for two minutes would hold up for as long what is due in a moment.
 const STEP_MAX: Duration = Duration::from_secs(120);
+const BACK_DIVISOR: u64 = 2;
 /// A larger difference is approached by this share of the time that passes: 1/10, so that a clock that was an hour
 /// wrong is right after ten.
 const APPROACH_DIVISOR: u64 = 10;
@@ -51,6 +53,12 @@ impl Clock {
         self.advance(self.started.elapsed(), system_time())
     }
 
+    /// Both at one moment, so that they differ by what the clock was set and by nothing else.
+    pub fn both(&self) -> (Timestamp, Timestamp) {
+        let elapsed = self.started.elapsed();
+        (self.advance(elapsed, system_time()), self.began.after(elapsed))
+    }
+
     /// The time that really passed, on from the start: nobody sets it, and limits are counted by it.
     pub fn steady(&self) -> Timestamp {
         self.began.after(self.started.elapsed())
@@ -74,11 +82,13 @@ impl Clock {
             state.compared = elapsed;
             let shown = state.offset_ms.saturating_add(elapsed_ms);
             let difference = system.as_millis().abs_diff(shown);
-            let step = match difference <= STEP_MAX.as_millis() as u64 {
-                true => difference,
-                false => difference.min(passed_ms / APPROACH_DIVISOR),
+            let is_behind = system.as_millis() >= shown;
+            let step = match (difference <= STEP_MAX.as_millis() as u64, is_behind) {
+                (true, true) => difference,
+                (true, false) => difference.min(passed_ms / BACK_DIVISOR),
+                (false, _) => difference.min(passed_ms / APPROACH_DIVISOR),
             };
-            state.offset_ms = match system.as_millis() >= shown {
+            state.offset_ms = match is_behind {
                 true => state.offset_ms.saturating_add(step),
                 false => state.offset_ms.saturating_sub(step),
             };
@@ -106,7 +116,7 @@ mod tests {
         for second in 1..=100 {
             let system = START.as_secs().saturating_add(second).saturating_add_signed(jump_secs);
             let now = clock.advance(Duration::from_secs(second), Timestamp::from_secs(system));
-            assert!(now >= shown, "the clock went back");
+            assert!(now > shown, "the clock stands still, or went back");
             shown = now;
         }
         shown
@@ -116,6 +126,8 @@ mod tests {
     fn a_small_step_is_followed_and_a_large_one_approached() {
         assert_eq!(run(0), START.after(Duration::from_secs(100)));
         assert_eq!(run(60), START.after(Duration::from_secs(160)));
+        assert_eq!(run(-20), START.after(Duration::from_secs(80)));
+        assert_eq!(run(-60), START.after(Duration::from_secs(50)), "half as fast until it is right");
         assert_eq!(run(864_000), START.after(Duration::from_secs(110)));
         assert_eq!(run(-864_000), START.after(Duration::from_secs(90)));
         assert_eq!(run(-1_700_000_000), START.after(Duration::from_secs(90)));

@@ -14,6 +14,7 @@ use tracing::{Level, enabled, info};
 
 use crate::history::{self, Fact, History};
 use crate::mail::{Attempt, Envelope, Outcome, Progress, QueueId, RecipientState, StreamKind, Verdict};
+use crate::maillog::{self, Delays, Maillog, Service, Tail};
 use crate::metrics::count::{
     ATTEMPT_BOUNDS, Counter, DELIVERY_BOUNDS, Family, Held, Histogram, MAIL_BOUNDS, Open, Tally, Top,
 };
@@ -29,6 +30,16 @@ const TARGET: &str = "postrider::mail";
 pub struct Events {
     counters: Arc<Counters>,
     history: History,
+    maillog: Maillog,
+}
+
+/// How an attempt was made, for its line in the classic log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Made {
+    /// The peer's port.
+    pub port: u16,
+    /// From MAIL to the last reply.
+    pub took: Duration,
 }
 
 /// What became of a recipient in one attempt, or by a decision without one: the word in the mail log.
@@ -275,6 +286,16 @@ impl Events {
         Events { history, ..self }
     }
 
+    /// The same, with a log in the classic form beside the structured one.
+    pub fn with_maillog(self, maillog: Maillog) -> Events {
+        Events { maillog, ..self }
+    }
+
+    /// The log in the classic form.
+    pub fn maillog(&self) -> &Maillog {
+        &self.maillog
+    }
+
     /// Where more is kept than mail: connections, and what audits need.
     pub fn history(&self) -> &History {
         &self.history
@@ -282,7 +303,15 @@ impl Events {
 
     /// Whether anything is written at all: callers that must keep something for it need not.
     pub fn are_written(&self) -> bool {
-        self.history.is_kept() || enabled!(target: TARGET, Level::INFO)
+        self.history.is_kept() || self.maillog.is_on() || enabled!(target: TARGET, Level::INFO)
+    }
+
+    /// A message came in over a client's connection; told before [`Events::accepted`].
+    pub fn came_over(&self, session: maillog::Session, id: QueueId, client: SocketAddr, user: &str) {
+        self.maillog.write_of(session, || {
+            let login = session.mechanism.filter(|_| !user.is_empty()).map(|mechanism| (mechanism, user));
+            maillog::client(id, &maillog::peer(client.ip()), login)
+        });
     }
 
     /// A message for so many recipients is durable, with these envelopes; `client` is where it came from.
@@ -291,6 +320,9 @@ impl Events {
         self.counters.recipients_accepted.fetch_add(recipients as u64, Ordering::Relaxed);
         if self.history.is_kept() {
             envelopes.iter().for_each(|envelope| self.keep_accepted(envelope, client));
+        }
+        if self.maillog.is_on() {
+            envelopes.iter().for_each(|envelope| self.log_queued(envelope));
         }
         if !enabled!(target: TARGET, Level::INFO) {
             return;
@@ -382,7 +414,11 @@ impl Events {
     }
 
     /// It could not be made: the last host refused at this stage.
-    pub fn not_connected(&self, site: &str, source: &str, outcome: &Outcome) {
+    pub fn not_connected(&self, site: &str, source: &str, outcome: &Outcome, port: u16) {
+        if let (false, Some(address)) = (outcome.host.is_empty(), outcome.address) {
+            self.maillog
+                .write(Service::Smtp, || format!("connect to {}[{address}]:{port}: {}", outcome.host, outcome.cause));
+        }
         self.counters.peers.of(source).failed_at.one(outcome.stage.name());
         self.counters.sites.of(site).of(source).refusals.one();
     }
@@ -425,6 +461,19 @@ impl Events {
         outcome: Option<&Outcome>,
         now: Timestamp,
     ) {
+        self.outcome_of(envelope, place, attempt, fate, outcome, (Made::default(), now));
+    }
+
+    fn outcome_of(
+        &self,
+        envelope: &Envelope,
+        place: usize,
+        attempt: u16,
+        fate: Fate,
+        outcome: Option<&Outcome>,
+        (made, now): (Made, Timestamp),
+    ) {
+        self.log_outcome(envelope, place, fate, outcome, (made, now));
         self.counters.fates[fate as usize].fetch_add(1, Ordering::Relaxed);
         self.count_outcome(envelope, fate, outcome, now);
         if !enabled!(target: TARGET, Level::INFO) {
@@ -466,6 +515,11 @@ impl Events {
 
     /// Every recipient that `after` changed against `before`: what `outcome` says of each.
     pub fn outcomes(&self, envelope: &Envelope, before: &Progress, after: &Progress, now: Timestamp) {
+        self.outcomes_of(envelope, before, after, Made::default(), now);
+    }
+
+    /// As [`Events::outcomes`], where it is known how the attempt was made.
+    pub fn outcomes_of(&self, envelope: &Envelope, before: &Progress, after: &Progress, made: Made, now: Timestamp) {
         let uncertain = after.uncertain > before.uncertain;
         let mut attempted = false;
         for (place, (was, is)) in before.recipients.iter().zip(&after.recipients).enumerate() {
@@ -473,21 +527,73 @@ impl Events {
                 continue;
             }
             let fate = Fate::of_state(is.state, uncertain);
-            self.outcome(envelope, place, after.attempts, fate, is.last.as_ref(), now);
+            self.outcome_of(envelope, place, after.attempts, fate, is.last.as_ref(), (made, now));
             self.keep_outcome(envelope, place, after, fate);
             attempted = true;
         }
         self.keep_decision(envelope.id, before, after, attempted);
         if after.is_final() && !before.is_final() {
+            let expired = after.recipients.iter().any(|recipient| recipient.state == RecipientState::Expired);
+            if expired {
+                self.maillog.write(Service::Qmgr, || maillog::expired(envelope.id, &envelope.reverse_path.to_string()));
+            }
             self.removed(envelope.id);
         }
     }
 
-    /// The sender is told of so many recipients' fate, by an envelope of its own.
-    pub fn reported(&self, id: QueueId, report: QueueId, recipients: usize) {
+    /// The sender is told of so many recipients' fate, by an envelope of its own. `what`: of failures, of a delay, or of
+    /// success.
+    pub fn reported(&self, id: QueueId, envelope: &Envelope, recipients: usize, what: report::Action) {
+        let report = envelope.id;
+        self.maillog.write(Service::Bounce, || {
+            let what = match what {
+                report::Action::Failed => "non-delivery",
+                report::Action::Delayed => "delay",
+                report::Action::Delivered | report::Action::Relayed => "delivery status",
+            };
+            format!("{id}: sender {what} notification: {report}")
+        });
+        if self.maillog.is_on() {
+            self.log_queued(envelope);
+        }
         info!(queue_id = %id, %report, recipients, "the sender is told");
         let recipients = recipients as u64;
         self.history.tell(Fact::Reported(history::Reported { queue_id: id, report, recipients }));
+    }
+
+    fn log_queued(&self, envelope: &Envelope) {
+        let id = envelope.id;
+        self.maillog.write(Service::Cleanup, || match envelope.message_id.is_empty() {
+            true => format!("{id}: message-id=<>"),
+            false => format!("{id}: message-id=<{}>", envelope.message_id.trim_matches(['<', '>'])),
+        });
+        self.maillog.write(Service::Qmgr, || {
+            let size = envelope.body.size_bytes;
+            maillog::queued(id, &envelope.reverse_path.to_string(), size, envelope.recipients.len())
+        });
+    }
+
+    fn log_outcome(
+        &self,
+        envelope: &Envelope,
+        place: usize,
+        fate: Fate,
+        outcome: Option<&Outcome>,
+        (made, now): (Made, Timestamp),
+    ) {
+        let (service, tail) = match fate {
+            Fate::Delivered => (Service::Smtp, Tail::Sent),
+            Fate::Deferred | Fate::Uncertain => (Service::Smtp, Tail::Deferred),
+            Fate::Failed => (Service::Smtp, Tail::Bounced),
+            Fate::Suppressed => (Service::Error, Tail::Bounced),
+            // A line of the envelope's own; and nobody is told of what an operator removed.
+            Fate::Expired | Fate::Deleted => return,
+        };
+        let Some(recipient) = envelope.recipients.get(place) else { return };
+        self.maillog.write(service, || {
+            let delays = Delays { all: now.since(envelope.accepted_at), transaction: made.took };
+            maillog::delivery(envelope.id, &recipient.address.to_string(), outcome, made.port, delays, tail)
+        });
     }
 
     fn keep_accepted(&self, envelope: &Envelope, client: Option<SocketAddr>) {
@@ -540,6 +646,7 @@ impl Events {
     /// An envelope has its final state, and leaves the queue.
     pub fn removed(&self, id: QueueId) {
         self.counters.removed.fetch_add(1, Ordering::Relaxed);
+        self.maillog.write(Service::Qmgr, || format!("{id}: removed"));
         info!(target: TARGET, queue_id = %id, "removed");
     }
 
@@ -800,7 +907,7 @@ mod tests {
         events.capped("otp");
         events.suppressed(Suppressing::Accepted, "hard_bounce");
         events.over_quota(OverQuota::Refused, 9);
-        events.not_connected("gmail", "a", &outcome);
+        events.not_connected("gmail", "a", &outcome, 25);
         events.connected("a", true);
         events.transacted(Duration::from_millis(70));
         let held = events.connecting("a");

@@ -14,6 +14,7 @@ const BUDGETS: u16 = 1;
 const SUSPENSIONS: u16 = 4;
 const STOPS: u16 = 8;
 const QUOTAS: u16 = 9;
+const PICKUPS: u16 = 13;
 
 /// The way to the budgets. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +70,19 @@ impl Ledger {
     /// Writes what was taken of a quota, or removes it. True: it is durable.
     pub async fn keep_quota(&self, name: Bytes, record: Option<Bytes>) -> bool {
         self.put(QUOTAS, name, record, "what was taken of a quota could not be written down").await
+    }
+
+    /// Which files of the maildrop were being put, and under which id, as [`Ledger::budgets`].
+    pub fn pickups(&self) -> Vec<(Bytes, Bytes)> {
+        self.entries(
+            PICKUPS,
+            "which files of the maildrop were being put could not be read: those that are there may come twice",
+        )
+    }
+
+    /// Writes that a file of the maildrop is being put, or that its end is no matter any more. True: it is durable.
+    pub async fn keep_pickup(&self, name: Bytes, record: Option<Bytes>) -> bool {
+        self.put(PICKUPS, name, record, "the put of a file of the maildrop could not be written down: it waits").await
     }
 
     fn entries(&self, table: u16, failed: &str) -> Vec<(Bytes, Bytes)> {

@@ -12,6 +12,8 @@ pub mod message;
 pub mod postfix;
 pub mod report;
 pub mod retry;
+pub mod rewrite;
+pub mod route;
 pub mod smtp;
 pub mod token;
 // Floor 2: reason.
@@ -24,10 +26,12 @@ pub mod clock;
 pub mod credential;
 pub mod dns;
 pub mod history;
+pub mod maillog;
 pub mod signer;
 pub mod spool;
 pub mod store;
 pub mod tls;
+pub mod users;
 // Floor 4: rooms.
 pub mod alarm;
 pub mod events;
@@ -39,11 +43,13 @@ pub mod suppression;
 pub mod accept;
 // Floor 6: hands.
 pub mod delivery;
+pub mod pickup;
 pub mod submission;
 // Floor 7: clerks.
 pub mod http;
 pub mod sandbox;
 pub mod scheduler;
+pub mod showq;
 pub mod unsubscribe;
 // Floor 8: roof.
 pub mod app;

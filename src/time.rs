@@ -88,6 +88,15 @@ impl Timestamp {
     }
 }
 
+/// `Nov  1 10:00:00`, in the machine's zone: how mail logs begin (RFC 3164 §4.1.2).
+pub fn syslog_time(at: Timestamp) -> String {
+    let millis = i64::try_from(at.0).ok();
+    match millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok()) {
+        Some(instant) => instant.to_zoned(jiff::tz::TimeZone::system()).strftime("%b %e %H:%M:%S").to_string(),
+        None => "Jan  1 00:00:00".to_owned(),
+    }
+}
+
 /// A named time zone: where calendar days begin and end.
 ///
 /// Its rules are compiled in, so that asking reads no file and answers alike on every machine.

@@ -16,10 +16,12 @@ use tracing::{info, warn};
 
 use crate::classify::{Observation, Scope as Concerns, VerdictKind};
 use crate::evidence::{Means, Said};
-use crate::history::{self, Fact};
+use crate::history::{self, Authenticated, CameBack, Fact};
 use crate::mail::{Address, Notify, QueueId, ReversePath, StreamKind};
 use crate::message::Families;
 use crate::report::{self, Bounces, Fate, Kind, Reading, Reported};
+use crate::signer::Incoming;
+use crate::suppression::{self, Entry};
 use crate::time::Timestamp;
 use crate::token::{self, Link, REFERENCE_HEADER, Token, TokenFlaw, WHOLE_ENVELOPE};
 
@@ -29,6 +31,8 @@ use super::{Counting, Door, Origin, Receipt, Refusal, Submission};
 
 /// Reports whose message is being looked up at once: each reads files.
 const LOOKUPS_AT_ONCE: usize = 2;
+/// Reports whose SPF and DKIM are looked at, at once. Each keeps its message in memory.
+const VERIFIED_AT_ONCE: usize = 16;
 /// Words of an unsubscribe mail that are looked at for a sealed link.
 const WORDS_MAX: usize = 64;
 
@@ -52,6 +56,8 @@ struct Original {
     source: String,
     delivered_at: Option<Timestamp>,
     accepted_at: Timestamp,
+    /// What came back of it before.
+    heard: Vec<CameBack>,
 }
 
 /// What of a submission is for us.
@@ -78,13 +84,62 @@ struct Effect {
     said: Option<Said>,
 }
 
-/// Bounds look-ups over all sessions.
+/// Bounds work over all sessions.
 #[derive(Clone, Debug)]
-pub(super) struct Intake(Arc<Semaphore>);
+pub(super) struct Intake {
+    lookups: Arc<Semaphore>,
+    verified: Arc<Semaphore>,
+}
 
 impl Default for Intake {
     fn default() -> Intake {
-        Intake(Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)))
+        let (lookups, verified) = (Semaphore::new(LOOKUPS_AT_ONCE), Semaphore::new(VERIFIED_AT_ONCE));
+        Intake { lookups: Arc::new(lookups), verified: Arc::new(verified) }
+    }
+}
+
+/// A report that is being taken in: what is to be written of it.
+struct Taken {
+    /// Its number.
+    id: QueueId,
+    from: String,
+    client: String,
+    rows: Vec<(Kind, &'static str, CameBack)>,
+}
+
+/// What an effect did, and why that.
+struct Done {
+    word: &'static str,
+    why: String,
+}
+
+impl Done {
+    fn new(word: &'static str, why: impl Into<String>) -> Done {
+        Done { word, why: why.into() }
+    }
+}
+
+impl Taken {
+    /// Notes what the report did for one recipient, or for none.
+    fn note(&mut self, about: QueueId, kind: Kind, token: &str, effect: Option<&Effect>, done: Done) {
+        let recipient = effect.and_then(|effect| effect.address.as_ref()).map(Address::to_string).unwrap_or_default();
+        let row = CameBack {
+            queue_id: about,
+            report: self.id,
+            recipient,
+            kind: kind.name().to_owned(),
+            class: effect.map(|effect| effect.class.to_owned()).unwrap_or_default(),
+            status: effect.map(|effect| effect.status.clone()).unwrap_or_default(),
+            text: effect.map(|effect| effect.words.clone()).unwrap_or_default(),
+            effect: done.word.to_owned(),
+            why: done.why,
+            token: token.to_owned(),
+            from: self.from.clone(),
+            sent_on_to: String::new(),
+            sent_on_as: QueueId::default(),
+            client: self.client.clone(),
+        };
+        self.rows.push((kind, done.word, row));
     }
 }
 
@@ -128,15 +183,21 @@ impl Door {
         // A whole report is read in a millisecond or so, a hostile one in some.
         let reading = tokio::task::spawn_blocking(move || report::read(&message)).await;
         let Ok(reading) = reading else { return Err(Refusal::closed()) };
+        let mut taken = Taken {
+            id: self.queue.next_id(submission.received_at),
+            from: submission.reverse_path.to_string().trim_matches(['<', '>']).to_owned(),
+            client: submission.origin.client.map(|client| client.to_string()).unwrap_or_default(),
+            rows: Vec::new(),
+        };
         let mut onward = Vec::new();
         for token in &inward.tokens {
-            onward.extend(self.take_token(submission, &reading, token).await?);
+            onward.extend(self.take_token(submission, &reading, token, "valid", &mut taken).await?);
         }
         let is_letter = reading.kind == Kind::Other && reading.recipients.is_empty();
         let is_wish = inward.tokens.iter().any(|token| token.kind == token::Kind::Unsubscribe);
         // A person who answers a newsletter may write to its return path.
         let for_postmaster = match inward.to_house {
-            true => !self.take_quoted(submission, &reading).await?,
+            true => !self.take_quoted(submission, &reading, &mut taken).await?,
             false => is_letter && !is_wish,
         };
         if for_postmaster {
@@ -144,15 +205,41 @@ impl Door {
         }
         let mut sent_on = None;
         for to in onward {
-            sent_on = Some(self.send_on(submission, to).await?);
-        }
-        match sent_on {
-            Some(receipt) => Ok(receipt),
-            None => {
-                let durable = self.queue.spool().prove().await.map_err(|_| Refusal::closed())?;
-                Ok(Receipt { id: self.queue.next_id(submission.received_at), durable })
+            let receipt = self.send_on(submission, to.clone()).await?;
+            for (_, _, row) in &mut taken.rows {
+                (row.sent_on_to, row.sent_on_as) = (to.to_string(), receipt.id);
             }
+            sent_on = Some(receipt);
         }
+        let durable = match sent_on {
+            Some(receipt) => receipt.durable,
+            None => self.queue.spool().prove().await.map_err(|_| Refusal::closed())?,
+        };
+        let id = taken.id;
+        self.tell_taken(taken);
+        self.verify_later(id, submission);
+        Ok(Receipt { id, durable })
+    }
+
+    /// Has SPF and DKIM of a report looked at and written down, while its 250 is under way.
+    fn verify_later(&self, report: QueueId, submission: &Submission) {
+        let Some((verifier, client)) = self.verifier.clone().zip(submission.origin.client) else { return };
+        let history = self.events.history().clone();
+        let Ok(room) = self.intake.verified.clone().try_acquire_owned() else {
+            let busy = || "not checked: too many reports at once".to_owned();
+            history.tell(Fact::Authenticated(Authenticated { report, spf: busy(), dkim: busy() }));
+            return;
+        };
+        let host = self.settings.load().hostname.to_string();
+        let (hello, message) = (submission.origin.hello.clone(), submission.message.clone());
+        let sender = submission.reverse_path.to_string().trim_matches(['<', '>']).to_owned();
+        tokio::spawn(async move {
+            let client = client.ip().to_canonical();
+            let incoming = Incoming { client, hello: &hello, host: &host, sender: &sender, message: &message };
+            let found = verifier.verify(incoming).await;
+            history.tell(Fact::Authenticated(Authenticated { report, spf: found.spf, dkim: found.dkim }));
+            drop(room);
+        });
     }
 
     /// Keeps the wish of an unsubscribe link: durable when it returns, and the same wish twice is one.
@@ -163,7 +250,7 @@ impl Door {
         let (effect, original) =
             (Effect::wish(Some(link.address.clone()), "by the link"), Original::of_link(link, now));
         let done = self.take_effect(&effect, &original, link.id, now).await.map_err(|refusal| refusal.to_string())?;
-        self.events.came_back(Kind::Unsubscribe, done);
+        self.events.came_back(Kind::Unsubscribe, done.word);
         Ok(())
     }
 
@@ -173,11 +260,13 @@ impl Door {
         submission: &Submission,
         reading: &Reading,
         token: &Token,
+        verdict: &str,
+        taken: &mut Taken,
     ) -> Result<Option<Address>, Refusal> {
         let now = submission.received_at;
         let kind = if token.kind == token::Kind::Unsubscribe { Kind::Unsubscribe } else { reading.kind };
         let Some(original) = self.original(token.id, now).await? else {
-            self.take_unknown(submission, kind, token).await?;
+            self.take_unknown(submission, kind, token, taken).await?;
             return Ok(None);
         };
         let effects = match token.kind {
@@ -186,13 +275,18 @@ impl Door {
             token::Kind::ReturnPath | token::Kind::Reference => self.effects(reading, &original, token),
         };
         if effects.is_empty() {
-            self.tell_came_back(token.id, kind, None, "nothing", submission);
+            taken.note(token.id, kind, verdict, None, Done::new("nothing", why_nothing(reading)));
         }
         let mut is_news = false;
         for effect in &effects {
-            let done = self.take_effect(effect, &original, token.id, now).await?;
-            is_news |= done != "known";
-            self.tell_came_back(token.id, kind, Some(effect), done, submission);
+            // What the history has was answered 250: one that was not comes again, though the list may have it.
+            let is_heard = original.has_heard(kind, effect);
+            let done = match is_heard {
+                true => Done::new("known", WHY_KNOWN),
+                false => self.take_effect(effect, &original, token.id, now).await?,
+            };
+            is_news |= !is_heard;
+            taken.note(token.id, kind, verdict, Some(effect), done);
         }
         let is_bounce = kind == Kind::Bounce && token.kind == token::Kind::ReturnPath && is_news;
         let settings = self.settings.load();
@@ -203,29 +297,47 @@ impl Door {
     }
 
     /// A token whose message the history does not know (any more): the link in an unsubscribe mail still says all.
-    async fn take_unknown(&self, submission: &Submission, kind: Kind, token: &Token) -> Result<(), Refusal> {
+    async fn take_unknown(
+        &self,
+        submission: &Submission,
+        kind: Kind,
+        token: &Token,
+        taken: &mut Taken,
+    ) -> Result<(), Refusal> {
         let now = submission.received_at;
         let link = (token.kind == token::Kind::Unsubscribe).then(|| self.link_in(&submission.message, now)).flatten();
         let Some(link) = link else {
             warn!(queue_id = %token.id, "a report names a message that the history does not know: nothing is learned");
-            self.tell_came_back(token.id, kind, None, "unknown", submission);
+            let done = Done::new("unknown", "the history does not know the message of its token (any more)");
+            taken.note(token.id, kind, "unknown", None, done);
             return Ok(());
         };
         let (effect, original) = (Effect::wish(Some(link.address.clone()), "by mail"), Original::of_link(&link, now));
         let done = self.take_effect(&effect, &original, link.id, now).await?;
-        self.tell_came_back(token.id, kind, Some(&effect), done, submission);
+        taken.note(token.id, kind, "valid", Some(&effect), done);
         Ok(())
     }
 
     /// Mail to the postmaster or a feedback address: a complaint may still quote a token of ours. Whether it did. A bounce
     /// goes where the return path says, so that one that comes elsewhere proves nothing.
-    async fn take_quoted(&self, submission: &Submission, reading: &Reading) -> Result<bool, Refusal> {
+    async fn take_quoted(
+        &self,
+        submission: &Submission,
+        reading: &Reading,
+        taken: &mut Taken,
+    ) -> Result<bool, Refusal> {
         let quoted = (reading.kind == Kind::Complaint).then(|| self.quoted_token(reading, submission.received_at));
         let Some(token) = quoted.flatten() else {
-            self.events.came_back(reading.kind, "nothing");
+            let why = match reading.kind {
+                Kind::Complaint => "it quotes no token of ours, so that nobody knows of whom it speaks",
+                Kind::Bounce | Kind::AutoReply | Kind::Unsubscribe | Kind::Other => {
+                    "it came to the postmaster or a feedback address, where only a complaint counts that quotes a token"
+                }
+            };
+            taken.note(QueueId::default(), reading.kind, "none", None, Done::new("nothing", why));
             return Ok(false);
         };
-        self.take_token(submission, reading, &token).await?;
+        self.take_token(submission, reading, &token, "quoted", taken).await?;
         Ok(true)
     }
 
@@ -308,8 +420,14 @@ impl Door {
         original: &Original,
         id: QueueId,
         now: Timestamp,
-    ) -> Result<&'static str, Refusal> {
-        let (Some(address), Some(said)) = (&effect.address, effect.said) else { return Ok("nothing") };
+    ) -> Result<Done, Refusal> {
+        let Some(address) = &effect.address else {
+            return Ok(Done::new("nothing", "it does not say which recipient of the message it means"));
+        };
+        let Some(said) = effect.said else {
+            let why = format!("{} says nothing of whether the mailbox is there", effect.class);
+            return Ok(Done::new("nothing", why));
+        };
         let kind = {
             let settings = self.settings.load();
             settings.streams.get(&*original.stream).map_or(StreamKind::Transactional, |stream| stream.kind)
@@ -327,39 +445,32 @@ impl Door {
             kind,
             credential: &original.credential,
             domain,
-            via: Via { source: &original.source, site: &original.site, provider },
+            via: Via { source: &original.source, site: &original.site, provider, ..Via::default() },
             scope: None,
         };
         match self.observe(&observed, now).await {
             Learned::NotKept => Err(Refusal::closed()),
-            Learned::NoList => Ok("nothing"),
-            Learned::Known => Ok("known"),
-            Learned::Written(entry) if entry.pending => Ok("pending"),
-            Learned::Written(_) => Ok("suppressed"),
+            Learned::NoList => Ok(Done::new("nothing", "this daemon keeps no suppression list")),
+            Learned::Known => Ok(Done::new("known", WHY_KNOWN)),
+            Learned::Written(entry) => {
+                let word = if entry.pending { "pending" } else { "suppressed" };
+                Ok(Done::new(word, why_written(&entry)))
+            }
         }
     }
 
-    fn tell_came_back(
-        &self,
-        id: QueueId,
-        kind: Kind,
-        effect: Option<&Effect>,
-        done: &'static str,
-        submission: &Submission,
-    ) {
-        self.events.came_back(kind, done);
-        let recipient = effect.and_then(|effect| effect.address.as_ref()).map(Address::to_string).unwrap_or_default();
-        info!(target: "postrider::mail", queue_id = %id, kind = kind.name(), %recipient, effect = done, "came back");
-        self.events.history().tell(Fact::CameBack(history::CameBack {
-            queue_id: id,
-            recipient,
-            kind: kind.name().to_owned(),
-            class: effect.map(|effect| effect.class.to_owned()).unwrap_or_default(),
-            status: effect.map(|effect| effect.status.clone()).unwrap_or_default(),
-            text: effect.map(|effect| effect.words.clone()).unwrap_or_default(),
-            effect: done.to_owned(),
-            client: submission.origin.client.map(|client| client.to_string()).unwrap_or_default(),
-        }));
+    /// Writes down what a report did: to the log, the counters, and the history.
+    fn tell_taken(&self, taken: Taken) {
+        for (kind, effect, row) in taken.rows {
+            self.events.came_back(kind, effect);
+            let CameBack { queue_id, report, recipient, kind, why, sent_on_to, .. } = &row;
+            let about = if queue_id.as_u64() == 0 { String::new() } else { queue_id.to_string() };
+            info!(
+                target: "postrider::mail",
+                %report, queue_id = about, kind, recipient, effect, why, sent_on_to, "came back"
+            );
+            self.events.history().tell(Fact::CameBack(row));
+        }
     }
 
     /// The message of an id, from the history; `None`: it does not know it (any more).
@@ -369,7 +480,7 @@ impl Door {
     async fn original(&self, id: QueueId, now: Timestamp) -> Result<Option<Original>, Refusal> {
         let history = self.events.history().clone();
         // Nobody closes the semaphore.
-        let _room = self.intake.0.acquire().await.map_err(|_| Refusal::closed())?;
+        let _room = self.intake.lookups.acquire().await.map_err(|_| Refusal::closed())?;
         match tokio::task::spawn_blocking(move || history.find(id, now)).await {
             Ok(Ok(rows)) => Ok(original_of(id, rows)),
             Ok(Err(error)) => {
@@ -388,6 +499,7 @@ impl Door {
             listener_stream: Some(self.settings.load().dsn_stream.clone()),
             listener_control: Families::default(),
             fix_headers: false,
+            session: None,
             ..submission.origin.clone()
         };
         let onward = Submission {
@@ -404,10 +516,24 @@ impl Door {
     }
 }
 
+/// Whether a recipient is a token of ours, or the house.
+pub(super) fn is_ours(settings: &Settings, address: &Address, now: Timestamp) -> bool {
+    matches!(ours(settings, address, now), Some(Ok(_)))
+}
+
 impl Original {
     /// What a link still says of its message.
     fn of_link(link: &Link, now: Timestamp) -> Original {
         Original { stream: link.stream.to_string(), accepted_at: now, ..Original::default() }
+    }
+
+    /// Whether this was said of the message before, whatever it did.
+    fn has_heard(&self, kind: Kind, effect: &Effect) -> bool {
+        let recipient = effect.address.as_ref().map(Address::to_string).unwrap_or_default();
+        self.heard.iter().any(|heard| {
+            let is_first = !matches!(heard.effect.as_str(), "known" | "unknown");
+            is_first && heard.kind == kind.name() && heard.recipient == recipient && heard.class == effect.class
+        })
     }
 
     /// The recipient at a token's place; none if it stands for several, whatever is left of them in the history.
@@ -439,11 +565,46 @@ fn original_of(id: QueueId, rows: Vec<history::Row>) -> Option<Original> {
                 (original.from, original.stream, original.credential) = (it.from, it.stream, it.credential);
             }
             Fact::Attempt(it) if it.queue_id == id => (original.site, original.source) = (it.site, it.source),
+            Fact::CameBack(it) if it.queue_id == id => original.heard.push(it),
             Fact::Outcome(it) if it.queue_id == id && it.fate == "delivered" => original.delivered_at = Some(row.at),
             _ => {}
         }
     }
     (!original.recipients.is_empty()).then_some(original)
+}
+
+const WHY_KNOWN: &str = "the same was said of this message before";
+
+/// Why a report with a token speaks of no recipient.
+fn why_nothing(reading: &Reading) -> &'static str {
+    match reading.kind {
+        Kind::AutoReply => "an automatic reply counts for nothing",
+        Kind::Bounce => "no recipient of it failed",
+        Kind::Complaint => "it complains of nothing",
+        Kind::Unsubscribe => "a wish to be taken off counts only at an unsubscribe address",
+        Kind::Other if reading.recipients.is_empty() => "it is no report",
+        Kind::Other => "a delay or a success counts for nothing",
+    }
+}
+
+/// What an entry means, and why it is one.
+fn why_written(entry: &Entry) -> String {
+    let until = entry.expires_at.map_or_else(|| "for good".to_owned(), |at| format!("until {}", at.rfc3339()));
+    match (entry.cause, entry.pending) {
+        (suppression::Cause::SoftBounce, true) => {
+            format!("a soft count: {} of 5 messages, over 14 days or more", entry.hits)
+        }
+        (cause, true) if Means::of(&entry.evidence) == Means::Storm => {
+            format!("a first {}, said while its site says it of far too many: it counts for nothing", cause.name())
+        }
+        (cause, true) => {
+            format!(
+                "a first {}: mail was delivered there lately, so a second one a day or more later is believed",
+                cause.name()
+            )
+        }
+        (cause, false) => format!("{} for {}, {until}", cause.name(), entry.scope.name()),
+    }
 }
 
 /// Why an address at a domain of ours is none of ours.

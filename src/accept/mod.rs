@@ -10,8 +10,10 @@ mod letterhead;
 mod observe;
 mod prepare;
 mod quota;
+mod rewriting;
 mod settings;
 mod suppressed;
+mod withheld;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,13 +24,16 @@ use tracing::{debug, warn};
 
 use crate::alarm::{Alarms, Notice};
 use crate::classify;
-use crate::events::{Events, OverQuota, RefusedAt};
+use crate::events::{Events, Made, OverQuota, RefusedAt};
 use crate::harm::Harm;
 use crate::ledger::Ledger;
 use crate::mail::{Address, Attempt, Envelope, Notify, Prepared, Progress, QueueId, Return, ReversePath};
+use crate::maillog;
 use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
+use crate::report::Action;
 pub use crate::report::{Bounces, PeerReports};
+use crate::signer::Verifier;
 use crate::spool::{DurableSeq, PutError};
 use crate::suppression::Suppressions;
 use crate::time::Timestamp;
@@ -38,8 +43,9 @@ use intake::Intake;
 pub use letterhead::REPORTS_AFTER;
 pub use observe::{Learned, Observed, Via};
 use quota::{Denied, Quotas, Rules, Taken};
-pub use settings::{DEFAULT_STREAM, Over, Rights, SenderDomain, Sending, Settings, Stream};
+pub use settings::{DEFAULT_STREAM, Over, Rights, RouteRule, SenderDomain, Sending, Settings, Stream};
 pub use suppressed::Blocked;
+pub use withheld::Kept;
 
 /// Where a submission came from: for its Received header, its stream and its rights.
 #[derive(Clone, Debug)]
@@ -64,6 +70,8 @@ pub struct Origin {
     pub hide_client: bool,
     /// RFC 6409 §8: a submission, whose missing headers are added; a relayed message gets none but Received.
     pub fix_headers: bool,
+    /// The connection's name in the classic log; `None` where there is none.
+    pub session: Option<maillog::Session>,
 }
 
 /// A message as a client handed it in.
@@ -120,6 +128,8 @@ pub struct Door {
     suppressions: Option<Suppressions>,
     harm: Harm,
     intake: Intake,
+    /// Looks at reports that come in; `None`: nobody does.
+    verifier: Option<Verifier>,
     /// What replies mean.
     rules: Arc<ArcSwap<classify::Rules>>,
 }
@@ -147,6 +157,7 @@ impl Door {
             suppressions: None,
             harm: Harm::default(),
             intake: Intake::default(),
+            verifier: None,
             rules,
         }
     }
@@ -154,6 +165,11 @@ impl Door {
     /// The same door, with the alarms that the whole house shares.
     pub fn with_alarms(self, alarms: Alarms) -> Door {
         Door { alarms, ..self }
+    }
+
+    /// The same door, which has SPF and DKIM of reports looked at.
+    pub fn with_verifier(self, verifier: Verifier) -> Door {
+        Door { verifier: Some(verifier), ..self }
     }
 
     /// Says what replies mean from now on.
@@ -287,6 +303,7 @@ impl Door {
             listener_control: Families::default(),
             hide_client: false,
             fix_headers: true,
+            session: None,
         };
         let submission = Submission {
             origin,
@@ -303,10 +320,35 @@ impl Door {
     }
 
     async fn take_over(&self, submission: Submission, counting: Counting) -> Result<Receipt, Refusal> {
+        let kept = self.take_over_as(submission, counting, None).await?;
+        let receipt = kept.receipt().clone();
+        kept.release().await;
+        Ok(receipt)
+    }
+
+    /// Keeps a message; under this id, and withheld, if one is given.
+    async fn take_over_as(
+        &self,
+        mut submission: Submission,
+        counting: Counting,
+        given: Option<QueueId>,
+    ) -> Result<Kept, Refusal> {
         let (now, client) = (submission.received_at, submission.origin.client);
+        let session = submission.origin.session;
         self.check_suspended(submission.origin.credential.as_deref())?;
         let settings = self.settings.load_full();
-        let mut admitted = prepare::prepare(&settings, submission, &mut || self.queue.next_id(now))?;
+        let deed = rewriting::rewrite(&settings, &mut submission, counting)?;
+        if deed.discarded {
+            let id = given.unwrap_or_else(|| self.queue.next_id(now));
+            deed.tell(id);
+            let durable = self.queue.spool().prove().await.map_err(|_| Refusal::closed())?;
+            return Ok(Kept::new(self.clone(), Receipt { id, durable }, None, (Vec::new(), now)));
+        }
+        let mut admitted = {
+            let mut first = given;
+            let mut next_id = || first.take().unwrap_or_else(|| self.queue.next_id(now));
+            prepare::prepare(&settings, submission, &deed, &mut next_id)?
+        };
         let taken = match counting {
             Counting::Counted => {
                 let envelopes = &mut admitted.prepared.envelopes;
@@ -317,6 +359,9 @@ impl Door {
             }
             Counting::Free => Taken::default(),
         };
+        if let Some(until) = deed.held_until(now) {
+            prepare::hold(&mut admitted.prepared.envelopes, until);
+        }
         if letterhead::weight(&admitted.prepared.envelopes) > ENVELOPES_BYTES_MAX {
             self.quotas.give_back(&taken);
             return Err(Refusal::too_many(&admitted.prepared.envelopes));
@@ -324,6 +369,7 @@ impl Door {
         // `prepare` makes one envelope at least.
         let Some(first) = admitted.prepared.envelopes.first() else { return Err(Refusal::closed()) };
         let id = first.id;
+        deed.tell(id);
         if let Some(warning) = admitted.warning {
             warn!(queue_id = %id, credential = %first.credential, "{warning}");
         }
@@ -335,13 +381,24 @@ impl Door {
         let envelopes = self.events.are_written().then(|| admitted.prepared.envelopes.clone());
         let (stream, kind) = (first.stream.clone(), first.kind);
         let recipients = admitted.prepared.envelopes.iter().map(|envelope| envelope.recipients.len()).sum();
-        match self.queue.put(admitted.prepared).await {
-            Ok(durable) => {
+        let put = match given {
+            None => self.queue.put(admitted.prepared).await.map(|durable| (durable, None)),
+            Some(_) => {
+                let put = self.queue.put_withheld(admitted.prepared).await;
+                put.map(|(durable, withheld)| (durable, Some(withheld)))
+            }
+        };
+        match put {
+            Ok((durable, withheld)) => {
                 self.events.taken(&stream, kind, recipients);
+                if let (Some(session), Some(client)) = (session, client) {
+                    let user =
+                        envelopes.as_deref().and_then(<[Envelope]>::first).map_or("", |first| &*first.credential);
+                    self.events.came_over(session, id, client, user);
+                }
                 self.events.accepted(recipients, envelopes.as_deref().unwrap_or_default(), client);
                 self.count_put_off(&taken, &stream);
-                self.end_blocked(blocked, now).await;
-                Ok(Receipt { id, durable })
+                Ok(Kept::new(self.clone(), Receipt { id, durable }, withheld, (blocked, now)))
             }
             Err(error) => {
                 self.quotas.give_back(&taken);
@@ -401,7 +458,7 @@ impl Door {
         let verdicts = attempt.verdicts.clone();
         let after = conclude::after_attempt(lease.envelope(), lease.progress(), attempt, now);
         self.learn(lease.envelope(), lease.progress(), &after, &verdicts, via, now).await;
-        self.settle(lease, after, peer, now).await
+        self.settle_made(lease, after, peer, via.made, now).await
     }
 
     /// Ends an envelope whose longest age has passed; its sender is told.
@@ -431,7 +488,18 @@ impl Door {
         self.settle(lease, after, PeerReports::No, now).await
     }
 
-    async fn settle(&self, lease: Lease, mut after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
+    async fn settle(&self, lease: Lease, after: Progress, peer: PeerReports, now: Timestamp) -> Settling {
+        self.settle_made(lease, after, peer, Made::default(), now).await
+    }
+
+    async fn settle_made(
+        &self,
+        lease: Lease,
+        mut after: Progress,
+        peer: PeerReports,
+        made: Made,
+        now: Timestamp,
+    ) -> Settling {
         let settings = self.settings.load_full();
         let events = conclude::events(&settings, lease.envelope(), lease.progress(), &mut after, peer, now);
         let body = match events.is_empty() {
@@ -440,7 +508,7 @@ impl Door {
             false => self.queue.body(&lease).await.ok(),
         };
         // Nothing is awaited from here on: what is logged is what the spool is given, unless the process dies between.
-        self.events.outcomes(lease.envelope(), lease.progress(), &after, now);
+        self.events.outcomes_of(lease.envelope(), lease.progress(), &after, made, now);
         let told = Told { envelope: lease.envelope(), progress: &after, events: &events, body: body.as_deref() };
         let dsn = self.report(&settings, &told, now);
         self.queue.settle(lease, after, dsn)
@@ -450,9 +518,14 @@ impl Door {
         if told.events.is_empty() {
             return None;
         }
-        let dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
-        let report = dsn.envelopes.first()?.id;
-        self.events.reported(told.envelope.id, report, told.events.len());
+        let mut dsn = conclude::dsn(settings, told, self.queue.next_id(now), random(), now)?;
+        let template = dsn.envelopes.pop()?;
+        dsn.envelopes = prepare::addressed(settings, template, &mut || self.queue.next_id(now));
+        let envelope = dsn.envelopes.first()?;
+        // A report may tell of several things; a failure is what its reader must know.
+        let has_failed = told.events.iter().any(|event| event.action == Action::Failed);
+        let what = told.events.first().filter(|_| !has_failed).map_or(Action::Failed, |event| event.action);
+        self.events.reported(told.envelope.id, envelope, told.events.len(), what);
         Some(dsn)
     }
 }

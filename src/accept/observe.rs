@@ -7,13 +7,15 @@ use tracing::{error, info, warn};
 
 use crate::alarm;
 use crate::classify::{Class, Meaning, Observation, Scope as Concerns, VerdictKind};
+use crate::events::Made;
 use crate::evidence::{Answer, Circumstances, Known, Means, Said, Share, Turn, doubted, holds_in_a_storm, judge};
 use crate::harm::Harm;
 use crate::mail::{
     Address, Cause, Domain, Envelope, Outcome, Progress, QueueId, RecipientState, Stage, StreamKind, Verdict,
 };
+use crate::metrics;
 use crate::rates::{Became, Mail, Step, percent};
-use crate::suppression::{self, Entry, Scope};
+use crate::suppression::{self, Edit, Entry, Scope};
 use crate::time::Timestamp;
 
 use super::Door;
@@ -27,15 +29,14 @@ pub struct Via<'a> {
     pub site: &'a str,
     /// Its provider; `other` for the many.
     pub provider: &'a str,
+    /// How the attempt was made.
+    pub made: Made,
 }
-
-/// The provider of sites that no rule governs.
-const OTHER: &str = "other";
 
 impl<'a> Via<'a> {
     /// Who says what is usual: a provider, over all its hosts, or else the site.
     fn judge(&self) -> &'a str {
-        if self.provider.is_empty() || self.provider == OTHER { self.site } else { self.provider }
+        if self.provider.is_empty() || self.provider == metrics::OTHER { self.site } else { self.provider }
     }
 }
 
@@ -195,11 +196,17 @@ impl Door {
         self.harm.delivered(address, now);
         self.turn(via.judge(), Answer::Valid, now).await;
         if let Some(list) = &self.suppressions {
-            for entry in list.entries(address) {
+            let is_void = move |entry: &&Entry| {
                 let is_ours = matches!(entry.cause, suppression::Cause::HardBounce | suppression::Cause::SoftBounce);
-                if is_ours && known(&entry).is_dropped_by_success(now) {
-                    told(list.remove(address, Some(&entry.scope), Some(entry.cause)).await);
-                }
+                is_ours && known(entry).is_dropped_by_success(now)
+            };
+            // Most have nothing there.
+            if list.entries(address).iter().any(|entry| is_void(&entry)) {
+                let drop_void = move |there: &[Entry]| {
+                    let void = there.iter().filter(is_void);
+                    (void.map(|entry| Edit::Remove(entry.scope.clone(), entry.cause)).collect(), ())
+                };
+                told(list.change(address, drop_void).await);
             }
         }
         let feedback = self.harm.sends_feedback(via.provider);
@@ -207,7 +214,8 @@ impl Door {
     }
 
     /// Takes in what was said of an address: judges it, writes it into the list, and counts it against its sender. Durable
-    /// when it returns. A report of the message that was heard of last changes nothing.
+    /// when it returns. A report of the message that was heard of last changes nothing; who asks with older ones knows from
+    /// the history that they were heard.
     ///
     /// # Cancel safety
     /// Dropped before it returns, it may be written and not counted.
@@ -215,10 +223,13 @@ impl Door {
         let Observed { address, said, means, via, .. } = *observed;
         let site = via.judge();
         let (scope, cause) = self.place(observed);
-        let before = self.suppressions.as_ref().and_then(|list| {
-            list.entries(address).into_iter().find(|entry| (&entry.scope, entry.cause) == (&scope, cause))
-        });
-        if means == Means::Report && before.as_ref().is_some_and(|entry| entry.source_id == Some(observed.id)) {
+        let (is_report, id) = (means == Means::Report, observed.id);
+        let is_heard = move |entry: &Entry| is_report && entry.source_id == Some(id);
+        let same = move |there: &[Entry], scope: &Scope| {
+            there.iter().find(|entry| (&entry.scope, entry.cause) == (scope, cause)).cloned()
+        };
+        let before = self.suppressions.as_ref().and_then(|list| same(&list.entries(address), &scope));
+        if before.as_ref().is_some_and(is_heard) {
             return Learned::Known;
         }
         if said == Said::NoMailbox {
@@ -226,25 +237,52 @@ impl Door {
         }
         // After that: a storm may have begun with this one.
         let circumstances = self.harm.circumstances(address, site, means, now);
-        self.count_said(observed, circumstances, now).await;
-        let Some(list) = &self.suppressions else { return Learned::NoList };
-        let known_before = before.as_ref().map(known);
-        let after = judge(known_before, said, means, circumstances, now);
-        if said == Said::NoMailbox && after.blocks(now) && !holds_in_a_storm(known_before, means, circumstances, now) {
+        let Some(list) = &self.suppressions else {
+            self.count_said(observed, circumstances, now).await;
+            return Learned::NoList;
+        };
+        let (site_name, words) = (Box::<str>::from(site), observed.words.to_owned());
+        // Under the address's lock: the same report on two connections at once is one.
+        let written = list.change(address, move |there| {
+            let before = same(there, &scope);
+            if before.as_ref().is_some_and(is_heard) {
+                return (Vec::new(), None);
+            }
+            let known_before = before.as_ref().map(known);
+            let after = judge(known_before, said, means, circumstances, now);
+            let is_rash = said == Said::NoMailbox
+                && after.blocks(now)
+                && !holds_in_a_storm(known_before, means, circumstances, now);
+            let entry = Entry {
+                scope,
+                cause,
+                added_at: after.first_at,
+                last_at: after.last_at,
+                expires_at: after.expires_at,
+                hits: after.hits,
+                pending: after.pending,
+                site: site_name,
+                source_id: Some(id),
+                evidence: after.means.tagged(&words).into(),
+            };
+            (vec![Edit::Put(entry.clone())], Some((entry, is_rash)))
+        });
+        let written = told(written.await);
+        // A report that could not be kept comes again, and is counted then.
+        match (&written, means) {
+            (Some(Some(_)), _) | (None, Means::Reply | Means::Storm) => {
+                self.count_said(observed, circumstances, now).await;
+            }
+            (Some(None), _) | (None, Means::Report) => {}
+        }
+        let (entry, is_rash) = match written {
+            None => return Learned::NotKept,
+            Some(None) => return Learned::Known,
+            Some(Some(written)) => written,
+        };
+        if is_rash {
             self.harm.believed(site, address, now);
         }
-        let entry = Entry {
-            scope,
-            cause,
-            added_at: after.first_at,
-            last_at: after.last_at,
-            expires_at: after.expires_at,
-            hits: after.hits,
-            pending: after.pending,
-            site: site.into(),
-            source_id: Some(observed.id),
-            evidence: after.means.tagged(observed.words).into(),
-        };
         let state = if entry.pending { "pending" } else { "suppressed" };
         self.events.learned(cause.name(), entry.pending);
         info!(
@@ -252,10 +290,7 @@ impl Door {
             queue_id = %observed.id, recipient = %address, cause = cause.name(), state,
             until = entry.expires_at.map(Timestamp::rfc3339), evidence = %entry.evidence, "learned of a recipient"
         );
-        match told(list.put(address, entry.clone()).await) {
-            true => Learned::Written(entry),
-            false => Learned::NotKept,
-        }
+        Learned::Written(entry)
     }
 
     /// Where in the list it belongs.
@@ -337,16 +372,18 @@ impl Door {
 
     async fn doubt(&self, name: &str, now: Timestamp) {
         let (Some(list), Ok(address)) = (&self.suppressions, name.parse::<Address>()) else { return };
-        for entry in list.entries(&address) {
-            if entry.cause != suppression::Cause::HardBounce || entry.pending {
-                continue;
-            }
-            let after = doubted(known(&entry), now);
-            let (_, words) = entry.evidence.split_once(": ").unwrap_or(("", &entry.evidence));
-            let evidence = after.means.tagged(words).into();
-            let (expires_at, hits, pending) = (after.expires_at, after.hits, after.pending);
-            told(list.put(&address, Entry { expires_at, hits, pending, evidence, ..entry }).await);
-        }
+        let doubt = move |there: &[Entry]| {
+            let believed = there.iter().filter(|entry| entry.cause == suppression::Cause::HardBounce && !entry.pending);
+            let doubted = believed.map(|entry| {
+                let after = doubted(known(entry), now);
+                let (_, words) = entry.evidence.split_once(": ").unwrap_or(("", &entry.evidence));
+                let evidence = after.means.tagged(words).into();
+                let (expires_at, hits, pending) = (after.expires_at, after.hits, after.pending);
+                Edit::Put(Entry { expires_at, hits, pending, evidence, ..entry.clone() })
+            });
+            (doubted.collect(), ())
+        };
+        told(list.change(&address, doubt).await);
     }
 
     /// Writes the books down, and says again what holds. To be called every few seconds.
@@ -427,16 +464,17 @@ fn shown(share: Share) -> String {
 }
 
 /// Mail goes on without the list; what it could not write is said anew by the next reply.
-fn told<T>(written: Result<T, suppression::Failure>) -> bool {
+fn told<T>(written: Result<T, suppression::Failure>) -> Option<T> {
+    use suppression::Failure;
     match written {
-        Ok(_) => true,
-        Err(error @ (suppression::Failure::Closed | suppression::Failure::Full)) => {
+        Ok(done) => Some(done),
+        Err(error @ (Failure::Closed | Failure::Full | Failure::Overfull { .. })) => {
             warn!(%error, "what was learned of a recipient is not kept");
-            false
+            None
         }
         Err(error) => {
             error!(%error, "what was learned of a recipient is not kept");
-            false
+            None
         }
     }
 }

@@ -10,10 +10,12 @@ use crate::mail::{
 use crate::message::{
     Control, ControlError, Field, HeaderBlock, Kind, Missing, Trace, Warning, control, mailboxes, quoted, scan, stamp,
 };
+use crate::route;
 use crate::time::Timestamp;
 
 use super::letterhead::{self, Head};
 use super::quota::Rules;
+use super::rewriting::{Deed, check_received};
 use super::settings::{DEFAULT_STREAM, MARKETING_STREAM, Rights, Settings, Stream};
 use super::{Origin, Refusal, Submission};
 
@@ -37,16 +39,19 @@ type Wanted = (Address, Notify, Option<Box<str>>);
 pub(super) fn prepare(
     settings: &Settings,
     submission: Submission,
+    deed: &Deed,
     next_id: &mut dyn FnMut() -> QueueId,
 ) -> Result<Admitted, Refusal> {
     let origin = &submission.origin;
-    check_sender(settings, origin.credential.as_deref(), &submission.reverse_path)?;
+    if !deed.authors_checked {
+        check_sender(settings, origin.credential.as_deref(), &submission.reverse_path)?;
+    }
     let mut header =
         scan(&submission.message, settings.header_limits()).map_err(|error| refuse(552, "5.3.4", error.to_string()))?;
     check_loop(settings, &header)?;
     let author_domain = match &origin.credential {
-        Some(name) => Some(check_authors(rights(settings, name)?, name, &header)?),
-        None => first_author(&header),
+        Some(name) if !deed.authors_checked => Some(check_authors(rights(settings, name)?, name, &header)?),
+        Some(_) | None => first_author(&header),
     };
     let credential = match &origin.credential {
         Some(name) => Some((&**name, rights(settings, name)?)),
@@ -73,7 +78,8 @@ pub(super) fn prepare(
         },
         at: submission.received_at,
     };
-    let stamped = stamp(&submission.message, &header, &trace, missing(origin, &submission.reverse_path));
+    let mut stamped = stamp(&submission.message, &header, &trace, missing(origin, &submission.reverse_path));
+    check_received(settings, &mut stamped);
     let template = Envelope {
         id,
         submission: id,
@@ -103,7 +109,7 @@ pub(super) fn prepare(
         true => 1,
         false => settings.envelope_recipients_max.min(rules.envelope_recipients_max()),
     };
-    let envelopes = split(template, recipients, recipients_max, next_id);
+    let envelopes = split(settings, template, recipients, recipients_max, next_id);
     if envelopes.is_empty() {
         return Err(refuse(554, "5.5.1", "Error: no valid recipients".to_owned()));
     }
@@ -124,7 +130,51 @@ fn rights<'a>(settings: &'a Settings, credential: &str) -> Result<&'a Rights, Re
 /// Whether this envelope sender may be used. `None` is a trusted network, which may use any.
 pub(super) fn check_sender(settings: &Settings, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
     let (Some(name), Some(address)) = (credential, path.address()) else { return Ok(()) };
-    check_right(rights(settings, name)?, name, address.domain(), "the envelope sender")
+    let rights = rights(settings, name)?;
+    match rights.has_sender(address) {
+        true => Ok(()),
+        false => check_right(rights, name, address.domain(), "the envelope sender"),
+    }
+}
+
+/// All that must be right about who sends a message, as its client wrote it.
+pub(super) fn check_authors_of(settings: &Settings, submission: &Submission) -> Result<(), Refusal> {
+    let credential = submission.origin.credential.as_deref();
+    check_sender(settings, credential, &submission.reverse_path)?;
+    let Some(name) = credential else { return Ok(()) };
+    let header =
+        scan(&submission.message, settings.header_limits()).map_err(|error| refuse(552, "5.3.4", error.to_string()))?;
+    check_authors(rights(settings, name)?, name, &header).map(drop)
+}
+
+/// Lets envelopes wait for an operator.
+pub(super) fn hold(envelopes: &mut [Envelope], until: Timestamp) {
+    for envelope in envelopes {
+        let age = envelope.longest_age();
+        envelope.release_at = until;
+        envelope.expires_at = until.after(age);
+        envelope.put_off_by = "a header check, until it is released".into();
+    }
+}
+
+/// A report of ours, to whom its recipient stands for: one that has no name of its own here goes to the postmaster.
+pub(super) fn addressed(
+    settings: &Settings,
+    template: Envelope,
+    next_id: &mut dyn FnMut() -> QueueId,
+) -> Vec<Envelope> {
+    let mut recipients = Vec::with_capacity(template.recipients.len());
+    for recipient in &template.recipients {
+        let all = match settings.rewriting.expand(&recipient.address) {
+            Ok(all) => all,
+            Err(_) => settings.postmaster.iter().cloned().collect(),
+        };
+        recipients.extend(all.into_iter().map(|address| Recipient { address, ..recipient.clone() }));
+    }
+    if recipients.is_empty() {
+        recipients.clone_from(&template.recipients);
+    }
+    split(settings, template, recipients, settings.envelope_recipients_max, next_id)
 }
 
 fn check_right(rights: &Rights, credential: &str, domain: &Domain, place: &str) -> Result<(), Refusal> {
@@ -178,7 +228,7 @@ fn check_authors(rights: &Rights, credential: &str, header: &HeaderBlock) -> Res
 
 fn owned_mailboxes(rights: &Rights, credential: &str, field: &Field, name: &str) -> Result<Vec<Address>, Refusal> {
     let found = mailboxes(field.value).map_err(|error| refuse(550, "5.6.0", format!("the {name} field {error}")))?;
-    for mailbox in &found {
+    for mailbox in found.iter().filter(|mailbox| !rights.has_sender(mailbox)) {
         check_right(rights, credential, mailbox.domain(), &format!("in the {name} field"))?;
     }
     Ok(found)
@@ -311,35 +361,45 @@ fn distinct(settings: &Settings, wanted: Vec<Wanted>) -> Vec<Recipient> {
     recipients
 }
 
-/// One envelope for each recipient domain, and for each `recipients_max` of one.
+/// One envelope for each recipient domain and route, and for each `recipients_max` of one.
 fn split(
+    settings: &Settings,
     template: Envelope,
     recipients: Vec<Recipient>,
     recipients_max: usize,
     next_id: &mut dyn FnMut() -> QueueId,
 ) -> Vec<Envelope> {
-    if recipients.len() == 1 {
-        return vec![Envelope { recipients, ..template }];
+    let chosen = |recipient: &Recipient| -> Option<&str> {
+        settings.routes_by_more.then(|| settings.route_of(&template.reverse_path, &recipient.address)).flatten()
+    };
+    let pool = |route: Option<&str>| match route {
+        Some(route) => route::join(&template.pool, route).into(),
+        None => template.pool.clone(),
+    };
+    if let [recipient] = recipients.as_slice() {
+        let pool = pool(chosen(recipient));
+        return vec![Envelope { recipients, pool, ..template }];
     }
-    let mut groups: Vec<Vec<Recipient>> = Vec::new();
-    let mut open: HashMap<Domain, usize> = HashMap::new();
+    let mut groups: Vec<(Option<&str>, Vec<Recipient>)> = Vec::new();
+    let mut open: HashMap<(Domain, Option<&str>), usize> = HashMap::new();
     for recipient in recipients {
-        let place = open.get(recipient.address.domain()).copied();
-        match place.and_then(|place| groups.get_mut(place)).filter(|group| group.len() < recipients_max.max(1)) {
+        let route = chosen(&recipient);
+        let key = (recipient.address.domain().clone(), route);
+        let place = open.get(&key).copied();
+        let group = place.and_then(|place| groups.get_mut(place)).map(|(_, group)| group);
+        match group.filter(|group| group.len() < recipients_max.max(1)) {
             Some(group) => group.push(recipient),
             None => {
-                open.insert(recipient.address.domain().clone(), groups.len());
-                groups.push(vec![recipient]);
+                open.insert(key, groups.len());
+                groups.push((route, vec![recipient]));
             }
         }
     }
     let mut envelopes = Vec::with_capacity(groups.len());
-    let mut groups = groups.into_iter();
-    let Some(first) = groups.next() else { return envelopes };
-    for recipients in groups {
-        envelopes.push(Envelope { id: next_id(), recipients, ..template.clone() });
+    for (place, (route, recipients)) in groups.into_iter().enumerate() {
+        let id = if place == 0 { template.id } else { next_id() };
+        envelopes.push(Envelope { id, recipients, pool: pool(route), ..template.clone() });
     }
-    envelopes.insert(0, Envelope { recipients: first, ..template });
     envelopes
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::{Address, Domain, DomainError, ReturnPath, StreamKind};
+use crate::mail::{Address, Domain, DomainError, EnhancedStatus, ReturnPath, StreamKind};
 use crate::message::{Families, HeaderLimits};
 use crate::report::Bounces;
+use crate::rewrite::{Outgoing, Rewriting};
+use crate::route::Match;
 use crate::size::ByteSize;
 use crate::suppression::Cause;
 use crate::token::Keys;
@@ -56,6 +59,25 @@ pub struct Settings {
     pub tokens: Option<Keys>,
     /// Where unsubscribe links lead: `https://…`, without a slash at its end. Default: nowhere, and there are none.
     pub unsubscribe_url: Option<Box<str>>,
+    /// What is done to addresses and header fields on the way in. Default: nothing.
+    pub rewriting: Rewriting,
+    /// What is done to them on the way out. Default: nothing.
+    pub outgoing: Arc<Outgoing>,
+    /// The routes, in the config's order. Default: none.
+    pub routes: Vec<RouteRule>,
+    /// Of some route the recipient's domain alone does not say whether it is taken.
+    pub routes_by_more: bool,
+}
+
+/// What of a route concerns who comes in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouteRule {
+    /// For whom.
+    pub matches: Match,
+    /// What tells it from every other.
+    pub name: Box<str>,
+    /// It refuses its recipients, with these words.
+    pub refuses: Option<(EnhancedStatus, Box<str>)>,
 }
 
 impl Settings {
@@ -63,6 +85,10 @@ impl Settings {
     pub fn new(hostname: Domain) -> Settings {
         let streams = HashMap::from([(Box::from(DEFAULT_STREAM), Stream::default())]);
         Settings {
+            rewriting: Rewriting::none(&hostname),
+            outgoing: Arc::new(Outgoing::none(&hostname)),
+            routes: Vec::new(),
+            routes_by_more: false,
             hostname,
             postmaster: None,
             streams,
@@ -179,6 +205,8 @@ pub struct Rights {
     pub stream: Option<Box<str>>,
     /// Whom it may send as: in MAIL FROM, From and Sender. Default: nobody.
     pub from_domains: Vec<SenderDomain>,
+    /// Addresses that it may send as beside those. Default: none.
+    pub senders: Vec<Address>,
     /// Whose control headers count in its mail. Default: nobody's.
     pub control: Families,
     /// How many recipients it may hand in by time. Default: any number.
@@ -221,6 +249,13 @@ impl FromStr for SenderDomain {
 }
 
 impl Rights {
+    /// Whether mail may be sent in the name of this address, whatever its domain.
+    pub fn has_sender(&self, address: &Address) -> bool {
+        // Nobody means two people by two cases of a local part.
+        let is_same = |own: &Address| own.local().eq_ignore_ascii_case(address.local());
+        self.senders.iter().any(|own| own.domain() == address.domain() && is_same(own))
+    }
+
     /// Whether mail may be sent in the name of this domain.
     pub fn covers(&self, domain: &Domain) -> bool {
         self.from_domains.iter().any(|allowed| allowed.covers(domain))
@@ -246,5 +281,9 @@ mod tests {
             assert_eq!(rights.covers(&domain.parse().unwrap()), want, "{allowed} {domain}");
         }
         assert!("=".parse::<SenderDomain>().is_err());
+        let rights = Rights { senders: vec!["Ann@b.example".parse().unwrap()], ..Rights::default() };
+        for (sender, want) in [("ann@b.example", true), ("bob@b.example", false), ("ann@x.b.example", false)] {
+            assert_eq!(rights.has_sender(&sender.parse().unwrap()), want, "{sender}");
+        }
     }
 }

@@ -45,6 +45,8 @@ pub enum Cause {
     SenderPaused,
     /// A credential was suspended.
     CredentialSuspended,
+    /// A message of the maildrop cannot be sent, or the maildrop not be read.
+    Maildrop,
 }
 
 /// How bad it is: the level of the log line.
@@ -58,7 +60,7 @@ pub enum Severity {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 21] = [
+    pub const ALL: [Cause; 22] = [
         Cause::DiskFull,
         Cause::DiskNearlyFull,
         Cause::SpoolSilent,
@@ -80,6 +82,7 @@ impl Cause {
         Cause::ComplaintsHigh,
         Cause::SenderPaused,
         Cause::CredentialSuspended,
+        Cause::Maildrop,
     ];
 
     /// The word in logs, metrics and mails.
@@ -106,6 +109,7 @@ impl Cause {
             Cause::ComplaintsHigh => "complaints_high",
             Cause::SenderPaused => "sender_paused",
             Cause::CredentialSuspended => "credential_suspended",
+            Cause::Maildrop => "maildrop",
         }
     }
 
@@ -118,6 +122,7 @@ impl Cause {
             | Cause::MessageDamaged
             | Cause::SourceUnusable
             | Cause::SuppressionList
+            | Cause::Maildrop
             | Cause::MessagesPastAge
             | Cause::NoNextEvent => Severity::Error,
             Cause::DiskNearlyFull
@@ -168,6 +173,7 @@ impl Cause {
             }
             Cause::SenderPaused => "Marketing mail of a credential is paused: too many complain, or do not exist.",
             Cause::CredentialSuspended => "A credential is suspended: it may not send, and its mail is held.",
+            Cause::Maildrop => "A message that a program gave to sendmail cannot be sent: its file cannot be read.",
             Cause::SuppressionList => {
                 "The suppression list is damaged, or cannot be written: addresses get no mail that should, or are forgotten."
             }
@@ -219,6 +225,9 @@ impl Cause {
                 "Change its password if the login may be stolen, look at what it sent, delete that, then \
                  `postrider credential enable NAME`."
             }
+            Cause::Maildrop => {
+                "Look at the file that the alarm names, and at the maildrop's rights: docs/SENDMAIL.md, \"The maildrop\"."
+            }
             Cause::SuppressionList => {
                 "Look at the disk's health and room, then read docs/SPOOL.md, \"The suppression list\"."
             }
@@ -249,6 +258,7 @@ impl Cause {
             Cause::SenderPaused => "postrider rates",
             Cause::CredentialSuspended => "postrider queue list --credential NAME",
             Cause::SuppressionList => "postrider suppression stats",
+            Cause::Maildrop => "ls -la /var/lib/postrider/maildrop*",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What each room is told of the config. Called at start and at every reload; decides nothing.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,17 +11,20 @@ use crate::accept::{self, Bounces, Rights, SenderDomain};
 use crate::classify::Rules;
 use crate::config::layers::{Key, Layered, Told, Value, Values};
 use crate::config::units;
-use crate::config::{self, Config, Mode, Received, RecipientPattern, Retry, Route, TlsPolicy};
+use crate::config::{self, Classic, Config, Mode, Received, RecipientPattern, Retry, Route, SenderPattern, TlsPolicy};
 use crate::credential::Account;
 use crate::dns::Families;
-use crate::mail::ReturnPath;
+use crate::mail::{EnhancedStatus, ReturnPath};
 use crate::retry::Schedule;
-use crate::scheduler::{NamedLimits, Origin, Recipients};
+use crate::route::{Match, Recipients, Senders};
+use crate::scheduler::{NamedLimits, Origin, RouteWay};
 use crate::signer::SigningDomain;
 use crate::smtp::session;
 use crate::token::Keys;
 use crate::traffic::{Limits, Rates};
-use crate::{credential, delivery, dns, history, scheduler, signer, submission, tls, unsubscribe};
+use crate::{
+    credential, delivery, dns, history, maillog, pickup, scheduler, showq, signer, submission, tls, unsubscribe,
+};
 use crate::{harm, rates};
 
 /// The file of the keys in the data directory.
@@ -46,6 +50,16 @@ pub fn history_dir(config: &Config) -> PathBuf {
     config.data_dir.join("history")
 }
 
+/// Where the log in the classic form goes.
+pub fn maillog(config: &Config) -> Option<maillog::Target> {
+    match &config.log.classic {
+        Classic::Off => None,
+        Classic::Syslog => Some(maillog::Target::Syslog),
+        Classic::Journal => Some(maillog::Target::Journal),
+        Classic::File(path) => Some(maillog::Target::File(path.clone())),
+    }
+}
+
 /// What happened, and how long that is kept.
 pub fn history(config: &Config) -> history::Settings {
     let told = &config.history;
@@ -58,7 +72,10 @@ pub fn token_keys_file(config: &Config) -> PathBuf {
 }
 
 /// The door: names, streams and rights, and what it makes return paths and unsubscribe links with.
-pub fn door(config: &Config, tokens: Keys) -> accept::Settings {
+///
+/// # Errors
+/// A table that was sound when the config was read is not so any more.
+pub fn door(config: &Config, tokens: Keys) -> anyhow::Result<accept::Settings> {
     let mut settings = accept::Settings::new(config.hostname.clone());
     settings.tokens = Some(tokens);
     settings.unsubscribe_url = config.unsubscribe.base().map(Into::into);
@@ -100,6 +117,7 @@ pub fn door(config: &Config, tokens: Keys) -> accept::Settings {
         let rights = Rights {
             stream: Some(credential.stream.as_str().into()),
             from_domains: domains.collect(),
+            senders: credential.senders.clone(),
             control: credential.control_headers.iter().copied().collect(),
             quota: credential.quota,
             over: over(credential.over),
@@ -112,7 +130,46 @@ pub fn door(config: &Config, tokens: Keys) -> accept::Settings {
     settings.header_size_max = config.limits.header_block;
     settings.received_max = config.limits.hops as usize;
     settings.hold_max = config.limits.max_hold;
-    settings
+    let (rewriting, outgoing) = config::rewriting(config).map_err(config::Problems)?;
+    (settings.rewriting, settings.outgoing) = (rewriting, Arc::new(outgoing));
+    let refuses = |route: &Route| match way(config, route) {
+        RouteWay::Nowhere(status, text) if status.class == 5 => Some((status, text)),
+        RouteWay::Nowhere(..) | RouteWay::Hosts(_) | RouteWay::Usual(..) | RouteWay::Discard => None,
+    };
+    let routes = config.routes.iter().filter(|route| route.is_way()).map(|route| accept::RouteRule {
+        matches: matches(route),
+        name: route_name(route).into(),
+        refuses: refuses(route),
+    });
+    settings.routes = routes.collect();
+    settings.routes_by_more = settings.routes.iter().any(|route| !route.matches.is_by_domain());
+    Ok(settings)
+}
+
+/// What programs of this machine hand to `sendmail`.
+pub fn pickup(config: &Config) -> pickup::Settings {
+    let told = &config.sendmail;
+    pickup::Settings {
+        origin: config.hostname.clone(),
+        stream: told.stream.as_deref().map(Into::into),
+        control: told.control_headers.iter().copied().collect(),
+        size_max: config.limits.message.bytes(),
+        recipients_max: config.limits.recipients as usize,
+        submit_users: told.submit_users.clone(),
+    }
+}
+
+/// What any user of this machine may ask.
+pub fn showq(config: &Config) -> showq::Settings {
+    let told = &config.sendmail;
+    showq::Settings {
+        list_users: told.list_users.clone(),
+        flush_users: told.flush_users.clone(),
+        limits: showq::Limits {
+            message_bytes_max: config.limits.message.bytes(),
+            submit_users: told.submit_users.clone(),
+        },
+    }
 }
 
 fn over(told: config::Over) -> accept::Over {
@@ -120,6 +177,11 @@ fn over(told: config::Over) -> accept::Over {
         config::Over::Queue => accept::Over::Queue,
         config::Over::Refuse => accept::Over::Refuse,
     }
+}
+
+/// What looks at SPF and DKIM of reports: through the resolver that is in use then.
+pub fn verifier(dns: dns::Dns) -> signer::Verifier {
+    signer::Verifier::new(move || mail_auth::MessageAuthenticator(dns.resolver()))
 }
 
 /// Who may log in.
@@ -161,6 +223,7 @@ pub fn submission(config: &Config) -> submission::Plan {
             errors_max: limits.errors,
             ..session::Limits::default()
         },
+        origin: config.local.origin.clone(),
         connections_per_client_max: limits.connections_per_client as usize,
         connections_max: limits.connections as usize,
         body_memory_max: limits.body_memory,
@@ -272,8 +335,8 @@ pub fn harm(config: &Config) -> harm::Settings {
 }
 
 /// TLS towards peers.
-pub fn tls_client(_config: &Config) -> tls::client::Settings {
-    tls::client::Settings::default()
+pub fn tls_client(config: &Config) -> tls::client::Settings {
+    tls::client::Settings { roots: config.delivery.ca_file.clone(), ..tls::client::Settings::default() }
 }
 
 /// Sources, pools, routes, sites.
@@ -307,33 +370,39 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
         limits: named(&limits),
     });
     let mut routes = Vec::with_capacity(config.routes.len());
-    for (place, route) in config.routes.iter().enumerate().filter(|(_, route)| route.source.is_none()) {
+    let mut trusts: HashMap<&Path, delivery::Trust> = HashMap::new();
+    for (place, route) in config.routes.iter().enumerate().filter(|(_, route)| route.is_way()) {
         routes.push(scheduler::Route {
-            recipients: match &route.recipient_domain {
-                RecipientPattern::Any => Recipients::Any,
-                RecipientPattern::Domain(pattern) if pattern.alone => Recipients::Only(pattern.domain.clone()),
-                RecipientPattern::Domain(pattern) => Recipients::Within(pattern.domain.clone()),
-            },
-            next_hops: route
-                .next_hop
-                .iter()
-                .map(|hop| (hop.host.as_str().into(), hop.port.or(route.port).unwrap_or(told.port)))
-                .collect(),
+            matches: matches(route),
+            name: route_name(route).into(),
+            way: way(config, route),
+            pool: route.source.as_deref().map(pool_of_source),
             limits: named(&config.route_limits(place)),
             // A password goes to a proven host alone, unless the operator says otherwise.
             tls: route.tls.unwrap_or(if route.username.is_some() { TlsPolicy::Verify } else { told.tls }),
             login: login(route)?,
+            trust: match &route.ca_file {
+                Some(file) => Some(trust(file, &mut trusts)?),
+                None => None,
+            },
             return_path: route.return_path.unwrap_or(match route.username.is_some() {
                 true => ReturnPath::Client,
                 false => ReturnPath::Ours,
             }),
         });
     }
+    let mut of_one_source: Vec<&str> =
+        config.routes.iter().filter(|route| route.is_way()).filter_map(|route| route.source.as_deref()).collect();
+    of_one_source.sort_unstable();
+    of_one_source.dedup();
+    let of_one_source = of_one_source
+        .into_iter()
+        .map(|source| scheduler::Pool { name: pool_of_source(source), sources: vec![source.into()] });
     let warmups = config.sources.iter().filter_map(|(name, source)| warmup_of(config, name, source));
     Ok(scheduler::Settings {
         warmups: warmups.collect(),
         sources: sources.collect(),
-        pools: pools.collect(),
+        pools: pools.chain(of_one_source).collect(),
         routes,
         sites: sites.collect(),
         domains: domains.collect(),
@@ -344,6 +413,69 @@ pub fn scheduler(config: &Config) -> anyhow::Result<scheduler::Settings> {
         idle_timeout: told.idle_timeout,
         ..scheduler::Settings::default()
     })
+}
+
+/// Whom a route is for.
+fn matches(route: &Route) -> Match {
+    Match {
+        recipients: match &route.recipient_domain {
+            RecipientPattern::Any => Recipients::Any,
+            RecipientPattern::Domain(pattern) if pattern.alone => Recipients::Only(pattern.domain.clone()),
+            RecipientPattern::Domain(pattern) => Recipients::Within(pattern.domain.clone()),
+            RecipientPattern::Below(parent) => Recipients::Below(parent.clone()),
+            RecipientPattern::Address(address) => Recipients::Address(address.clone()),
+        },
+        senders: match &route.sender {
+            None => Senders::Any,
+            Some(SenderPattern::Null) => Senders::Null,
+            Some(SenderPattern::Domain(domain)) => Senders::Domain(domain.clone()),
+            Some(SenderPattern::Address(address)) => Senders::Address(address.clone()),
+        },
+    }
+}
+
+/// What tells a route from all others, also in the next config.
+fn route_name(route: &Route) -> String {
+    match &route.sender {
+        Some(sender) => format!("{sender} to {}", route.recipient_domain),
+        None => format!("to {}", route.recipient_domain),
+    }
+}
+
+/// The pool of one source alone. A name with a space is nobody's in the config.
+fn pool_of_source(source: &str) -> Arc<str> {
+    format!("source {source}").into()
+}
+
+fn way(config: &Config, route: &Route) -> RouteWay {
+    let hop = |hop: &config::NextHop| scheduler::Hop {
+        name: hop.host.as_str().into(),
+        port: hop.port.or(route.port).unwrap_or(config.delivery.port),
+        mx: hop.mx,
+    };
+    let ending = |text: &str| EnhancedStatus::split(text).map(|(status, text)| RouteWay::Nowhere(status, text.into()));
+    if let Some(way) = route.fail.as_deref().or(route.retry.as_deref()).and_then(ending) {
+        return way;
+    }
+    if route.discard {
+        return RouteWay::Discard;
+    }
+    match route.next_hop.iter().any(config::NextHop::is_usual) {
+        true => RouteWay::Usual(route.tls, route.fallback.iter().map(hop).collect()),
+        false => RouteWay::Hosts(route.next_hop.iter().chain(&route.fallback).map(hop).collect()),
+    }
+}
+
+/// TLS with the certificates of a file, read once for all routes that name it.
+fn trust<'a>(file: &'a Path, known: &mut HashMap<&'a Path, delivery::Trust>) -> anyhow::Result<delivery::Trust> {
+    if let Some(trust) = known.get(file) {
+        return Ok(trust.clone());
+    }
+    let settings = tls::client::Settings { roots: Some(file.to_owned()), ..tls::client::Settings::default() };
+    let client = tls::client::Client::new(&settings).with_context(|| format!("ca_file {}", file.display()))?;
+    let trust = delivery::Trust { file: file.to_string_lossy().into(), client };
+    known.insert(file, trust.clone());
+    Ok(trust)
 }
 
 /// How a source warms up. A config whose curves are wrong was refused before.

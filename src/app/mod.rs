@@ -6,12 +6,13 @@
 pub mod compose;
 mod holds;
 mod page;
+mod passable;
 mod service;
 mod tokens;
 mod watchman;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,12 @@ use crate::harm::{Harm, When};
 use crate::history::{self, History};
 use crate::http;
 use crate::ledger::Ledger;
+use crate::maillog::Maillog;
+use crate::pickup::{self, Pickup};
 use crate::queue::{self, Ground, Queue};
 use crate::rates::Sender;
 use crate::scheduler::{Handle, Live, Scheduler, Scope, Which};
+use crate::showq::Showq;
 use crate::signer::Signer;
 use crate::spool::{self, Disk, FileDisk};
 use crate::submission;
@@ -106,6 +110,9 @@ struct Daemon {
     scheduler: Handle,
     tokens: Keys,
     unsubscribe: Unsubscribe,
+    pickup: tokio::task::JoinHandle<()>,
+    pickup_settings: Arc<arc_swap::ArcSwap<pickup::Settings>>,
+    showq: Showq,
     api: tokio::task::JoinHandle<std::io::Result<()>>,
     api_stop: watch::Sender<bool>,
 }
@@ -143,13 +150,14 @@ impl Daemon {
         .context("credentials")?;
         let dns = Dns::new(compose::dns(&config)).context("DNS")?;
 
-        make_private(&config.data_dir)?;
+        passable::make(&config.data_dir)?;
         let tokens = tokens::keys_at_start(&compose::token_keys_file(&config)).context("token keys")?;
         let (queue, clean, suppressions) = open_queue(&config, clock.clone(), &events).await?;
         let (settings, directory) = (compose::harm(&config), config.data_dir.join("delivered"));
         let (spool, now) = (queue.spool().clone(), clock.now());
         let harm = tokio::task::spawn_blocking(move || Harm::open(settings, spool, directory, now)).await?;
         let events = events.with_history(open_history(&config, &clock, clean));
+        let events = events.with_maillog(open_maillog(&config, &clock)?);
         let opened = Opened {
             clock,
             events,
@@ -192,10 +200,11 @@ impl Daemon {
         let told = &config.unsubscribe;
         let page_listener = told.base().map(|_| bound("unsubscribe.bind", told.bind)).transpose()?;
         let started = clock.now();
-        let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone()))
+        let door = Door::new(queue.clone(), events.clone(), compose::door(&config, tokens.clone())?)
             .with_alarms(Alarms::default())
             .with_suppressions(suppressions)
-            .with_harm(harm);
+            .with_harm(harm)
+            .with_verifier(compose::verifier(dns.clone()));
         door.set_rules(compose::rules(&config)?);
         door.restore_quotas();
         watchman::start_courier(door.clone(), clock.clone());
@@ -217,12 +226,15 @@ impl Daemon {
             rules: compose::rules(&config)?.into(),
             stops: Stops::kept(ledger.clone(), clock.now()),
         });
+        // Before anything in the queue may move: what the last run fetched of the maildrop is told from what it did not.
+        let maildrop = pickup::Directory::of(&config.data_dir);
+        maildrop.make().with_context(|| format!("the maildrop {}", maildrop.path().display()))?;
+        let settled = pickup::settle(&queue, &ledger, &maildrop).context("the maildrop")?;
         let mut settings = compose::scheduler(&config)?;
         if !clean {
             settings.first_dial = clock.now().after(AFTER_UNCLEAN_END);
         }
-        let scheduler =
-            Scheduler::new(settings, Live { dns: dns.clone(), tools: tools.clone(), ledger, began: Instant::now() });
+        let scheduler = Scheduler::new(settings, Live { dns: dns.clone(), tools: tools.clone(), ledger });
         let handle = scheduler.handle();
         let waiting = queue.set_sink(handle.sink());
         tokio::spawn(scheduler.run(waiting));
@@ -292,15 +304,24 @@ impl Daemon {
         let traffic = traffic_of(scheduler.clone(), door.clone(), clock.clone());
         let suppressions = door.suppressions().cloned();
         let queued = queue.clone();
+        let (api_probe, stopped_showq, stopped_pickup) = (probe.clone(), stopped.clone(), stopped.clone());
         let api =
             http::Api { queue: queued, events, why, bounce, probe, site_domains, pools, scrape, traffic, suppressions };
         let until = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         let api = tokio::spawn(http::serve(http::Settings::in_dir(&config.data_dir), api, until));
+        let showq = Showq::new(queue.clone(), maildrop.clone(), api_probe, compose::showq(&config));
+        showq.start(&config.data_dir, stopped_showq);
+        let clerk = Pickup::new(door.clone(), queue.clone(), clock.clone(), maildrop, compose::pickup(&config));
+        let pickup_settings = clerk.settings();
+        let pickup = tokio::spawn(clerk.run(settled, stopped_pickup));
         server.start();
         Ok(Daemon {
             config,
+            pickup,
+            pickup_settings,
+            showq,
             clock,
             queue,
             door,
@@ -366,8 +387,13 @@ impl Daemon {
             Ok(tokens) => self.tokens = tokens,
             Err(error) => warn!("the token keys stay as they were: {error:#}"),
         }
-        self.door.reload(compose::door(&config, self.tokens.clone()));
+        match compose::door(&config, self.tokens.clone()) {
+            Ok(settings) => self.door.reload(settings),
+            Err(error) => warn!(%error, "the door and its tables stay as they were"),
+        }
         self.door.harm().reload(compose::harm(&config));
+        self.pickup_settings.store(Arc::new(compose::pickup(&config)));
+        self.showq.reload(compose::showq(&config));
         self.unsubscribe.reload(compose::unsubscribe(&config, self.tokens.clone()));
         self.door.events().history().reload(compose::history(&config));
         match compose::scheduler(&config) {
@@ -397,6 +423,8 @@ impl Daemon {
         let (clients_gone, peers_dropped) = tokio::join!(clients, peers);
         let _ = self.api_stop.send(true);
         let _ = tokio::time::timeout(Duration::from_millis(500), self.api).await;
+        // What it holds at the moment is put and forgotten, or found by the next start.
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.pickup).await;
         let kept = self.door.keep_quotas(self.clock.now());
         let _ = tokio::time::timeout(Duration::from_millis(500), kept).await;
         let kept = self.door.keep_harm(When::Stop, self.clock.now());
@@ -405,10 +433,11 @@ impl Daemon {
             let _ = tokio::time::timeout(Duration::from_millis(500), list.close()).await;
         }
         let queue = self.queue;
-        let history = self.door.events().history().clone();
+        let (history, maillog) = (self.door.events().history().clone(), self.door.events().maillog().clone());
         let closed = tokio::task::spawn_blocking(move || {
             queue.close();
             history.close();
+            maillog.close();
         });
         let left = STOP_WITHIN.saturating_sub(began.elapsed()).max(Duration::from_millis(500));
         let closed = tokio::time::timeout(left, closed).await.is_ok();
@@ -506,6 +535,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[metrics]", old.metrics != new.metrics),
         ("[unsubscribe]'s bind and tls, and adding or removing its url,", listening(old) != listening(new)),
         ("limits.body_memory", old.limits.body_memory != new.limits.body_memory),
+        ("delivery.ca_file", old.delivery.ca_file != new.delivery.ca_file),
         ("[delivery]'s timeouts, and [retry],", compose::delivery(old) != compose::delivery(new)),
     ];
     changes.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect()
@@ -532,7 +562,7 @@ async fn open_queue(
     events: &Events,
 ) -> anyhow::Result<(Queue, bool, Suppressions)> {
     let (spool_dir, index_dir) = (compose::spool_dir(config), compose::index_dir(config));
-    make_private(&config.data_dir)?;
+    passable::make(&config.data_dir)?;
     let settings = queue::Settings { index_dir: Some(index_dir), ..queue::Settings::default() };
     let shown: PathBuf = spool_dir.clone();
     let opening = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
@@ -566,6 +596,16 @@ async fn open_queue(
     Ok((queue, report.clean, suppressions))
 }
 
+/// The log in the classic form, if one is wanted.
+fn open_maillog(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Maillog> {
+    let Some(target) = compose::maillog(config) else { return Ok(Maillog::default()) };
+    let now = {
+        let clock = clock.clone();
+        Arc::new(move || clock.now())
+    };
+    Maillog::open(target, config.hostname.as_str(), now).context("the classic log")
+}
+
 /// Opens the history. Mail is worth more than its past: without a history the daemon runs all the same.
 fn open_history(config: &Config, clock: &Arc<Clock>, clean: bool) -> History {
     let (now, steady) = (Arc::clone(clock), Arc::clone(clock));
@@ -590,10 +630,4 @@ fn bound(key: &str, address: SocketAddr) -> anyhow::Result<std::net::TcpListener
         Ok(listener)
     });
     bound.with_context(|| format!("{key} = \"{address}\": cannot listen there"))
-}
-
-fn make_private(directory: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory);
-    made.with_context(|| format!("data_dir {}: cannot be made", directory.display()))
 }

@@ -111,7 +111,9 @@ fn look_at_writer(alarms: &Alarms, silence: Duration, now: Timestamp) {
 }
 
 fn look_at_suppressions(alarms: &Alarms, list: Option<&Suppressions>, now: Timestamp) {
-    let Some(figures) = list.map(Suppressions::figures) else { return };
+    let Some(list) = list else { return };
+    list.tick();
+    let figures = list.figures();
     let damaged = (figures.damaged > 0).then(|| format!("{} blocks or files are damaged", figures.damaged));
     let failed = figures.failed.map(|why| format!("the last file could not be written: {why}"));
     let found = [damaged, failed].into_iter().flatten().collect::<Vec<_>>().join("; ");

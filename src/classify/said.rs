@@ -67,6 +67,18 @@ fn status_in(word: &str, first: bool) -> Option<EnhancedStatus> {
 /// An address in brackets and an IP address are one word whatever they are: nobody's name shall be read as the peer's
 /// words, and replies that differ in them alone look alike to the matcher, whose states are then found ready-made.
 fn push_word(out: &mut String, word: &str) {
+    // Sendmail's and its kin's "lea@example.net...User unknown", without a space.
+    match word.split_once("...").filter(|(front, tail)| !front.is_empty() && !tail.is_empty()) {
+        Some((front, tail)) => {
+            push_one(out, front);
+            out.push_str("... ");
+            push_one(out, tail);
+        }
+        None => push_one(out, word),
+    }
+}
+
+fn push_one(out: &mut String, word: &str) {
     let plain = word.strip_prefix('<').and_then(|rest| rest.split_once('>')).filter(|(inner, _)| inner.contains('@'));
     if let Some((_, tail)) = plain {
         out.push_str("<@>");
@@ -74,14 +86,21 @@ fn push_word(out: &mut String, word: &str) {
     }
     // Bare, too: "lea@access.example: user unknown" speaks of no access.
     let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-    if let Some((local, domain)) = bare.split_once('@')
+    // "lea@access.example...User unknown"
+    let bare = bare.split("...").next().unwrap_or(bare);
+    if let Some((local, rest)) = bare.split_once('@')
         && !local.is_empty()
-        && domain.contains('.')
     {
-        let (front, tail) = word.split_once(bare).unwrap_or_default();
-        push_plain(out, front);
-        out.push_str("<@>");
-        return push_plain(out, tail);
+        // "(lea@example.net:blocked)": what stands behind the domain is the peer's.
+        let is_domain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-');
+        let (domain, said) = rest.split_at(rest.find(|c| !is_domain(c)).unwrap_or(rest.len()));
+        if domain.contains('.') {
+            let (front, tail) = word.split_once(bare).unwrap_or_default();
+            push_plain(out, front);
+            out.push_str("<@>");
+            push_plain(out, said);
+            return push_plain(out, tail);
+        }
     }
     let core = bare;
     match word.split_once(core) {
@@ -156,6 +175,11 @@ mod tests {
             ("[192.0.2.1] is listed", None, "[0.0.0.0] is listed"),
             ("<no.such.user@example.net>: full", None, "<@>: full"),
             ("lea@access.example: user unknown", None, "<@>: user unknown"),
+            ("lea@example.net...User unknown", None, "<@>... user unknown"),
+            ("(lea@example.net:blocked)", None, "(<@>:blocked)"),
+            ("lea@example.net:user not exist", None, "<@>:user not exist"),
+            ("not allowed...lea@example.net", None, "not allowed... <@>"),
+            ("unknown... .. ......", None, "unknown... .. ......"),
             ("Boîte pleine, über ’Quota’ Größe", None, "boite pleine, uber 'quota' grosse"),
             ("用户不存在", None, "用户不存在"),
             ("", None, ""),

@@ -149,6 +149,15 @@ impl Client {
         })
     }
 
+    /// Asks for octets.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn ask_octets(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let bytes = self.runtime.block_on(self.bytes(Method::GET, path, Full::default(), ANSWER_WITHIN))?;
+        Ok(bytes.into())
+    }
+
     /// Asks for a text.
     ///
     /// # Errors

@@ -5,8 +5,8 @@
 mod text;
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::Write as _;
-use std::net::{IpAddr, UdpSocket};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,10 @@ use crate::config;
 use crate::credential;
 use crate::mail::Domain;
 use crate::signer::{self, Algorithm};
-use text::{Address, DkimKey, NewFile, Plan};
+use text::{Address, BounceSide, DkimKey, NewFile, Plan};
 
+/// Where mail comes in from anyone.
+const SMTP_PORT: u16 = 25;
 /// The service's group, which may read the keys.
 const GROUP: &str = "postrider";
 /// Keys and config: the owner writes, the group reads.
@@ -41,9 +43,18 @@ pub struct Arguments {
     /// Where the spool will be.
     #[arg(long, default_value = config::DATA_DIR, value_name = "DIRECTORY")]
     data_dir: PathBuf,
+    /// For programs on this machine alone: port 25 of the loopback, without passwords.
+    #[arg(long)]
+    local: bool,
+    /// A server that takes all mail and delivers it, such as smtp.example.net:587 [default: deliver to the MX].
+    #[arg(long, value_name = "HOST[:PORT]")]
+    smarthost: Option<String>,
     /// The address that peers see [default: this machine's, if it has a public one].
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
+    /// No listener on port 25 and no return paths of ours: bounces go to the sender that the client named.
+    #[arg(long)]
+    no_bounces: bool,
 }
 
 /// Runs the command.
@@ -52,6 +63,9 @@ pub struct Arguments {
 /// A file is there already, or cannot be written; what was written is removed again.
 pub fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Exit> {
     let plan = plan(arguments)?;
+    // What was asked for stands in it: a wrong smarthost is told here, and not at the first start.
+    config::Config::parse(&plan.config(), Path::new("postrider.toml"))
+        .map_err(|problems| anyhow::anyhow!("{problems}"))?;
     let files = plan.files();
     if let Some(file) = files.iter().find(|file| super::exists(&file.path)) {
         bail!("{} is there already; nothing was written", file.path.display());
@@ -71,7 +85,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Exit> {
 }
 
 fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
-    let Arguments { domain, hostname, dir, data_dir, address } = arguments;
+    let Arguments { domain, hostname, dir, data_dir, address, local, smarthost, no_bounces } = arguments;
     let hostname = match hostname {
         Some(hostname) => hostname.clone(),
         None => format!("relay.{domain}").parse().context("the domain is too long for a name below it")?,
@@ -79,11 +93,14 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
     let password = credential::random_password()?;
     Ok(Plan {
         address: address.or_else(own_public_address).map(located),
+        bounces: if *no_bounces || *local { BounceSide::Off } else { bounce_side(SMTP_PORT) },
         password_hash: credential::hash(&password)?,
         password,
         dkim: [new_key(Algorithm::Rsa, SELECTORS[0], domain)?, new_key(Algorithm::Ed25519, SELECTORS[1], domain)?],
         certificate: Certificate::self_signed(&[hostname.as_str()])?,
         domain: domain.clone(),
+        local: local.then(loopbacks),
+        smarthost: smarthost.clone(),
         directory: std::path::absolute(dir).context("--dir")?,
         data_dir: std::path::absolute(data_dir).context("--data-dir")?,
         hostname,
@@ -104,6 +121,12 @@ fn own_public_address() -> Option<IpAddr> {
     is_public(address).then_some(address)
 }
 
+/// Where programs on this machine connect to: what of the loopback there is.
+fn loopbacks() -> Vec<IpAddr> {
+    let all = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    all.into_iter().filter(|address| address.is_ipv4() || UdpSocket::bind((*address, 0)).is_ok()).collect()
+}
+
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -117,6 +140,15 @@ pub(super) fn is_public(address: IpAddr) -> bool {
                 || shared)
         }
         IpAddr::V6(v6) => v6.segments().first().is_some_and(|first| first & 0xe000 == 0x2000),
+    }
+}
+
+/// Whether a listener would find its port.
+fn bounce_side(port: u16) -> BounceSide {
+    match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => BounceSide::PortTaken,
+        // Who may not bind it now is not who runs the daemon.
+        Ok(_) | Err(_) => BounceSide::On,
     }
 }
 

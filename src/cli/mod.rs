@@ -8,9 +8,11 @@ mod classify;
 pub mod client;
 pub mod credential;
 pub mod dkim;
+mod generate;
 mod init;
 mod metrics;
 mod moment;
+mod postfix;
 pub mod queue;
 mod rates;
 pub mod records;
@@ -85,7 +87,7 @@ enum Command {
     Why(why::Arguments),
     /// Say what a peer's reply means, as JSON; with --json and no reply, of each line of standard input.
     Classify(classify::Arguments),
-    /// Read bounces and complaints as the bounce side would, from files.
+    /// Say how bounces and complaints were read, and what they did; or read some from files.
     #[command(subcommand)]
     Report(report::Command),
     /// Show the daemon's numbers, as Prometheus reads them.
@@ -111,6 +113,9 @@ enum Command {
     /// Show and change to whom nothing is sent.
     #[command(subcommand)]
     Suppression(suppression::Command),
+    /// Write man pages and shell completions, for packages.
+    #[command(subcommand, hide = true)]
+    Generate(generate::Command),
 }
 
 /// What every command may need.
@@ -174,6 +179,10 @@ impl Context {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(exit) = postfix::run(&words) {
+        return exit;
+    }
     let Arguments { config, json, command } = Arguments::parse();
     let context = Context { config, json };
     let outcome = match command {
@@ -184,7 +193,7 @@ pub fn main() -> ExitCode {
         Command::Queue(command) => context.ask(|daemon, out| queue::run(daemon, &command, context.json, out)),
         Command::Why(arguments) => context.ask(|daemon, out| why::run(daemon, &arguments, context.json, out)),
         Command::Classify(arguments) => classify::run(&context, &arguments).map(ExitCode::from),
-        Command::Report(command) => report::run(&context, &command).map(ExitCode::from),
+        Command::Report(command) => report::run(&context, &command),
         Command::Metrics(arguments) => context.ask(|daemon, out| metrics::run(daemon, &arguments, out)),
         Command::Traffic(command) => context.ask(|daemon, out| traffic::run(daemon, &command, context.json, out)),
         Command::Rates(arguments) => context.ask(|daemon, out| rates::run(daemon, &arguments, context.json, out)),
@@ -205,6 +214,7 @@ pub fn main() -> ExitCode {
         Command::Suppression(command) => {
             context.ask(|daemon, out| suppression::run(daemon, &command, context.json, out))
         }
+        Command::Generate(command) => generate::run(&command).map(ExitCode::from),
         Command::Spool(command) => context.ask(|daemon, out| spool::run(daemon, &command, context.json, out)),
     };
     match outcome {
@@ -276,6 +286,19 @@ impl Paint {
             Paint::Plain => text.to_owned(),
         }
     }
+}
+
+/// Strangers' text: nothing in it moves the cursor, and quotes within quotes are seen.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// Whether a file is there already, for commands that never overwrite.

@@ -1,13 +1,18 @@
-//! `postrider report parse`: how a bounce or a complaint is read, and what it would do had it a token of ours.
+//! `postrider report`: how bounces and complaints are read, and what they did.
 //!
-//! Called by the command line. It asks no daemon, and reads the config only for the operator's own rules, as `classify` does.
+//! Called by the command line. `parse` reads files and says what each would do had it a token of ours: it asks no daemon, and
+//! reads the config only for the operator's own rules, as `classify` does. `list` and `show` are in `report/taken.rs`.
+
+mod taken;
 
 use std::fs;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::client::Daemon;
 use super::{Context, Exit};
 use crate::classify::{Observation, Rules};
 use crate::report::{self, Fate, Kind, Reading, Reported};
@@ -22,6 +27,10 @@ const SHOWN_MAX: usize = 200;
 pub enum Command {
     /// Read raw messages, and say what each is, whom it speaks of and what it would do had it a token of ours
     Parse(Parse),
+    /// Say how a report that came in was read, and what it did: of whom, what was concluded and why, where it was sent on
+    Show(taken::Show),
+    /// List reports that came in, the newest last
+    List(taken::List),
 }
 
 /// Which messages.
@@ -51,8 +60,16 @@ struct Row {
 }
 
 /// Runs `postrider report`.
-pub(super) fn run(context: &Context, command: &Command) -> anyhow::Result<Exit> {
-    let Command::Parse(Parse { files }) = command;
+pub(super) fn run(context: &Context, command: &Command) -> anyhow::Result<ExitCode> {
+    let json = context.json;
+    match command {
+        Command::Parse(parse) => parse_all(context, parse).map(ExitCode::from),
+        Command::Show(show) => context.ask(|daemon: Daemon<'_>, out| taken::show(daemon, show, json, out)),
+        Command::List(list) => context.ask(|daemon: Daemon<'_>, out| taken::list(daemon, list, json, out)),
+    }
+}
+
+fn parse_all(context: &Context, Parse { files }: &Parse) -> anyhow::Result<Exit> {
     let Some(rules) = super::classify::rules(context) else { return Ok(Exit::Config) };
     let mut out = io::stdout().lock();
     let mut exit = Exit::Done;

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::queue::{self, Ground, Queue};
 use crate::size::ByteSize;
 use crate::spool::{self, CheckProgress, CheckReport, Disk, FileDisk};
+use crate::suppression;
 
 /// The spool's directory below the data directory.
 const SPOOL_DIR: &str = "spool";
@@ -31,7 +32,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Verify, rebuild, back up and restore the spool.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Verify every record and body, beside a running daemon or without one. Changes nothing.
+    /// Verify every record and body, and the suppression list's files, beside a running daemon or without one. Changes nothing.
     Check,
     /// Delete the queue's index and make it anew from the spool. The daemon must be stopped.
     Rebuild,
@@ -68,16 +69,25 @@ fn check(spool_dir: &Path, json: bool, out: &mut dyn Write) -> io::Result<ExitCo
     let mut shown = Meter::default();
     let report = spool::check(&disk, |progress| shown.show(progress))?;
     shown.clear();
-    let CheckReport { segments, records, live, lines, damaged, quarantined } = report;
+    let CheckReport { segments, records, live, mut lines, mut damaged, quarantined } = report;
+    let list_files = suppression::check(&disk, |line| {
+        damaged += 1;
+        if lines.len() < spool::DAMAGE_LINES_MAX {
+            lines.push(line);
+        }
+    })?;
     if json {
-        let all = json!({ "segments": segments, "records": records, "live": live, "damaged": damaged,
-            "quarantined": quarantined, "damage": lines });
+        let all = json!({ "segments": segments, "records": records, "live": live, "suppression_files": list_files,
+            "damaged": damaged, "quarantined": quarantined, "damage": lines });
         writeln!(out, "{all:#}")?;
     } else {
         for line in &lines {
             writeln!(out, "damaged: {line}")?;
         }
-        writeln!(out, "{segments} segments, {records} sound records, {live} envelopes waiting.")?;
+        writeln!(
+            out,
+            "{segments} segments, {records} sound records, {live} envelopes waiting; {list_files} files of the suppression list."
+        )?;
         match (damaged, quarantined) {
             (0, 0) => writeln!(out, "Nothing is damaged.")?,
             (0, files) => writeln!(out, "Nothing is damaged; {files} older finds are in quarantine.")?,

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::Value;
 
 use super::Paint;
 use super::client::{Client, ClientError, Daemon, conclude, path_with_query};
@@ -16,7 +15,7 @@ use super::moment::{self, Now};
 use crate::clock;
 use crate::http::shapes::{
     Suppression, SuppressionAdd, SuppressionAdded, SuppressionPage, SuppressionRemove, SuppressionRemoved,
-    SuppressionSelect,
+    SuppressionSelect, SuppressionStats,
 };
 use crate::suppression::foreign;
 use crate::time::Timestamp;
@@ -360,24 +359,7 @@ fn write_export(client: &Client, export: &Export, out: &mut dyn Write) -> Outcom
         for entry in entries {
             match export.format {
                 Form::Jsonl => writeln!(out, "{}", serde_json::to_string(entry).unwrap_or_default())?,
-                Form::Csv => {
-                    let hits = entry.hits.to_string();
-                    let fields = [
-                        &entry.address,
-                        &entry.scope,
-                        &entry.cause,
-                        &entry.state,
-                        &entry.added_at,
-                        &entry.last_at,
-                        entry.expires_at.as_ref().unwrap_or(&String::new()),
-                        &hits,
-                        &entry.site,
-                        entry.source_id.as_ref().unwrap_or(&String::new()),
-                        &entry.evidence,
-                    ]
-                    .map(|field| foreign::quote(field));
-                    writeln!(out, "{}", fields.join(","))?;
-                }
+                Form::Csv => writeln!(out, "{}", csv_line(entry))?,
             }
         }
         Ok(())
@@ -388,21 +370,35 @@ fn write_export(client: &Client, export: &Export, out: &mut dyn Write) -> Outcom
     Ok(Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
 
+fn csv_line(entry: &Suppression) -> String {
+    foreign::csv_fields([
+        &entry.address,
+        &entry.scope,
+        &entry.cause,
+        &entry.state,
+        &entry.added_at,
+        &entry.last_at,
+        entry.expires_at.as_deref().unwrap_or_default(),
+        &entry.hits.to_string(),
+        &entry.site,
+        entry.source_id.as_deref().unwrap_or_default(),
+        &entry.evidence,
+    ])
+}
+
 fn stats(client: &Client, json: bool, paint: Paint, out: &mut dyn Write) -> Outcome {
-    let stats: Value = answered!(client.ask_within("/v1/suppression/stats", ORDER_WITHIN));
+    let stats: SuppressionStats = answered!(client.ask_within("/v1/suppression/stats", ORDER_WITHIN));
     if json {
-        writeln!(out, "{stats}")?;
+        writeln!(out, "{}", serde_json::to_string(&stats).unwrap_or_default())?;
         return Ok(Ok(ExitCode::SUCCESS));
     }
-    let number = |name: &str| stats[name].as_u64().unwrap_or(0);
-    writeln!(out, "{} entries of {} addresses", number("entries"), number("addresses"))?;
+    writeln!(out, "{} entries of {} addresses", stats.entries, stats.addresses)?;
     writeln!(out)?;
     writeln!(out, "{}", paint.bold(&format!("{:14}{:>12}{:>12}{:>12}", "CAUSE", "IN FORCE", "PENDING", "EXPIRED")))?;
-    let rows = stats["causes"].as_array().cloned().unwrap_or_default();
     for cause in crate::suppression::Cause::ALL {
         let of = |state: &str| {
-            let found = rows.iter().find(|row| row["cause"] == cause.name() && row["state"] == state);
-            found.and_then(|row| row["entries"].as_u64()).unwrap_or(0)
+            let found = stats.causes.iter().find(|row| row.cause == cause.name() && row.state == state);
+            found.map_or(0, |row| row.entries)
         };
         let counts = [of("in_force"), of("pending"), of("expired")];
         if counts.iter().any(|count| *count > 0) {
@@ -411,25 +407,27 @@ fn stats(client: &Client, json: bool, paint: Paint, out: &mut dyn Write) -> Outc
     }
     writeln!(out)?;
     writeln!(out, "{}", paint.bold(&format!("{:26}{:>12}", "SCOPE", "ENTRIES")))?;
-    for (scope, count) in stats["scopes"].as_object().into_iter().flatten() {
-        writeln!(out, "{scope:26}{:>12}", count.as_u64().unwrap_or(0))?;
+    for (scope, count) in &stats.scopes {
+        writeln!(out, "{scope:26}{count:>12}")?;
     }
     writeln!(out)?;
-    let mib = |name: &str| number(name) as f64 / f64::from(1 << 20);
+    let mib = |octets: u64| octets as f64 / f64::from(1 << 20);
     writeln!(
         out,
         "{} files of {:.1} MiB, {:.1} MiB of memory; {} changes are in the state log and in no file yet",
-        number("files"),
-        mib("disk_bytes"),
-        mib("memory_bytes"),
-        number("in_memory")
+        stats.files,
+        mib(stats.disk_bytes),
+        mib(stats.memory_bytes),
+        stats.in_memory
     )?;
-    if number("damaged") > 0 {
-        let text =
-            format!("{} blocks or files are damaged: docs/SPOOL.md, \"The suppression list\"", number("damaged"));
+    if stats.damaged > 0 {
+        let text = format!(
+            "{} blocks or files are damaged: `postrider spool check` says which, docs/SPOOL.md, \"The suppression list\", what to do",
+            stats.damaged
+        );
         writeln!(out, "{}", paint.red(&text))?;
     }
-    if let Some(why) = stats["failed"].as_str() {
+    if let Some(why) = &stats.failed {
         writeln!(out, "{}", paint.red(&format!("the last file could not be written: {why}")))?;
     }
     Ok(Ok(ExitCode::SUCCESS))

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::client::{Client, ClientError, Daemon, conclude, path_with_query};
 use super::moment::parse_moment;
+use super::plain;
 use crate::clock;
 use crate::history::{self, Answer, Fact, Question, Row};
 use crate::mail::QueueId;
@@ -164,12 +165,16 @@ fn words(fact: &Fact) -> (&str, String) {
             if !it.text.is_empty() {
                 let _ = write!(rest, ", \"{} {}\"", plain(&it.status), plain(&it.text));
             }
-            let _ = write!(rest, "; did: {}", it.effect);
+            let _ = write!(rest, "; did: {}; report {}", it.effect, it.report);
             (&it.kind, rest)
         }
-        Fact::Started(_) | Fact::Lost(_) | Fact::Dialed(_) | Fact::Connected(_) | Fact::Closed(_) | Fact::Limits(_) => {
-            ("", String::new())
-        }
+        Fact::Started(_)
+        | Fact::Lost(_)
+        | Fact::Authenticated(_)
+        | Fact::Dialed(_)
+        | Fact::Connected(_)
+        | Fact::Closed(_)
+        | Fact::Limits(_) => ("", String::new()),
     }
 }
 
@@ -184,19 +189,6 @@ fn span(from: Timestamp, to: Timestamp) -> String {
         7200..=172_799 => format!("{}h {}m", secs / 3600, secs / 60 % 60),
         _ => format!("{}d {}h", secs / 86_400, secs / 3600 % 24),
     }
-}
-
-/// Strangers' text: nothing in it moves the cursor, and quotes within quotes are seen.
-fn plain(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use super::outbound::{Delivery, Dns, Named, Pool, RecipientDomain, Retry, Route,
 use super::pattern::Member;
 use super::warmup::{self, Warmup};
 use super::{
-    Config, DATA_DIR, DEFAULT, Harm, History, Log, Metrics, STREAM_MARKETING, STREAM_TRANSACTIONAL, Unsubscribe, units,
+    Config, DATA_DIR, DEFAULT, Harm, History, Local, Log, Metrics, Rewrite, STREAM_MARKETING, STREAM_TRANSACTIONAL,
+    Unsubscribe, units,
 };
 use crate::mail::{Address, Domain, ReturnPath, StreamKind};
 use crate::message::Family;
@@ -32,6 +33,7 @@ pub(super) struct File {
     replies: Option<PathBuf>,
     tls: Option<Tls>,
     listener: Option<Vec<Listener>>,
+    #[serde(default)]
     credential: Vec<Credential>,
     #[serde(default)]
     stream: Named<StreamText>,
@@ -41,6 +43,7 @@ pub(super) struct File {
     source: Named<SourceText>,
     #[serde(default)]
     warmup: Named<Warmup>,
+    #[serde(default)]
     sending_domain: Vec<SendingDomain>,
     #[serde(default)]
     route: Vec<Route>,
@@ -62,11 +65,17 @@ pub(super) struct File {
     #[serde(default)]
     harm: Harm,
     #[serde(default)]
+    local: Local,
+    #[serde(default)]
+    rewrite: Rewrite,
+    #[serde(default)]
     log: Log,
     #[serde(default)]
     metrics: Metrics,
     #[serde(default)]
     unsubscribe: Unsubscribe,
+    #[serde(default)]
+    sendmail: super::Sendmail,
 }
 
 #[derive(Default, Deserialize)]
@@ -185,9 +194,12 @@ impl File {
             dns: self.dns,
             history: self.history,
             harm: self.harm,
+            local: self.local,
+            rewrite: self.rewrite,
             log: self.log,
             metrics: self.metrics,
             unsubscribe: self.unsubscribe,
+            sendmail: self.sendmail,
             hostname,
         })
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::pattern::DomainPattern;
 use super::units;
-use crate::mail::ReturnPath;
+use crate::mail::{Address, ReturnPath};
 use crate::message::Family;
 use crate::size::ByteSize;
 use crate::suppression::Cause;
@@ -120,6 +120,9 @@ pub struct Credential {
     /// The domains in MAIL FROM, From and Sender that it may use.
     #[serde(deserialize_with = "units::parsed_list")]
     pub from_domains: Vec<DomainPattern>,
+    /// Addresses that it may use there too, whatever their domains.
+    #[serde(default, deserialize_with = "units::parsed_list")]
+    pub senders: Vec<Address>,
     /// Whose control headers may choose stream, tags, metadata and time.
     #[serde(default, deserialize_with = "units::parsed_list")]
     pub control_headers: Vec<Family>,

@@ -221,16 +221,16 @@ impl Config {
     /// recipients.
     pub fn route_limits(&self, index: usize) -> Layered {
         let mut layers = vec![self.default_layer()];
-        let meant = self.routes.get(index).map(|route| &route.recipient_domain);
+        let Some(meant) = self.routes.get(index) else { return layered(&layers) };
         for sourced in [false, true] {
             let entries = self.routes.iter().enumerate().filter(|(place, route)| match sourced {
                 false => *place == index,
-                true => route.source.is_some() && Some(&route.recipient_domain) == meant,
+                true => !route.is_way() && route.is_for_the_same_mail(meant),
             });
             layers.extend(entries.map(|(place, route)| Layer {
                 lines: &self.lines,
                 path: format!("route[{place}]"),
-                source: route.source.as_deref(),
+                source: route.source.as_deref().filter(|_| !route.is_way()),
                 says: route.says(),
             }));
         }

@@ -7,11 +7,14 @@ mod error;
 mod file;
 mod inbound;
 pub mod layers;
+mod local;
 mod outbound;
 mod pattern;
 mod place;
 mod replies;
 mod secrets;
+mod sendmail;
+mod tables;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -27,12 +30,15 @@ use serde::Deserialize;
 
 pub use error::{Problem, Problems};
 pub use inbound::{Credential, Limits, Listener, Mode, Over, Received, Suppressed, Tls};
+pub use local::{Local, Rewrite, TableKind, TableName, Unknown};
 pub use outbound::{
     Delivery, DkimKey, Dns, Named, Pool, RecipientDomain, Retry, Route, SendingDomain, Site, Source, Stream,
 };
-pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, TlsPolicy};
+pub use pattern::{DomainPattern, Member, NextHop, RecipientPattern, SenderPattern, TlsPolicy};
 pub use replies::read_rules;
 pub use secrets::private;
+pub use sendmail::Sendmail;
+pub use tables::rewriting;
 pub use unsubscribe::Unsubscribe;
 pub use warmup::Warmup;
 
@@ -111,12 +117,18 @@ pub struct Config {
     pub history: History,
     /// When mail does harm, and what is done about it.
     pub harm: Harm,
+    /// What this host's own names mean.
+    pub local: Local,
+    /// What is done to addresses and headers.
+    pub rewrite: Rewrite,
     /// Logging.
     pub log: Log,
     /// Where Prometheus may ask.
     pub metrics: Metrics,
     /// One-click unsubscribe.
     pub unsubscribe: Unsubscribe,
+    /// What local users may do.
+    pub sendmail: Sendmail,
 }
 
 /// Where metrics are offered besides the control socket.
@@ -203,11 +215,13 @@ pub struct Log {
     pub level: Level,
     /// Default text.
     pub format: LogFormat,
+    /// A log as Postfix writes it, beside this one: `off`, `syslog`, `journal`, or a file's absolute path.
+    pub classic: Classic,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: Level::Info, format: LogFormat::Text }
+        Log { level: Level::Info, format: LogFormat::Text, classic: Classic::Off }
     }
 }
 
@@ -236,6 +250,34 @@ impl Level {
             Level::Info => "info",
             Level::Debug => "debug",
             Level::Trace => "trace",
+        }
+    }
+}
+
+/// Where the classic log goes.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Classic {
+    /// Nowhere.
+    Off,
+    /// `/dev/log`.
+    Syslog,
+    /// systemd's journal.
+    Journal,
+    /// A file.
+    File(PathBuf),
+}
+
+impl TryFrom<String> for Classic {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Classic, String> {
+        match text.as_str() {
+            "off" => Ok(Classic::Off),
+            "syslog" => Ok(Classic::Syslog),
+            "journal" => Ok(Classic::Journal),
+            path if path.starts_with('/') => Ok(Classic::File(path.into())),
+            other => Err(format!("{other:?} is none of \"off\", \"syslog\", \"journal\", and no absolute path")),
         }
     }
 }
@@ -271,6 +313,7 @@ impl Config {
         if problems.is_empty() {
             problems = secrets::problems(&config, path, config.lines.places());
             problems.extend(replies::problems(&config, path, config.lines.places()));
+            problems.extend(tables::problems(&config, path, config.lines.places()));
         }
         match problems.is_empty() {
             true => Ok(config),
@@ -320,7 +363,7 @@ impl Config {
     /// Makes paths that the file gives relative start at the file's directory, and takes what systemd handed over for
     /// files that this process may not read.
     fn anchor_paths(&mut self, path: &Path) {
-        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let base = path.parent().unwrap_or(Path::new(""));
         let anchor = |path: &mut PathBuf| *path = secrets::handed_over(base.join(&path));
         self.replies.iter_mut().for_each(anchor);
         if let Some(tls) = &mut self.tls {
@@ -329,6 +372,10 @@ impl Config {
         }
         self.sending_domains.iter_mut().flat_map(|sending| &mut sending.dkim).for_each(|dkim| anchor(&mut dkim.key));
         self.routes.iter_mut().filter_map(|route| route.password_file.as_mut()).for_each(anchor);
+        self.routes.iter_mut().filter_map(|route| route.ca_file.as_mut()).for_each(anchor);
+        self.delivery.ca_file.iter_mut().for_each(anchor);
+        self.local.aliases.iter_mut().for_each(anchor);
+        self.rewrite.tables_mut().for_each(|table| table.anchor(base));
         self.providers_file.iter_mut().for_each(anchor);
     }
 }

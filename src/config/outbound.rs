@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::inbound::Over;
 use super::layers::{Key, Says, Value};
-use super::pattern::{self, Member, NextHop, RecipientPattern, TlsPolicy};
+use super::pattern::{self, Member, NextHop, RecipientPattern, SenderPattern, TlsPolicy};
 use super::units::{self, Written};
 use crate::mail::{Address, Domain, ReturnPath, StreamKind};
 use crate::time::Zone;
@@ -205,9 +205,27 @@ limiting! {
         /// For whom; the most specific route wins.
         #[serde(deserialize_with = "units::parsed")]
         pub recipient_domain: RecipientPattern,
-        /// Hosts, tried in this order. None: the entry says limits of a source.
+        /// Whose mail; absent: everybody's. The most specific sender goes before the most specific recipient.
+        #[serde(default, deserialize_with = "units::some_parsed")]
+        pub sender: Option<SenderPattern>,
+        /// Hosts, tried in this order. None: the entry says limits of a source, or what is done instead.
         #[serde(default, deserialize_with = "units::parsed_list")]
         pub next_hop: Vec<NextHop>,
+        /// Tried when no next hop can be reached.
+        #[serde(default, deserialize_with = "units::parsed_list")]
+        pub fallback: Vec<NextHop>,
+        /// Instead of hosts: status and text of a refusal at RCPT, or of a bounce.
+        #[serde(default)]
+        pub fail: Option<String>,
+        /// Instead of hosts: status and text of why it stays in the queue.
+        #[serde(default)]
+        pub retry: Option<String>,
+        /// Instead of hosts: it is accepted, logged and dropped.
+        #[serde(default)]
+        pub discard: bool,
+        /// Certificates that are trusted there, PEM. Absent: the system's.
+        #[serde(default)]
+        pub ca_file: Option<PathBuf>,
         /// Their port, where they name none; absent: `delivery.port`.
         #[serde(default)]
         pub port: Option<u16>,
@@ -221,6 +239,22 @@ limiting! {
         /// logs in to refuse senders that they do not know.
         #[serde(default, deserialize_with = "units::some_parsed")]
         pub return_path: Option<ReturnPath>,
+    }
+}
+
+impl Route {
+    /// Whether it says where mail goes, and not only limits of one source there.
+    pub fn is_way(&self) -> bool {
+        self.source.is_none()
+            || !self.next_hop.is_empty()
+            || self.fail.is_some()
+            || self.retry.is_some()
+            || self.discard
+    }
+
+    /// Whether two say something of the same mail.
+    pub fn is_for_the_same_mail(&self, other: &Route) -> bool {
+        self.recipient_domain == other.recipient_domain && self.sender == other.sender
     }
 }
 
@@ -284,6 +318,8 @@ pub struct Delivery {
     /// Whether loopback, private, link-local, CGNAT and NAT64 peers may be connected to; a `[[route]]` that names such
     /// an address is always allowed to. Default false: a DNS record must not reach into the network (RFC 1918).
     pub allow_private_peers: bool,
+    /// Certificates that are trusted, PEM. Absent: the system's.
+    pub ca_file: Option<PathBuf>,
     /// Default opportunistic: RFC 7435.
     #[serde(deserialize_with = "units::parsed")]
     pub tls: TlsPolicy,
@@ -363,6 +399,7 @@ impl Default for Delivery {
         Delivery {
             port: 25,
             allow_private_peers: false,
+            ca_file: None,
             tls: TlsPolicy::Opportunistic,
             connection_limit: 20,
             max_deliveries_per_connection: 100,

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use super::units::{self, Written};
-use crate::mail::Domain;
+use crate::mail::{Address, Domain};
 
 /// A domain and its subdomains, or the domain alone.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -55,22 +55,20 @@ pub enum RecipientPattern {
     Any,
     /// A domain.
     Domain(DomainPattern),
+    /// `.example.com`: its subdomains alone.
+    Below(Domain),
+    /// One address.
+    Address(Address),
 }
 
 impl RecipientPattern {
-    /// Whether a domain is meant.
+    /// Whether all of a domain is meant.
     pub fn matches(&self, domain: &Domain) -> bool {
         match self {
             RecipientPattern::Any => true,
             RecipientPattern::Domain(pattern) => pattern.matches(domain),
-        }
-    }
-
-    /// The more, the more specific: labels first, then `=` before a domain with its subdomains.
-    pub fn rank(&self) -> (usize, bool) {
-        match self {
-            RecipientPattern::Any => (0, false),
-            RecipientPattern::Domain(pattern) => (pattern.domain.as_str().split('.').count(), pattern.alone),
+            RecipientPattern::Below(parent) => domain != parent && domain.is_within(parent),
+            RecipientPattern::Address(_) => false,
         }
     }
 }
@@ -80,6 +78,8 @@ impl fmt::Display for RecipientPattern {
         match self {
             RecipientPattern::Any => f.write_str("*"),
             RecipientPattern::Domain(pattern) => pattern.fmt(f),
+            RecipientPattern::Below(parent) => write!(f, ".{parent}"),
+            RecipientPattern::Address(address) => address.fmt(f),
         }
     }
 }
@@ -89,9 +89,51 @@ impl Written for RecipientPattern {
         "\"*\", a domain such as \"example.com\", or \"=example.com\" without its subdomains, is expected";
 
     fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "*" => Ok(RecipientPattern::Any),
-            _ => DomainPattern::read(text).map(RecipientPattern::Domain).map_err(|_| Self::RIGHT.to_owned()),
+        let wrong = || Self::RIGHT.to_owned();
+        if text == "*" {
+            return Ok(RecipientPattern::Any);
+        }
+        if text.contains('@') {
+            return text.parse().map(RecipientPattern::Address).map_err(|_| wrong());
+        }
+        if let Some(parent) = text.strip_prefix('.') {
+            return parent.parse().map(RecipientPattern::Below).map_err(|_| wrong());
+        }
+        DomainPattern::read(text).map(RecipientPattern::Domain).map_err(|_| wrong())
+    }
+}
+
+/// Whose mail a route is for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum SenderPattern {
+    /// `<>`: reports.
+    Null,
+    /// `@example.com`: every envelope sender there, and none below it.
+    Domain(Domain),
+    /// One envelope sender.
+    Address(Address),
+}
+
+impl fmt::Display for SenderPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SenderPattern::Null => f.write_str("<>"),
+            SenderPattern::Domain(domain) => write!(f, "@{domain}"),
+            SenderPattern::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Written for SenderPattern {
+    const RIGHT: &'static str =
+        "an envelope sender such as \"a@example.com\", \"@example.com\" for a domain, or \"<>\" is expected";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let wrong = || Self::RIGHT.to_owned();
+        match (text, text.strip_prefix('@')) {
+            ("<>", _) => Ok(SenderPattern::Null),
+            (_, Some(domain)) => domain.parse().map(SenderPattern::Domain).map_err(|_| wrong()),
+            (_, None) => text.parse().map(SenderPattern::Address).map_err(|_| wrong()),
         }
     }
 }
@@ -99,14 +141,26 @@ impl Written for RecipientPattern {
 /// A host to hand mail to instead of the MX.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct NextHop {
-    /// A name or an address literal without brackets.
+    /// A name or an address literal without brackets; empty: the recipient's domain.
     pub host: String,
     /// Its own port; absent: the route's.
     pub port: Option<u16>,
+    /// `mx:`: the name's MX hosts are meant, and not the host of this name.
+    pub mx: bool,
+}
+
+impl NextHop {
+    /// `mx:` alone: where DNS says.
+    pub fn is_usual(&self) -> bool {
+        self.mx && self.host.is_empty()
+    }
 }
 
 impl fmt::Display for NextHop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mx {
+            f.write_str("mx:")?;
+        }
         match (self.port, self.host.contains(':')) {
             (Some(port), true) => write!(f, "[{}]:{port}", self.host),
             (Some(port), false) => write!(f, "{}:{port}", self.host),
@@ -121,9 +175,26 @@ impl Written for NextHop {
 
     fn read(text: &str) -> Result<Self, String> {
         let wrong = || Self::RIGHT.to_owned();
+        match text.strip_prefix("mx:") {
+            Some("") => return Ok(NextHop { host: String::new(), port: None, mx: true }),
+            Some(name) => {
+                let hop = NextHop::read(name).map_err(|_| wrong())?;
+                let is_name = IpAddr::from_str(&hop.host).is_err() && !hop.mx;
+                return is_name.then_some(NextHop { mx: true, ..hop }).ok_or_else(wrong);
+            }
+            None => {}
+        }
+        // Postfix's way to write that a name is not looked up by MX.
+        let in_brackets = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        if let Some((name, rest)) = in_brackets.filter(|(name, _)| name.parse::<IpAddr>().is_err()) {
+            return match name.contains([':', '[']) || !(rest.is_empty() || rest.starts_with(':')) {
+                true => Err(wrong()),
+                false => NextHop::read(&format!("{name}{rest}")),
+            };
+        }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if IpAddr::from_str(bare).is_ok() {
-            return Ok(NextHop { host: bare.to_owned(), port: None });
+            return Ok(NextHop { host: bare.to_owned(), port: None, mx: false });
         }
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) => {
@@ -134,17 +205,17 @@ impl Written for NextHop {
         };
         if let Some(literal) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             IpAddr::from_str(literal).map_err(|_| wrong())?;
-            return Ok(NextHop { host: literal.to_owned(), port });
+            return Ok(NextHop { host: literal.to_owned(), port, mx: false });
         }
         if IpAddr::from_str(host).is_ok_and(|address| address.is_ipv4()) {
-            return Ok(NextHop { host: host.to_owned(), port });
+            return Ok(NextHop { host: host.to_owned(), port, mx: false });
         }
         let name: Domain = host.parse().map_err(|_| wrong())?;
         // 300.1.2.3 would be looked up as a name, and fail with a riddle.
         let numeric = name.as_str().split('.').next_back().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()));
         match numeric {
             true => Err(wrong()),
-            false => Ok(NextHop { host: name.to_string(), port }),
+            false => Ok(NextHop { host: name.to_string(), port, mx: false }),
         }
     }
 }
@@ -237,13 +308,36 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_route_ranks_highest() {
-        let mut patterns: Vec<RecipientPattern> = ["*", "a.example.com", "=example.com", "com", "example.com"]
-            .map(|text| RecipientPattern::read(text).unwrap())
-            .to_vec();
-        patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern.rank()));
-        let shown: Vec<String> = patterns.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["a.example.com", "=example.com", "example.com", "com", "*"]);
+    fn a_pattern_is_shown_as_it_is_written() {
+        for text in ["*", "example.com", "=example.com", ".example.com", "a@example.com"] {
+            assert_eq!(RecipientPattern::read(text).unwrap().to_string(), text);
+        }
+        for text in ["<>", "@example.com", "a@example.com"] {
+            assert_eq!(SenderPattern::read(text).unwrap().to_string(), text);
+        }
+        for bad in ["", "example.com", "@", "a@", "< >"] {
+            assert!(SenderPattern::read(bad).is_err(), "{bad:?}");
+        }
+        let below = RecipientPattern::read(".example.com").unwrap();
+        assert!(below.matches(&"a.example.com".parse().unwrap()) && !below.matches(&"example.com".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_next_hop_by_mx_says_so() {
+        for (text, host, port, shown) in [
+            ("mx:", "", None, "mx:"),
+            ("mx:example.net", "example.net", None, "mx:example.net"),
+            ("mx:example.net:2525", "example.net", Some(2525), "mx:example.net:2525"),
+        ] {
+            let hop = NextHop::read(text).unwrap();
+            assert_eq!(hop, NextHop { host: host.to_owned(), port, mx: true });
+            assert_eq!(hop.to_string(), shown);
+        }
+        let bracketed = NextHop { host: "smtp.example.net".to_owned(), port: Some(587), mx: false };
+        assert_eq!(NextHop::read("[smtp.example.net]:587"), Ok(bracketed));
+        for bad in ["mx::25", "mx:192.0.2.1", "mx:mx:a.example", "[a.example]587", "[a.example:25]", "[]", "[[a]"] {
+            assert!(NextHop::read(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
@@ -258,7 +352,7 @@ mod tests {
             ("2001:db8::1", "2001:db8::1", None),
             ("localhost:25", "localhost", Some(25)),
         ] {
-            assert_eq!(NextHop::read(text), Ok(NextHop { host: host.to_owned(), port }), "{text}");
+            assert_eq!(NextHop::read(text), Ok(NextHop { host: host.to_owned(), port, mx: false }), "{text}");
         }
         for bad in ["", ":25", "host:", "host:0", "host:99999", "a b", "[::1", "300.1.2.3", "host:25:25", "user@host"] {
             assert!(NextHop::read(bad).is_err(), "{bad:?}");

@@ -83,10 +83,16 @@ pub(super) fn problems(config: &Config, file: &Path, places: &Places) -> Vec<Pro
             refuse(path, key(&dkim.key));
         }
     }
+    if let Some(ca_file) = &config.delivery.ca_file {
+        refuse("delivery.ca_file".to_owned(), pem(ca_file, "CERTIFICATE"));
+    }
     for (index, route) in config.routes.iter().enumerate() {
         if let Some(password_file) = &route.password_file {
             let path = format!("route[{index}].password_file");
             refuse(path, password(password_file).and_then(|()| private(password_file)));
+        }
+        if let Some(ca_file) = &route.ca_file {
+            refuse(format!("route[{index}].ca_file"), pem(ca_file, "CERTIFICATE"));
         }
     }
     problems

@@ -99,6 +99,11 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
             "[dns]\nnameservers = \"::1\"",
             "p.toml:3: dns.nameservers = \"::1\": a list in brackets, of which each is an a",
         ),
+        ("[sendmail]\nstream = \"x\"", "p.toml:3: sendmail.stream = \"x\": there is no stream \"x\""),
+        (
+            "[sendmail]\nlist_users = [\"static:anyone\"]",
+            "p.toml:3: sendmail.list_users = \"static:anyone\": a user's name or id",
+        ),
         ("[metrics]\nbind = \"9725\"", "p.toml:3: metrics.bind = \"9725\": an address and a port such as "),
         ("[log]\nlevel = \"loud\"", "p.toml:3: log.level = \"loud\": \"error\", \"warn\""),
         (
@@ -281,6 +286,67 @@ fn every_mistake_is_told_its_line_its_value_and_what_would_be_right() {
             "p.toml:6: route.recipient_domain = \"*\": \"*\" stands in line 3 already",
         ),
         (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"a.example\"]\nsender = \"example.com\"",
+            "p.toml:5: route.sender = \"example.com\": an envelope sender such as \"a@example.com\", \"@example.com\" for a",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"a.example\"]\nsender = \"<>\"\n\
+             [[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"b.example\"]\nsender = \"<>\"",
+            "p.toml:7: route.recipient_domain = \"*\": \"*\" from \"<>\" stands in line 3 already",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"a.example\"]\nfail = \"5.7.1 no\"",
+            "p.toml:4: route.next_hop = [\"a.example\"]: one of `next_hop`, `fail`, `retry` and `discard` is expected",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nfail = \"no\"",
+            "p.toml:4: route.fail = \"no\": a status and a text such as \"5.7.1 not here\" are expected",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nretry = \"5.3.0 later\"",
+            "p.toml:4: route.retry = \"5.3.0 later\": a status and a text such as \"4.3.0 later\" are expected",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\ndiscard = true\nport = 25",
+            "p.toml:5: route.port = 25: it goes with `next_hop`",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"mx:\", \"a.example\"]",
+            "p.toml:4: route.next_hop = [\"mx:\", \"a.example\"]: \"mx:\", where DNS says, stands alone; other hosts are its",
+        ),
+        (
+            "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"mx:\"]\nconnection_limit = 3",
+            "p.toml:5: route.connection_limit = 3: the limits of MX hosts stand in [[site]] and [[recipient_domain]]",
+        ),
+        (
+            "[local]\nunknown = \"drop\"",
+            "p.toml:3: local.unknown = \"drop\": \"refuse\", or an address such as \"ops@example.com\", is expected",
+        ),
+        (
+            "[local]\nunknown = \"ops@localhost\"",
+            "p.toml:3: local.unknown = \"ops@localhost\": an address elsewhere is expected: this one is local itself",
+        ),
+        (
+            "[local]\nrecipient_delimiter = \"@\"",
+            "p.toml:3: local.recipient_delimiter = \"@\": up to four characters such as \"+\" or \"+-\" are expected",
+        ),
+        (
+            "[rewrite]\ncanonical = [\"/etc/postfix/canonical\"]",
+            "p.toml:3: rewrite.canonical = \"/etc/postfix/canonical\": a table such as \"texthash:/etc/postrider/canonical\"",
+        ),
+        (
+            "[rewrite]\ncanonical = [\"mysql:/etc/x\"]",
+            "p.toml:3: rewrite.canonical = \"mysql:/etc/x\": tables of type \"mysql\" are not read here; write it out",
+        ),
+        (
+            "[rewrite]\nheader_checks = [\"texthash:/x\"]",
+            "p.toml:3: rewrite.header_checks = \"texthash:/x\": a table of patterns is expected, regexp: or pcre:",
+        ),
+        (
+            "[rewrite]\nmasquerade_domains = [\"a b\"]",
+            "p.toml:3: rewrite.masquerade_domains = \"a b\": a domain such as \"example.com\", or \"!host.example.com\"",
+        ),
+        (
             "[[credential]]\nname = \"a\"\npassword_hash = \"secret\"\nfrom_domains = [\"example.com\"]",
             "p.toml:4: credential.password_hash = \"secret\": an argon2id hash that begins \"$argon2id$v=19$\" is expected",
         ),
@@ -336,8 +402,8 @@ fn what_the_whole_file_lacks_is_named() {
     for (text, want) in [
         ("", "p.toml: the key `hostname` is needed at the top of the file"),
         (
-            "hostname = \"a.example\"\ncredential = []",
-            "p.toml: the key `sending_domain` is needed at the top of the file",
+            "hostname = \"a.example\"",
+            "p.toml:1: credential: at least one [[credential]] is needed where clients log in",
         ),
         (
             "hostname = \"a.example\"\ncredential = []\nsending_domain = []",
@@ -348,6 +414,17 @@ fn what_the_whole_file_lacks_is_named() {
         let said = parse(text).map(|_| ()).map_err(|problems| problems.to_string());
         assert!(said.as_ref().is_err_and(|said| said.starts_with(want)), "{text}\n  says  {said:?}\n  wants {want}");
     }
+}
+
+#[test]
+fn a_relay_for_this_machine_alone_needs_no_credential_and_no_domain() {
+    let text = "hostname = \"a.example\"\n[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"\n\
+                trusted_networks = [\"127.0.0.0/8\"]\n";
+    let config = parse(text).unwrap();
+    assert!(config.warnings().iter().any(|warning| warning.starts_with("there is no [[sending_domain]]")));
+    let smarthost = "[[route]]\nrecipient_domain = \"*\"\nnext_hop = [\"192.0.2.1\"]\n";
+    let config = parse(&format!("{text}{smarthost}")).unwrap();
+    assert!(!config.warnings().iter().any(|warning| warning.contains("sending_domain")));
 }
 
 #[test]
@@ -430,7 +507,7 @@ fn the_shipped_file_s_examples_are_sound() {
     // The one default that an example replaces.
     let text = uncommented(true).replace("dkim = []\n", "");
     let config = parse(&text).unwrap();
-    assert_eq!((config.routes.len(), config.sites.len(), config.sending_domains[0].dkim.len()), (1, 2, 2));
+    assert_eq!((config.routes.len(), config.sites.len(), config.sending_domains[0].dkim.len()), (5, 2, 2));
     assert_eq!(config.recipient_domains.len(), 1);
     assert!(config.tls.is_some() && config.postmaster.is_some());
 }
@@ -457,9 +534,12 @@ fn the_shipped_file_has_every_key_that_the_code_knows() {
         "[dns]",
         "[harm]",
         "[history]",
+        "[local]",
+        "[rewrite]",
         "[log]",
         "[metrics]",
         "[unsubscribe]",
+        "[sendmail]",
     ];
     for table in tables {
         let said = parse(&format!("{table}\nqqqqqqqqqqqq = 1")).map(|_| ()).unwrap_err().to_string();
@@ -542,6 +622,12 @@ fn kinds_share_a_source_only_where_the_config_says_so() {
     assert!(said(&format!("{sources}{news}")).unwrap_err().contains("source.b"), "the default pool has every source");
     let header = "[[listener]]\nbind = \"127.0.0.1:25\"\nmode = \"smtp\"\ncontrol_headers = [\"postrider\"]\n";
     assert!(said(&format!("{sources}{header}")).unwrap_err().contains("source.a"), "a header may choose any stream");
+
+    let route = "[[route]]\nrecipient_domain = \"bank.example\"\nnext_hop = [\"mx:\"]\nsource = \"b\"\n";
+    assert!(
+        said(&format!("{sources}{news}{apart}{route}")).unwrap_err().contains("source.b"),
+        "a route has both kinds"
+    );
 
     let allowed = sources.replace("192.0.2.1\"", "192.0.2.1\"\nshared = true");
     let config = parse(&sound(&format!("{allowed}{news}{overlap}"))).unwrap();

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::inbound::{Listener, Mode};
 use super::layers::{Key, Value};
+use super::pattern::RecipientPattern;
 use super::place::Places;
 use super::units::show_duration;
-use super::{Config, Problem, Retry, Route, Site, TlsPolicy, Warmup};
-use crate::mail::{Domain, StreamKind};
+use super::{Config, Problem, Retry, Route, Site, TableKind, TlsPolicy, Unknown, Warmup};
+use crate::mail::{Domain, EnhancedStatus, StreamKind};
 use crate::size::ByteSize;
 
 /// Longest name of a stream, pool, source, site or credential, in characters.
@@ -23,6 +24,8 @@ const ALIAS_CHARS_MAX: usize = 128;
 const CAP_COUNT_MAX: u32 = 100;
 /// How long after a message's longest age a bounce to our return path is believed: as the door makes them.
 const REPORTS_AFTER: Duration = crate::accept::REPORTS_AFTER;
+/// Characters that may begin an address's extension: as many as somebody may mean.
+const DELIMITERS_MAX: usize = 4;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -43,7 +46,9 @@ pub(super) fn problems(config: &Config, file: &Path) -> Vec<Problem> {
     sending_domains(config, &mut judge);
     postmaster(config, &mut judge);
     unsubscribe(config, &mut judge);
+    sendmail(config, &mut judge);
     routes(config, &mut judge);
+    addresses(config, &mut judge);
     site_entries(config, "site", &config.sites, &mut judge);
     recipient_domains(config, &mut judge);
     limits(config, &mut judge);
@@ -170,8 +175,13 @@ fn overlap(a: &Listener, b: &Listener) -> bool {
 }
 
 fn credentials(config: &Config, judge: &mut Judge<'_>) {
-    if config.credentials.is_empty() {
-        judge.refuse("credential", "at least one [[credential]] is needed; `postrider credential add` makes one");
+    // A port that relays for trusted networks, and nothing else, needs no password.
+    let asks = config.listeners.iter().any(|listener| listener.mode != Mode::Smtp);
+    if config.credentials.is_empty() && asks {
+        judge.refuse(
+            "credential",
+            "at least one [[credential]] is needed where clients log in; `postrider credential add` makes one",
+        );
     }
     for (index, credential) in config.credentials.iter().enumerate() {
         let path = |key: &str| format!("credential[{index}].{key}");
@@ -236,17 +246,36 @@ fn streams(config: &Config, judge: &mut Judge<'_>) {
     judge.unique(aliases);
 }
 
+fn sendmail(config: &Config, judge: &mut Judge<'_>) {
+    if let Some(stream) = &config.sendmail.stream {
+        judge.known("sendmail.stream", "stream", stream, config.streams.keys());
+    }
+    let lists = [
+        ("submit_users", &config.sendmail.submit_users),
+        ("list_users", &config.sendmail.list_users),
+        ("flush_users", &config.sendmail.flush_users),
+    ];
+    for (key, list) in lists {
+        // Postfix's own ways to say it, which mean nothing here.
+        if let Some(place) = list.iter().position(|name| name.is_empty() || name.contains([':', '/', ' ', ','])) {
+            judge.refuse(format!("sendmail.{key}[{place}]"), "a user's name or id, \"!name\" or \"*\" is expected");
+        }
+    }
+}
+
 /// Streams that mail can come into: what no credential and no listener leads to needs no source of its own.
 fn streams_in_use(config: &Config) -> BTreeSet<&str> {
     let families = config.credentials.iter().flat_map(|credential| &credential.control_headers);
-    let mut families = families.chain(config.listeners.iter().flat_map(|listener| &listener.control_headers));
+    let families = families.chain(config.listeners.iter().flat_map(|listener| &listener.control_headers));
+    let mut families = families.chain(&config.sendmail.control_headers);
     if families.next().is_some() {
         return config.streams.keys().map(String::as_str).collect();
     }
     let of_listeners = config.listeners.iter().filter_map(|listener| listener.stream.as_deref());
     let of_credentials = config.credentials.iter().map(|credential| credential.stream.as_str());
     // Bounces of ours, and trusted networks.
-    of_listeners.chain(of_credentials).chain([super::STREAM_TRANSACTIONAL]).collect()
+    let of_programs = config.sendmail.stream.as_deref();
+    of_listeners.chain(of_credentials).chain(of_programs).chain([super::STREAM_TRANSACTIONAL]).collect()
 }
 
 /// A source that streams of both kinds lead to, with one of each.
@@ -259,9 +288,11 @@ struct Shared<'a> {
 fn shared_sources(config: &Config) -> Vec<Shared<'_>> {
     let in_use = streams_in_use(config);
     let stream_of = |source: &str, kind: StreamKind| {
+        // A route that takes one source has it carry whatever stream.
+        let by_route = config.routes.iter().any(|route| route.is_way() && route.source.as_deref() == Some(source));
         let carries = |pool: &str| {
             let pool = config.pools.get(pool);
-            pool.is_some_and(|pool| pool.sources.iter().any(|member| member.source == source))
+            by_route || pool.is_some_and(|pool| pool.sources.iter().any(|member| member.source == source))
         };
         let mut streams = config.streams.iter().filter(|(name, _)| in_use.contains(name.as_str()));
         streams.find(|(_, stream)| stream.kind == kind && carries(&stream.pool)).map(|(name, _)| name.as_str())
@@ -357,9 +388,6 @@ fn curve(warmup: &Warmup, path: &str, judge: &mut Judge<'_>) {
 }
 
 fn sending_domains(config: &Config, judge: &mut Judge<'_>) {
-    if config.sending_domains.is_empty() {
-        judge.refuse("sending_domain", "at least one [[sending_domain]] is needed");
-    }
     let domains = config.sending_domains.iter().enumerate();
     judge.unique(domains.map(|(index, sending)| (format!("sending_domain[{index}].name"), sending.name.to_string())));
     for (domain_index, sending) in config.sending_domains.iter().enumerate() {
@@ -421,11 +449,12 @@ fn routes(config: &Config, judge: &mut Judge<'_>) {
     for (index, route) in config.routes.iter().enumerate() {
         let path = |key: &str| format!("route[{index}].{key}");
         said(config, &format!("route[{index}]"), &route.says(), route.source.as_deref(), judge);
-        match &route.source {
-            None => whole_route(route, path, judge),
-            Some(_) => {
+        match route.is_way() {
+            true => whole_route(route, path, judge),
+            false => {
                 let of_whole = [
-                    ("next_hop", !route.next_hop.is_empty()),
+                    ("fallback", !route.fallback.is_empty()),
+                    ("ca_file", route.ca_file.is_some()),
                     ("port", route.port.is_some()),
                     ("username", route.username.is_some()),
                     ("password_file", route.password_file.is_some()),
@@ -434,11 +463,8 @@ fn routes(config: &Config, judge: &mut Judge<'_>) {
                 for (key, _) in of_whole.iter().filter(|(_, stands)| *stands) {
                     judge.refuse(path(key), "it stands in the [[route]] without `source`");
                 }
-                let base = config
-                    .routes
-                    .iter()
-                    .find(|other| other.source.is_none() && other.recipient_domain == route.recipient_domain);
-                if base.is_none() {
+                let is_base = |other: &Route| other.is_way() && other.is_for_the_same_mail(route);
+                if !config.routes.iter().any(is_base) {
                     let right = "a [[route]] for the same recipients without `source`, which says the hosts, is needed";
                     judge.refuse(path("source"), right);
                 }
@@ -448,14 +474,63 @@ fn routes(config: &Config, judge: &mut Judge<'_>) {
     let routes = config.routes.iter().enumerate();
     let patterns = routes.map(|(index, route)| {
         let path = format!("route[{index}].recipient_domain");
-        (path, with_source(&route.recipient_domain, route.source.as_deref()))
+        let sender = route.sender.as_ref().map(|sender| format!("\" from \"{sender}")).unwrap_or_default();
+        let whom = format!("{}{sender}", route.recipient_domain);
+        (path, with_source(whom, route.source.as_deref().filter(|_| !route.is_way())))
     });
     judge.unique(patterns);
 }
 
 fn whole_route(route: &Route, path: impl Fn(&str) -> String, judge: &mut Judge<'_>) {
+    let ends = [("fail", route.fail.as_deref()), ("retry", route.retry.as_deref())];
+    for (key, text) in ends {
+        let class = if key == "fail" { '5' } else { '4' };
+        let sound = |text: &str| {
+            text.starts_with(class)
+                && text.chars().all(|c| (' '..='~').contains(&c))
+                && EnhancedStatus::split(text).is_some()
+        };
+        if text.is_some_and(|text| !sound(text)) {
+            let right = match key {
+                "fail" => "a status and a text such as \"5.7.1 not here\" are expected",
+                _ => "a status and a text such as \"4.3.0 later\" are expected",
+            };
+            judge.refuse(path(key), right);
+        }
+    }
+    let ways = [!route.next_hop.is_empty(), route.fail.is_some(), route.retry.is_some(), route.discard];
+    match ways.iter().filter(|is_so| **is_so).count() {
+        0 => judge.refuse(path("next_hop"), "at least one host is needed"),
+        1 => {}
+        _ => judge.refuse(path("next_hop"), "one of `next_hop`, `fail`, `retry` and `discard` is expected"),
+    }
     if route.next_hop.is_empty() {
-        judge.refuse(path("next_hop"), "at least one host is needed");
+        let of_hosts = [
+            ("fallback", !route.fallback.is_empty()),
+            ("port", route.port.is_some()),
+            ("username", route.username.is_some()),
+            ("ca_file", route.ca_file.is_some()),
+            ("source", route.source.is_some()),
+        ];
+        for (key, _) in of_hosts.iter().filter(|(_, stands)| *stands) {
+            judge.refuse(path(key), "it goes with `next_hop`");
+        }
+    }
+    if route.next_hop.iter().any(super::NextHop::is_usual) {
+        if route.next_hop.len() > 1 {
+            judge.refuse(path("next_hop"), "\"mx:\", where DNS says, stands alone; other hosts are its `fallback`");
+        }
+        let of_host = [("port", route.port.is_some()), ("username", route.username.is_some())];
+        for (key, _) in of_host.iter().filter(|(_, stands)| *stands) {
+            judge.refuse(path(key), "it goes with a host, and not with \"mx:\", where DNS says");
+        }
+        for (key, _) in route.says().iter().filter(|(key, value)| value.is_some() && *key != Key::Tls) {
+            judge.refuse(path(key.name()), "the limits of MX hosts stand in [[site]] and [[recipient_domain]]");
+        }
+        mx_tls(path("tls"), route.tls, judge);
+    }
+    if route.fallback.iter().any(super::NextHop::is_usual) {
+        judge.refuse(path("fallback"), "a name is expected after \"mx:\"");
     }
     if let Some(port) = route.port {
         judge.range(path("port"), port, 1..=u16::MAX);
@@ -467,11 +542,44 @@ fn whole_route(route: &Route, path: impl Fn(&str) -> String, judge: &mut Judge<'
     }
     let in_clear = matches!(route.tls, Some(TlsPolicy::None | TlsPolicy::Opportunistic));
     let local = |host: &str| host.parse().is_ok_and(|address: IpAddr| address.is_loopback()) || host == "localhost";
-    if route.username.is_some() && in_clear && !route.next_hop.iter().all(|hop| local(&hop.host)) {
+    let mut hops = route.next_hop.iter().chain(&route.fallback);
+    if route.username.is_some() && in_clear && !hops.all(|hop| local(&hop.host) && !hop.mx) {
         judge.refuse(
             path("tls"),
             "a password needs \"require\", \"verify\" or \"implicit\"; without the line, \"verify\"",
         );
+    }
+}
+
+/// What is local, and what is rewritten.
+fn addresses(config: &Config, judge: &mut Judge<'_>) {
+    let delimiter = &config.local.recipient_delimiter;
+    let sound = |c: char| c.is_ascii_punctuation() && !"@\"\\<>(),:;[]".contains(c);
+    if delimiter.len() > DELIMITERS_MAX || !delimiter.chars().all(sound) {
+        judge.refuse("local.recipient_delimiter", "up to four characters such as \"+\" or \"+-\" are expected");
+    }
+    let is_here = |domain: &Domain| {
+        *domain == config.hostname || domain.as_str() == "localhost" || config.local.domains.contains(domain)
+    };
+    if let Unknown::Forward(address) = &config.local.unknown
+        && is_here(address.domain())
+    {
+        judge.refuse("local.unknown", "an address elsewhere is expected: this one is local itself");
+    }
+    let rewrite = &config.rewrite;
+    for (index, text) in rewrite.masquerade_domains.iter().enumerate() {
+        if text.trim_start_matches('!').parse::<Domain>().is_err() {
+            let right = "a domain such as \"example.com\", or \"!host.example.com\" to leave it alone, is expected";
+            judge.refuse(format!("rewrite.masquerade_domains[{index}]"), right);
+        }
+    }
+    for key in ["header_checks", "smtp_header_checks"] {
+        let tables = rewrite.lists().into_iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, tables)| tables);
+        for (index, table) in tables.iter().enumerate() {
+            if !matches!(table.kind, TableKind::Regexp | TableKind::Pcre) {
+                judge.refuse(format!("rewrite.{key}[{index}]"), "a table of patterns is expected, regexp: or pcre:");
+            }
+        }
     }
 }
 
@@ -688,6 +796,13 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "the streams \"{transactional}\" (transactional) and \"{marketing}\" (marketing) share the source \"{source}\": \
              a complaint about a newsletter can hold back a login code"
         ));
+    }
+    let everywhere = |route: &Route| route.recipient_domain == RecipientPattern::Any;
+    if config.sending_domains.is_empty() && !config.routes.iter().any(everywhere) {
+        warnings.push(
+            "there is no [[sending_domain]]: nothing is signed by DKIM, and Gmail and Yahoo refuse unsigned mail"
+                .to_owned(),
+        );
     }
     if config.postmaster.is_none() {
         warnings.push("there is no postmaster: alarms go to the log alone".to_owned());

@@ -178,7 +178,7 @@ impl Caller {
         let tcp = dial(&plan.source, target.address, within(self.settings.connect_timeout)).await?;
         let peer = Peer { host: target.host.clone(), place: target.address, encrypted: false };
         let mut session = match plan.tls {
-            TlsPolicy::Implicit => self.encrypt(tcp, peer, Proof::Name).await?,
+            TlsPolicy::Implicit => self.encrypt(tcp, peer, Proof::Name, self.trusted(plan)).await?,
             TlsPolicy::Opportunistic | TlsPolicy::Require | TlsPolicy::Verify | TlsPolicy::None => {
                 Session::new(Stream::Plain(tcp), peer)
             }
@@ -273,17 +273,28 @@ impl Caller {
                 return Err(Failed::local(Stage::Tls, EnhancedStatus::new(4, 3, 5), "TLS within TLS"));
             }
         };
-        let mut session = self.encrypt(tcp, peer, proof).await?;
+        let mut session = self.encrypt(tcp, peer, proof, self.trusted(plan)).await?;
         // RFC 3207 §4.2: what was offered in clear is forgotten.
         self.hello(&mut session, &plan.source, deadline).await?;
         Ok(session)
     }
 
+    /// Whose certificates count at these hosts.
+    fn trusted<'a>(&'a self, plan: &'a Plan) -> &'a Client {
+        plan.trust.as_ref().map_or(&self.tls, |trust| &trust.client)
+    }
+
     /// The handshake.
-    async fn encrypt(&self, tcp: TcpStream, peer: Peer, proof: Proof) -> Result<Session<Stream>, Failed> {
+    async fn encrypt(
+        &self,
+        tcp: TcpStream,
+        peer: Peer,
+        proof: Proof,
+        trusted: &Client,
+    ) -> Result<Session<Stream>, Failed> {
         let client = SmtpClient { stream: tcp, timeout: self.settings.tls_timeout };
         let peer = Peer { encrypted: true, ..peer };
-        match client.into_tls(self.tls.connector(proof), &peer.host).await {
+        match client.into_tls(trusted.connector(proof), &peer.host).await {
             Ok(client) => Ok(Session::new(Stream::Tls(Box::new(client.stream)), peer)),
             Err(error) => {
                 let text = format!("the TLS handshake failed: {error}");

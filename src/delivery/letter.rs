@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::mail::{Envelope, ReturnPath};
-use crate::message;
+use crate::mail::{Domain, Envelope, ReturnPath, ReversePath};
+use crate::message::{self, HeaderLimits};
 use crate::queue::Lease;
+use crate::rewrite::Trouble;
 use crate::signer::{Form, SignError, Signer, Unsigned};
 use crate::smtp::dialog::{self, Capabilities, Unsendable};
 use crate::spool::ReadError;
@@ -18,6 +19,8 @@ use super::transact::Content;
 pub(super) enum Unsent {
     /// The spool cannot give the body.
     Unreadable(ReadError),
+    /// The tables for what goes out cannot say now what is to be written.
+    Undecided(Trouble),
     /// It cannot be signed, and unsigned it would harm the domain.
     Unsigned(SignError),
     /// This peer cannot take it.
@@ -28,20 +31,20 @@ pub(super) enum Unsent {
 /// (RFC 6152 §3), and signed as it goes out.
 pub(super) async fn compose(
     tools: &Tools,
-    lease: &Lease,
+    (lease, envelope): (&Lease, &Envelope),
     offered: &Capabilities,
     whose: ReturnPath,
     now: Timestamp,
 ) -> Result<Content, Unsent> {
-    let envelope = lease.envelope();
     let body = tools.queue.body(lease).await.map_err(Unsent::Unreadable)?;
-    let content = signed(&tools.signer, envelope, body, Form::AsAccepted, now)?;
+    let (body, variant) = outgoing(tools, envelope, body)?;
+    let content = signed(&tools.signer, (envelope, variant), body, Form::AsAccepted, now)?;
     match dialog::check(offered, needs(envelope, &content, whose)) {
         Ok(()) => Ok(content),
         Err(Unsendable::Needs8BitMime) if !envelope.body.foreign_signature => {
             let converted = message::downgrade_8bit(&content.body);
             let body = converted.map_err(|_| Unsent::Refused(Unsendable::Needs8BitMime))?.into();
-            let content = signed(&tools.signer, envelope, body, Form::SevenBit, now)?;
+            let content = signed(&tools.signer, (envelope, variant), body, Form::SevenBit, now)?;
             dialog::check(offered, needs(envelope, &content, whose)).map_err(Unsent::Refused)?;
             Ok(content)
         }
@@ -49,19 +52,68 @@ pub(super) async fn compose(
     }
 }
 
-fn signed(signer: &Signer, envelope: &Envelope, body: Bytes, form: Form, now: Timestamp) -> Result<Content, Unsent> {
+/// The envelope as the tables for what goes out have it.
+pub(super) fn envelope_out(tools: &Tools, envelope: &Envelope) -> Result<Option<Envelope>, Trouble> {
+    let outgoing = tools.door.outgoing();
+    if outgoing.generic.is_empty() {
+        return Ok(None);
+    }
+    let mut new = envelope.clone();
+    if let ReversePath::Address(address) = &envelope.reverse_path {
+        new.reverse_path = ReversePath::Address(outgoing.address(address)?);
+    }
+    for recipient in &mut new.recipients {
+        recipient.address = outgoing.address(&recipient.address)?;
+    }
+    Ok(Some(new))
+}
+
+/// The message as the tables for what goes out have it, and what tells its header from that which was accepted. A message
+/// under somebody else's signature is changed too: the operator's tables say so.
+fn outgoing(tools: &Tools, envelope: &Envelope, body: Bytes) -> Result<(Bytes, u64), Unsent> {
+    let outgoing = tools.door.outgoing();
+    if outgoing.is_none() {
+        return Ok((body, 0));
+    }
+    let end = header_length(&body);
+    let (new, notes) = outgoing.header(&body[..end]).map_err(Unsent::Undecided)?;
+    for note in notes {
+        tracing::info!(queue_id = %envelope.id, field = note.field, "header check on the way out: {}: {}", note.what, note.text);
+    }
+    let Some(header) = new else { return Ok((body, 0)) };
+    let variant = header.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
+        // FNV-1a: it must tell two headers of one message apart, and nobody gains by making them one.
+        (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Ok(([&header[..], &body[end..]].concat().into(), variant.max(1)))
+}
+
+fn signed(
+    signer: &Signer,
+    (envelope, variant): (&Envelope, u64),
+    body: Bytes,
+    form: Form,
+    now: Timestamp,
+) -> Result<Content, Unsent> {
     let added = &envelope.added_headers;
     let (eight_bit, header_bytes) = match form {
         Form::AsAccepted => {
-            (envelope.body.eight_bit || envelope.body.utf8_headers, envelope.body.header_bytes as usize)
+            let header_bytes = if variant == 0 { envelope.body.header_bytes as usize } else { header_length(&body) };
+            (envelope.body.eight_bit || envelope.body.utf8_headers, header_bytes)
         }
         Form::SevenBit => (false, header_length(&body)),
     };
-    let signature = match &envelope.author_domain {
+    // Whose key signs, the header that goes out says.
+    let author_domain = match variant {
+        0 => envelope.author_domain.clone(),
+        _ => author_of(&body[..header_bytes.min(body.len())]).or_else(|| envelope.author_domain.clone()),
+    };
+    let signature = match &author_domain {
         Some(author_domain) => {
             let unsigned = Unsigned {
                 submission: envelope.submission,
                 form,
+                variant,
                 author_domain,
                 added_headers: added,
                 message: &body,
@@ -77,6 +129,12 @@ fn signed(signer: &Signer, envelope: &Envelope, body: Bytes, form: Form, now: Ti
         (false, false) => [signature, added.clone()].concat().into(),
     };
     Ok(Content { head, body, eight_bit })
+}
+
+fn author_of(header: &[u8]) -> Option<Domain> {
+    let header = message::scan(header, HeaderLimits::NONE).ok()?;
+    let field = header.of(message::Kind::From).next()?;
+    message::mailboxes(field.value).ok()?.last().map(|author| author.domain().clone())
 }
 
 /// Up to and with the empty line, or all.

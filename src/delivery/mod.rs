@@ -5,6 +5,7 @@
 //! changes mail otherwise, and never decides what goes next.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::mail::{Cause, Domain, Outcome, QueueId, ReturnPath};
 use crate::queue::Queue;
 use crate::signer::Signer;
 use crate::time::Timestamp;
+use crate::tls::client::Client;
 
 pub use crate::classify::{Feedback, Signal};
 pub use crate::dns::Host;
@@ -91,6 +93,29 @@ pub struct Source {
     pub ehlo: Arc<str>,
 }
 
+/// Certificates that are believed at some hosts.
+#[derive(Clone)]
+pub struct Trust {
+    /// The file that they stand in: what tells two of these apart.
+    pub file: Arc<str>,
+    /// TLS with them.
+    pub client: Client,
+}
+
+impl PartialEq for Trust {
+    fn eq(&self, other: &Trust) -> bool {
+        self.file == other.file
+    }
+}
+
+impl Eq for Trust {}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Trust").field(&self.file).finish()
+    }
+}
+
 /// Everything a connection needs to be made.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -104,6 +129,8 @@ pub struct Plan {
     pub tls: TlsPolicy,
     /// User and password for a smarthost.
     pub login: Option<(Arc<str>, Arc<str>)>,
+    /// Whose certificates are believed; `None`: as everywhere.
+    pub trust: Option<Trust>,
     /// Whose return path it takes.
     pub return_path: ReturnPath,
     /// Loopback and private peers may be connected to.
@@ -116,6 +143,13 @@ pub struct Plan {
     pub provider: Arc<str>,
     /// The recipient domain for which it is first made (for logs).
     pub domain: Domain,
+}
+
+impl Plan {
+    /// The port of one of its hosts.
+    fn port_of(&self, name: &str) -> u16 {
+        self.hosts.iter().find(|host| &*host.name == name).map_or(0, |host| host.port)
+    }
 }
 
 /// What the scheduler tells a connection.
@@ -252,7 +286,7 @@ pub async fn run(
         Some(Err(NotMade::Crowded(place, outcome))) => line.tell(Event::Crowded { place, outcome }).await,
         Some(Err(NotMade::Refused(outcome))) => {
             past.refused = outcome.cause.to_string();
-            events.not_connected(&plan.site, &plan.source.name, &outcome);
+            events.not_connected(&plan.site, &plan.source.name, &outcome, plan.port_of(&outcome.host));
             connect::alarm_if_ours(&tools, &plan, &outcome);
             line.tell(refused(outcome, &plan, &tools)).await;
         }

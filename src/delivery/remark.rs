@@ -151,6 +151,7 @@ mod tests {
             hosts: Arc::new([]),
             tls: TlsPolicy::None,
             login: None,
+            trust: None,
             return_path: crate::mail::ReturnPath::Ours,
             allow_private: false,
             slots: SlotLimits::default(),

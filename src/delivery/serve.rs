@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use crate::accept::{Blocked, Via};
 use crate::alarm;
+use crate::events::Made;
 use crate::mail::{EnhancedStatus, QueueId};
 use crate::queue::{Lease, Settling};
 use crate::smtp::dialog::Letter;
@@ -51,8 +53,8 @@ impl Line {
 enum Done {
     /// Nothing was written about the envelope.
     Told(Event, Option<Farewell>),
-    /// To be concluded.
-    Attempted(Lease, Found),
+    /// To be concluded, and how long the transaction took.
+    Attempted(Lease, Found, Duration),
     /// The same, without a word to the peer.
     Stopped(Lease, Found),
     /// Recipients got into the suppression list since it was accepted: nothing was said to the peer.
@@ -84,7 +86,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
             Some(Order::Send { id, recipients_max }) => (id, usize::from(recipients_max)),
             Some(Order::Close) | None => break Farewell::Quit,
         };
-        let (lease, found, event) =
+        let (lease, found, event, took) =
             match attempt(plan, session, (id, recipients_max), line, tools, unwritten.as_mut()).await {
                 Done::Told(event, farewell) => {
                     line.tell(event).await;
@@ -93,13 +95,13 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                         None => continue,
                     }
                 }
-                Done::Attempted(lease, mut found) => {
+                Done::Attempted(lease, mut found, took) => {
                     let now = tools.caller.clock().now();
                     remark::pass_on(&found.remarks, plan, lease.envelope(), tools, now).await;
                     tools.door.events().attempted(&plan.site, &plan.source.name, &found.attempt);
                     let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
                     let (signal, words) = (found.signal, found.words.take());
-                    (lease, found, Event::Settled { id, due, signal, words })
+                    (lease, found, Event::Settled { id, due, signal, words }, took)
                 }
                 Done::Suppressed(lease, blocked) => {
                     let now = tools.caller.clock().now();
@@ -114,12 +116,13 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                 Done::Stopped(lease, found) => {
                     let now = tools.caller.clock().now();
                     let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
-                    (lease, found, Event::Postponed { id, due })
+                    (lease, found, Event::Postponed { id, due }, Duration::ZERO)
                 }
             };
         finish(unwritten.as_mut()).await;
         let now = tools.caller.clock().now();
-        let via = Via { source: &plan.source.name, site: &plan.site, provider: &plan.provider };
+        let made = Made { port: session.peer.place.port(), took };
+        let via = Via { source: &plan.source.name, site: &plan.site, provider: &plan.provider, made };
         let settling = tools.door.conclude_with(lease, found.attempt, found.reports, via, now).await;
         unwritten.set(Some(line.settled(settling, event)));
         if !found.reusable {
@@ -180,8 +183,22 @@ where
         return Done::Stopped(lease, found);
     }
     let whose = plan.return_path;
-    let content = match letter::compose(tools, &lease, &session.offered, whose, tools.caller.clock().now()).await {
-        Ok(content) => content,
+    let rewritten = letter::envelope_out(tools, &envelope).map(|new| new.map_or_else(|| envelope.clone(), Arc::new));
+    let composed = match rewritten {
+        Ok(envelope) => {
+            let (offered, now) = (&session.offered, tools.caller.clock().now());
+            letter::compose(tools, (&lease, &envelope), offered, whose, now).await.map(|content| (envelope, content))
+        }
+        Err(trouble) => Err(letter::Unsent::Undecided(trouble)),
+    };
+    let (envelope, content) = match composed {
+        Ok(composed) => composed,
+        Err(letter::Unsent::Undecided(trouble)) => {
+            tracing::error!(queue_id = %id, %trouble, "the tables of [rewrite] give no answer; it is tried again later");
+            let status = EnhancedStatus::new(4, 3, 0);
+            let found = circumstances(plan, session, &lease, tools).unsent(&round.places, status, &trouble.to_string());
+            return Done::Attempted(lease, found, Duration::ZERO);
+        }
         Err(letter::Unsent::Unreadable(error)) => {
             tracing::warn!(queue_id = %id, %error, "a body could not be read; its envelope waits for an operator");
             alarm_if_damaged(tools, id, &error);
@@ -191,7 +208,7 @@ where
             tracing::error!(queue_id = %id, %error, "a message could not be signed; it is tried again later");
             let status = EnhancedStatus::new(4, 7, 0);
             let found = circumstances(plan, session, &lease, tools).unsent(&round.places, status, &error.to_string());
-            return Done::Attempted(lease, found);
+            return Done::Attempted(lease, found, Duration::ZERO);
         }
         Err(letter::Unsent::Refused(unsendable)) => {
             let found = circumstances(plan, session, &lease, tools).unsent(
@@ -199,7 +216,7 @@ where
                 unsendable.status(),
                 &unsendable.to_string(),
             );
-            return Done::Attempted(lease, found);
+            return Done::Attempted(lease, found, Duration::ZERO);
         }
     };
     let needs = needs(&envelope, &content, whose);
@@ -220,7 +237,8 @@ where
     let dot = || lease.final_dot_sent();
     let began = Instant::now();
     let exchange = session.transact(&letter, &content, settings, mail_written, finish(unwritten), dot).await;
-    tools.door.events().transacted(began.elapsed());
+    let took = began.elapsed();
+    tools.door.events().transacted(took);
     let done_ms = history.steady_ms();
     let found = circumstances(plan, session, &lease, tools).exchanged(&round, exchange, first);
     if is_written {
@@ -229,7 +247,7 @@ where
         sent.tell(history, done_ms, found.as_ref());
     }
     match found {
-        Some(found) => Done::Attempted(lease, found),
+        Some(found) => Done::Attempted(lease, found, took),
         None => Done::Told(Event::Returned(id), Some(Farewell::Gone)),
     }
 }

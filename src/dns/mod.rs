@@ -203,6 +203,11 @@ impl Dns {
         Ok(())
     }
 
+    /// The resolver itself, for a library that asks its own questions.
+    pub fn resolver(&self) -> TokioResolver {
+        self.shared().resolver.clone()
+    }
+
     fn shared(&self) -> Arc<Shared> {
         self.shared.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use crate::mail::Fnv;
 use crate::time::Timestamp;
 
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
@@ -23,7 +24,7 @@ const BUCKET: usize = 8;
 const FIRST: usize = 1 << 16;
 const PLACES_MAX: usize = 1 << 28;
 /// Stands before what is kept, with the number of its shape.
-const MAGIC: &[u8; 8] = b"PRDELIV2";
+const MAGIC: &[u8; 8] = b"PRDELIV3";
 /// Weeks are counted modulo this.
 const WEEK_MASK: u8 = 0x7f;
 /// In the octet of a mark's week: it was marked more than once.
@@ -36,13 +37,12 @@ pub struct Seed(pub u64);
 impl Seed {
     /// An address as the table knows it; the same for upper and lower case.
     pub fn hash(self, address: &str) -> u64 {
-        // FNV-1a, then the finish of splitmix64. Whoever made addresses collide would gain a day for them.
-        let start = 0xcbf2_9ce4_8422_2325 ^ self.0;
-        let step = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        let mut sum = match address.is_ascii() {
-            true => address.bytes().map(|byte| byte.to_ascii_lowercase()).fold(start, step),
-            false => address.to_lowercase().bytes().fold(start, step),
+        // Finished as splitmix64 is. Whoever made addresses collide would gain a day for them.
+        let hash = match address.is_ascii() {
+            true => address.bytes().fold(Fnv::new(self.0), |hash, octet| hash.octet(octet.to_ascii_lowercase())),
+            false => Fnv::new(self.0).octets(address.to_lowercase().as_bytes()),
         };
+        let mut sum = hash.end();
         for (shift, factor) in [(30, 0xbf58_476d_1ce4_e5b9), (27, 0x94d0_49bb_1331_11eb)] {
             sum = (sum ^ (sum >> shift)).wrapping_mul(factor);
         }
@@ -203,10 +203,10 @@ impl Delivered {
     ///
     /// ```text
     ///   0        8             16             17
-    ///   | magic  | seed u64 LE | layers u8    | each layer: prints u16 LE, weeks u8 | checksum u64 LE |
+    ///   | magic  | seed u64 LE | layers u8    | each layer: prints u16 LE, weeks u8 | crc32 u32 LE |
     /// ```
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(25 + 3 * self.places());
+        let mut out = Vec::with_capacity(21 + 3 * self.places());
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&self.seed.0.to_le_bytes());
         out.push(self.layers.len() as u8);
@@ -214,16 +214,16 @@ impl Delivered {
             layer.prints.iter().for_each(|print| out.extend_from_slice(&print.to_le_bytes()));
             out.extend_from_slice(&layer.weeks);
         }
-        let sum = checksum(&out);
+        let sum = crc32fast::hash(&out);
         out.extend_from_slice(&sum.to_le_bytes());
         out
     }
 
     /// Reads what [`Delivered::encode`] wrote. `None` for anything else: then nothing is known of any address.
     pub fn decode(bytes: &[u8], addresses_max: usize) -> Option<Delivered> {
-        let (body, sum) = bytes.split_last_chunk::<8>()?;
+        let (body, sum) = bytes.split_last_chunk::<4>()?;
         let rest = body.strip_prefix(MAGIC)?;
-        if checksum(body) != u64::from_le_bytes(*sum) {
+        if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
             return None;
         }
         let (seed, rest) = rest.split_first_chunk::<8>()?;
@@ -270,11 +270,4 @@ impl std::fmt::Debug for Delivered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Delivered").field("places", &self.places()).finish_non_exhaustive()
     }
-}
-
-/// FNV-1a over words of eight octets: it finds damage, not malice.
-fn checksum(bytes: &[u8]) -> u64 {
-    let step = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
-    let words = bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)));
-    words.fold(0xcbf2_9ce4_8422_2325, step)
 }

@@ -177,12 +177,17 @@ fn no_mailbox(known: Option<Known>, means: Means, circumstances: Circumstances, 
     };
     let counted = known.filter(|known| known.pending && known.is_alive(now) && known.means != Means::Storm);
     let hits = known.map_or(0, |known| known.hits);
+    // Who was found dead before, and took nothing since, says it a second time: a success would have dropped what the list
+    // knows. Not so at a site that takes all mail first and reports later: there it must be said twice again.
+    let is_second = hits > 0 && known.is_some_and(|known| known.means != Means::Report);
     match counted {
-        // Who was found dead before, and took nothing since, said it a second time.
-        _ if !circumstances.delivered_lately || hits > 0 => believe(known, hits, means, now),
+        _ if !circumstances.delivered_lately || is_second => believe(known, hits, means, now),
         Some(first) if first.is_older(APART, now) => believe(known, hits, first.means.max(means), now),
         Some(first) => Known { expires_at: later(first.expires_at, until), ..first },
-        None => Known { first_at: now, last_at: now, expires_at: until, hits, pending: true, means },
+        None => {
+            let means = known.filter(|known| known.hits > 0).map_or(means, |known| known.means.max(means));
+            Known { first_at: now, last_at: now, expires_at: until, hits, pending: true, means }
+        }
     }
 }
 

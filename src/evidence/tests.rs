@@ -87,6 +87,30 @@ fn an_address_that_was_delivered_to_lately_needs_a_second_reply_a_day_later() {
 }
 
 #[test]
+fn a_rung_climbed_before_stands_for_a_second_reply_only_where_a_success_would_have_dropped_it() {
+    check(
+        "replies: it took nothing since it was blocked",
+        "0    none lately = pending 0
+         1    none lately = blocks 30 1
+         40   none lately = blocks 90 2",
+    );
+    check(
+        "reports: what it took since says nothing, so it must be said twice, and the rung is the next one",
+        "0    none lately report = pending 0
+         1    none lately report = blocks 30 1
+         40   none lately report = pending 1
+         40.5 none lately report = pending 1
+         40.6 none lately = pending 1
+         41   none lately report = blocks 90 2",
+    );
+    check(
+        "reports of one that nothing was delivered to but what they are about",
+        "0    none report = blocks 30 1
+         40   none report = blocks 90 2",
+    );
+}
+
+#[test]
 fn a_storm_proves_nothing_of_an_address_and_unblocks_none() {
     check(
         "first seen in a storm",

@@ -258,7 +258,12 @@ impl Audit {
                 }
             }
             Fact::Attempt(it) => self.attempt(it, line),
-            Fact::Accepted(_) | Fact::Outcome(_) | Fact::Decided(_) | Fact::Reported(_) | Fact::CameBack(_) => {}
+            Fact::Accepted(_)
+            | Fact::Outcome(_)
+            | Fact::Decided(_)
+            | Fact::Reported(_)
+            | Fact::CameBack(_)
+            | Fact::Authenticated(_) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The numbers are part of the files: a change of this module makes every index on the disk worthless.
 
-use crate::mail::QueueId;
+use crate::mail::{Fnv, QueueId};
 
 /// What is looked for, as a number of 64 bits; an index keeps 32 of them, mixed with a number of its file's own, so that
 /// nobody who chooses addresses can make them meet in an index.
@@ -12,23 +12,22 @@ pub struct Key(u64);
 impl Key {
     /// Of an envelope, or of a submission.
     pub fn of_id(id: QueueId) -> Key {
-        let mut hash = Hash::of_kind(b'i');
-        hash.write(&id.as_u64().to_le_bytes());
-        hash.end()
+        of(b'i', &id.as_u64().to_le_bytes())
     }
 
     /// Of a recipient, in whatever case: a person who asks for `Ann@x` means `ann@X` too.
     pub fn of_address(address: &str) -> Key {
-        let mut hash = Hash::of_kind(b'a');
-        hash.write(folded(address).as_bytes());
-        hash.end()
+        of(b'a', folded(address).as_bytes())
     }
 
     /// Of a Message-ID, without its angle brackets.
     pub fn of_message_id(id: &str) -> Key {
-        let mut hash = Hash::of_kind(b'm');
-        hash.write(id.as_bytes());
-        hash.end()
+        of(b'm', id.as_bytes())
+    }
+
+    /// Of everything that came in to our return paths and unsubscribe addresses.
+    pub fn of_reports() -> Key {
+        of(b'r', b"")
     }
 
     /// What the index of a file with this marker keeps of it.
@@ -42,25 +41,8 @@ pub fn folded(address: &str) -> String {
     address.chars().flat_map(char::to_lowercase).collect()
 }
 
-/// FNV-1a, whose low bits are good, finished so that the high ones are.
-struct Hash(u64);
-
-impl Hash {
-    fn of_kind(kind: u8) -> Hash {
-        let mut hash = Hash(0xcbf2_9ce4_8422_2325);
-        hash.write(&[kind]);
-        hash
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn end(self) -> Key {
-        Key(mixed(self.0))
-    }
+fn of(kind: u8, octets: &[u8]) -> Key {
+    Key(mixed(Fnv::new(0).octet(kind).octets(octets).end()))
 }
 
 /// The finalizer of MurmurHash3.

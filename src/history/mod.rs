@@ -14,6 +14,7 @@ mod day;
 pub mod exercise;
 mod index;
 mod key;
+mod report;
 mod row;
 mod search;
 #[cfg(test)]
@@ -30,9 +31,10 @@ use serde::Serialize;
 use tracing::{error, warn};
 
 pub use audit::{Audit, Certificate, Holder, Unit, Use, Violation, windows_text};
+pub use report::{REPORTS_MAX, Report, ReportQuestion, Reports, reports};
 pub use row::{
-    Accepted, Attempt, CameBack, Closed, Connected, Decided, Dialed, Fact, Limits, Lost, Outcome, Reported, Row,
-    Started,
+    Accepted, Attempt, Authenticated, CameBack, Closed, Connected, Decided, Dialed, Fact, Limits, Lost, Outcome,
+    Reported, Row, Started,
 };
 pub use search::{Answer, ENVELOPES_MAX, Question, ROWS_MAX, trace};
 

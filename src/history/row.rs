@@ -36,8 +36,10 @@ pub enum Fact {
     Decided(Decided),
     /// The sender was told of an envelope's fate.
     Reported(Reported),
-    /// A bounce, a complaint or an unsubscribe mail came in.
+    /// A bounce, a complaint or an unsubscribe mail came in: what it did for one recipient.
     CameBack(CameBack),
+    /// What SPF and DKIM say of one that came in.
+    Authenticated(Authenticated),
     /// A transaction with a peer is over.
     Attempt(Attempt),
     /// A connection to a peer is being made: it counts from here.
@@ -162,9 +164,12 @@ pub struct Reported {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CameBack {
-    /// The envelope that it is about.
-    #[serde(with = "id")]
+    /// The envelope that it is about; 0: none that we know.
+    #[serde(with = "id", skip_serializing_if = "is_none")]
     pub queue_id: QueueId,
+    /// The report's own number, by which `report show` finds it. One for all its recipients.
+    #[serde(with = "id")]
+    pub report: QueueId,
     /// The recipient that it is about: the envelope's own. Empty: it does not say.
     pub recipient: String,
     /// bounce, complaint, auto-reply, unsubscribe, other.
@@ -178,11 +183,37 @@ pub struct CameBack {
     /// The words that it quotes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub text: String,
-    /// What it did: suppressed, pending, known, nothing.
+    /// What it did: suppressed, pending, known, nothing, unknown.
     pub effect: String,
+    /// Why that, in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    /// valid, quoted (by a complaint that came elsewhere), unknown (of a message that the history does not know), none.
+    pub token: String,
+    /// Its envelope sender; empty: none.
+    pub from: String,
+    /// To whom it was sent on; empty: to nobody.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sent_on_to: String,
+    /// By which envelope.
+    #[serde(with = "id", skip_serializing_if = "is_none")]
+    pub sent_on_as: QueueId,
     /// Who brought it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub client: String,
+}
+
+/// See [`Fact::Authenticated`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Authenticated {
+    /// The report: see [`CameBack`].
+    #[serde(with = "id")]
+    pub report: QueueId,
+    /// The result's word (RFC 8601 §2.7.2) and whose record it is: `pass mail.example`.
+    pub spf: String,
+    /// Of each signature the result's word (RFC 8601 §2.7.1), domain and selector; `none`.
+    pub dkim: String,
 }
 
 /// See [`Fact::Attempt`]. Its times are by a clock that nobody sets, and what limits are counted by.
@@ -322,6 +353,7 @@ impl Fact {
             Fact::Closed(_) => 10,
             Fact::Limits(_) => 11,
             Fact::CameBack(_) => 12,
+            Fact::Authenticated(_) => 13,
         }
     }
 
@@ -340,6 +372,7 @@ impl Fact {
             10 => Fact::Closed(Closed::default()),
             11 => Fact::Limits(Limits::default()),
             12 => Fact::CameBack(CameBack::default()),
+            13 => Fact::Authenticated(Authenticated::default()),
             _ => return None,
         })
     }
@@ -387,12 +420,22 @@ impl Fact {
             }
             Fact::CameBack(it) => {
                 to.id(&mut it.queue_id)?;
+                to.id(&mut it.report)?;
+                to.id(&mut it.sent_on_as)?;
                 to.text(&mut it.recipient)?;
                 for word in [&mut it.kind, &mut it.class, &mut it.status, &mut it.text, &mut it.effect, &mut it.client]
                 {
                     to.word(word)?;
                 }
+                for word in [&mut it.why, &mut it.token, &mut it.from, &mut it.sent_on_to] {
+                    to.word(word)?;
+                }
                 Some(())
+            }
+            Fact::Authenticated(it) => {
+                to.id(&mut it.report)?;
+                to.word(&mut it.spf)?;
+                to.word(&mut it.dkim)
             }
             Fact::Attempt(it) => {
                 to.id(&mut it.queue_id)?;
@@ -455,8 +498,14 @@ impl Fact {
                 found(Key::of_id(it.queue_id));
                 found(Key::of_address(&it.recipient));
             }
+            Fact::Authenticated(it) => {
+                found(Key::of_id(it.report));
+                found(Key::of_reports());
+            }
             Fact::CameBack(it) => {
                 found(Key::of_id(it.queue_id));
+                found(Key::of_id(it.report));
+                found(Key::of_reports());
                 if !it.recipient.is_empty() {
                     found(Key::of_address(&it.recipient));
                 }
@@ -484,9 +533,10 @@ impl Fact {
             | Fact::Outcome(Outcome { queue_id, .. })
             | Fact::Decided(Decided { queue_id, .. })
             | Fact::Reported(Reported { queue_id, .. })
-            | Fact::CameBack(CameBack { queue_id, .. })
             | Fact::Attempt(Attempt { queue_id, .. }) => Some(*queue_id),
+            Fact::CameBack(CameBack { queue_id, .. }) => Some(*queue_id).filter(|id| !is_none(id)),
             Fact::Started(_)
+            | Fact::Authenticated(_)
             | Fact::Lost(_)
             | Fact::Dialed(_)
             | Fact::Connected(_)
@@ -506,6 +556,7 @@ impl Fact {
             | Fact::Decided(_)
             | Fact::Reported(_)
             | Fact::Attempt(_)
+            | Fact::Authenticated(_)
             | Fact::Dialed(_)
             | Fact::Connected(_)
             | Fact::Closed(_)
@@ -523,7 +574,12 @@ impl Fact {
             | Fact::Connected(_)
             | Fact::Closed(_)
             | Fact::Limits(_) => true,
-            Fact::Accepted(_) | Fact::Outcome(_) | Fact::Decided(_) | Fact::Reported(_) | Fact::CameBack(_) => false,
+            Fact::Accepted(_)
+            | Fact::Outcome(_)
+            | Fact::Decided(_)
+            | Fact::Reported(_)
+            | Fact::CameBack(_)
+            | Fact::Authenticated(_) => false,
         }
     }
 
@@ -539,7 +595,8 @@ impl Fact {
                     || (!it.message_id.is_empty() && it.message_id == asked.text)
             }
             Fact::Outcome(it) => is(it.queue_id) || about(&it.recipient),
-            Fact::CameBack(it) => is(it.queue_id) || about(&it.recipient),
+            Fact::CameBack(it) => is(it.queue_id) || is(it.report) || about(&it.recipient),
+            Fact::Authenticated(it) => is(it.report),
             Fact::Reported(it) => is(it.queue_id) || is(it.report),
             Fact::Decided(_) | Fact::Attempt(_) => self.queue_id().is_some_and(is),
             Fact::Started(_)
@@ -575,6 +632,10 @@ impl Asked {
         }
         keys
     }
+}
+
+fn is_none(id: &QueueId) -> bool {
+    id.as_u64() == 0
 }
 
 fn is_zero(number: &u64) -> bool {

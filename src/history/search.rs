@@ -53,7 +53,7 @@ pub fn trace(directory: &Path, question: &Question) -> io::Result<Answer> {
     let mut rows = Vec::new();
     let mut found = Sought { keys: asked.keys(), question, answer: &mut answer };
     for day in &days {
-        found.look(directory, *day, |row| row.fact.answers(&asked), &mut rows)?;
+        found.look(directory, *day, |row| rows.extend(row.fact.answers(&asked).then_some(row)))?;
     }
     let mut ids: BTreeSet<QueueId> = rows.iter().filter_map(|row| row.fact.queue_id()).collect();
     while ids.len() > ENVELOPES_MAX {
@@ -70,7 +70,7 @@ pub fn trace(directory: &Path, question: &Question) -> io::Result<Answer> {
     let mut rows = Vec::new();
     let mut found = Sought { keys: ids.iter().copied().map(Key::of_id).collect(), question, answer: &mut answer };
     for day in &days {
-        found.look(directory, *day, wanted, &mut rows)?;
+        found.look(directory, *day, |row| rows.extend(wanted(&row).then_some(row)))?;
     }
     rows.sort_by_key(|row| row.at);
     if rows.len() > ROWS_MAX {
@@ -91,7 +91,7 @@ pub(super) fn of_envelope(directory: &Path, id: QueueId, since: Timestamp, until
     let (mut answer, mut rows) = (Answer::default(), Vec::new());
     let mut found = Sought { keys: vec![Key::of_id(id)], question: &question, answer: &mut answer };
     for day in days(directory, &question)? {
-        found.look(directory, day, |row| row.fact.queue_id() == Some(id), &mut rows)?;
+        found.look(directory, day, |row| rows.extend((row.fact.queue_id() == Some(id)).then_some(row)))?;
     }
     rows.sort_by_key(|row| row.at);
     Ok(rows)
@@ -104,7 +104,7 @@ impl Asked {
 }
 
 /// The days that may hold an answer: a row told late stands in the file of the day after.
-fn days(directory: &Path, question: &Question) -> io::Result<Vec<Day>> {
+pub(super) fn days(directory: &Path, question: &Question) -> io::Result<Vec<Day>> {
     let mut days = BTreeSet::new();
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -128,20 +128,15 @@ struct Places {
 }
 
 /// A search under way.
-struct Sought<'a> {
-    keys: Vec<Key>,
-    question: &'a Question,
-    answer: &'a mut Answer,
+pub(super) struct Sought<'a> {
+    pub keys: Vec<Key>,
+    pub question: &'a Question,
+    pub answer: &'a mut Answer,
 }
 
 impl Sought<'_> {
-    fn look(
-        &mut self,
-        directory: &Path,
-        day: Day,
-        wanted: impl Fn(&Row) -> bool,
-        rows: &mut Vec<Row>,
-    ) -> io::Result<()> {
+    /// Shows `see` every row of a day that may be looked for, and others.
+    pub fn look(&mut self, directory: &Path, day: Day, mut see: impl FnMut(Row)) -> io::Result<()> {
         if self.keys.is_empty() {
             return Ok(());
         }
@@ -155,7 +150,7 @@ impl Sought<'_> {
         let Places { offsets, stretches } = self.places(directory, day, marker, end)?;
         let (since, until) = (self.question.since, self.question.until);
         let mut keep = |found: Vec<Row>| {
-            rows.extend(found.into_iter().filter(|row| (since..=until).contains(&row.at) && wanted(row)));
+            found.into_iter().filter(|row| (since..=until).contains(&row.at)).for_each(&mut see);
         };
         let mut at = Scan::new(log.try_clone()?, marker, 0, end);
         for offset in offsets {

@@ -246,10 +246,75 @@ fn event_lines_are_whole_json_objects_with_stable_keys() {
     assert!(lines[3].contains(r#""event":"started","version":"#), "{text}");
 }
 
+fn came_back(report: u64, recipient: &str, effect: &str) -> Fact {
+    Fact::CameBack(CameBack {
+        queue_id: QueueId::from_u64(START_MS << 21 | 1),
+        report: QueueId::from_u64(report),
+        recipient: recipient.into(),
+        kind: "bounce".into(),
+        effect: effect.into(),
+        token: "valid".into(),
+        ..CameBack::default()
+    })
+}
+
+#[test]
+fn reports_are_found_by_number_and_by_what_they_did_the_newest_first_over_days() {
+    let directory = tempfile::tempdir().unwrap();
+    let (history, time) = open(directory.path());
+    for report in 1..=6u64 {
+        // A block goes to the day of its last row.
+        history.flush();
+        time.store(START_MS + report / 3 * DAY_MS, Ordering::Relaxed);
+        history.tell(accepted(report));
+        history.tell(came_back(report, "Ann@x.example", if report == 2 { "known" } else { "suppressed" }));
+        history.tell(came_back(report, "bob@x.example", "nothing"));
+        if report % 2 == 0 {
+            let (spf, dkim) = ("pass x.example".into(), "none".into());
+            history.tell(Fact::Authenticated(Authenticated { report: QueueId::from_u64(report), spf, dkim }));
+        }
+    }
+    history.flush();
+    let all = ReportQuestion {
+        id: None,
+        since: Timestamp::ZERO,
+        until: Timestamp::NEVER,
+        kind: None,
+        effect: None,
+        recipient: None,
+        limit: 100,
+    };
+    let ask = |question: &ReportQuestion| {
+        let found = reports(directory.path(), question).unwrap();
+        let number = |report: &Report| report.id.parse::<QueueId>().unwrap().as_u64();
+        (found.reports.iter().map(number).collect::<Vec<_>>(), found.cut)
+    };
+    assert_eq!(ask(&all), (vec![1, 2, 3, 4, 5, 6], false));
+    assert_eq!(ask(&ReportQuestion { limit: 3, ..all.clone() }), (vec![4, 5, 6], true));
+    assert_eq!(ask(&ReportQuestion { effect: Some("known".into()), ..all.clone() }), (vec![2], false));
+    assert_eq!(
+        ask(&ReportQuestion { recipient: Some("BOB@x.example".into()), limit: 1, ..all.clone() }),
+        (vec![6], true)
+    );
+    assert_eq!(ask(&ReportQuestion { kind: Some("complaint".into()), ..all.clone() }), (vec![], false));
+    let until = Timestamp::from_millis(START_MS + 1);
+    assert_eq!(ask(&ReportQuestion { until, ..all.clone() }), (vec![1, 2], false));
+    let one = ReportQuestion { id: Some(QueueId::from_u64(2)), ..all.clone() };
+    let one = reports(directory.path(), &one).unwrap().reports.remove(0);
+    assert_eq!(
+        (one.recipients.len(), one.spf.as_deref(), one.dkim.as_deref()),
+        (2, Some("pass x.example"), Some("none"))
+    );
+    let ask_unknown = ReportQuestion { id: Some(QueueId::from_u64(77)), ..all };
+    assert_eq!(ask(&ask_unknown), (vec![], false));
+    // A report with no message of ours is about no envelope.
+    assert_eq!(Fact::CameBack(CameBack::default()).queue_id(), None);
+}
+
 fn any_fact() -> impl Strategy<Value = Fact> {
     let text = "[a-zé\u{1F600} ]{0,40}";
     let id = any::<u64>().prop_map(QueueId::from_u64);
-    (1..=11u8, proptest::collection::vec(text, 10), proptest::collection::vec(any::<u64>(), 5), id).prop_map(
+    (1..=13u8, proptest::collection::vec(text, 10), proptest::collection::vec(any::<u64>(), 5), id).prop_map(
         |(kind, texts, numbers, id)| {
             let mut fact = Fact::of_kind(kind).unwrap();
             let mut fill = Fill { texts: texts.into_iter(), numbers: numbers.into_iter(), id };

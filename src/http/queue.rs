@@ -13,6 +13,7 @@ use super::shapes::{Envelope, Listing, OrderAnswer, OrderRequest, OrderResult, S
 use super::{Api, Refused, parse_id};
 use crate::mail::QueueId;
 use crate::queue::{Filter, LISTING_MAX, Order, Ordered};
+use crate::spool::ReadError;
 
 /// Envelopes of a page, unless the request says otherwise.
 const PAGE_ROWS: usize = 100;
@@ -39,6 +40,13 @@ pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Resu
     let id = parse_id(&id)?;
     let listed = api.queue.show(id).await.ok_or_else(|| Refused::unknown(id))?;
     Ok(Json(json!(Envelope::of(&listed))))
+}
+
+/// `GET /v1/queue/{id}/message`: header and body, as they would be sent. For operators, as all of this socket.
+pub(super) async fn message(State(api): State<Api>, Path(id): Path<String>) -> Result<Vec<u8>, Refused> {
+    let id = parse_id(&id)?;
+    let unreadable = |error: ReadError| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("{id}: {error}"));
+    api.queue.message(id).await.map_err(unreadable)?.ok_or_else(|| Refused::unknown(id))
 }
 
 /// `POST /v1/queue/orders/{order}`: carries out an order on the named envelopes, or on a page of the selected ones.

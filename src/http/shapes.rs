@@ -878,6 +878,44 @@ pub struct SuppressionRemoved {
     pub dry_run: bool,
 }
 
+/// What the suppression list holds and takes: the answer of `/v1/suppression/stats`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SuppressionStats {
+    /// Entries.
+    pub entries: u64,
+    /// Addresses that have one or more.
+    pub addresses: u64,
+    /// By cause and state; none that is 0.
+    pub causes: Vec<SuppressionCount>,
+    /// By scope.
+    pub scopes: BTreeMap<String, u64>,
+    /// Files on the disk.
+    pub files: u64,
+    /// Records in them: entries, and what says that one was removed.
+    pub in_files: u64,
+    /// Changes that no file has yet.
+    pub in_memory: u64,
+    /// Octets of the files.
+    pub disk_bytes: u64,
+    /// Octets of memory for filters and indexes.
+    pub memory_bytes: u64,
+    /// Damaged blocks that were come across, and files that could not be read at all.
+    pub damaged: u64,
+    /// Why the last file could not be written.
+    pub failed: Option<String>,
+}
+
+/// Entries of a cause in a state.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SuppressionCount {
+    /// See [`Suppression::cause`].
+    pub cause: String,
+    /// See [`Suppression::state`].
+    pub state: String,
+    /// How many.
+    pub entries: u64,
+}
+
 /// How far an import is.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct SuppressionImport {

@@ -7,17 +7,16 @@ use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::shapes::{
-    Suppression, SuppressionAdd, SuppressionAdded, SuppressionImport, SuppressionImported, SuppressionPage,
-    SuppressionRemove, SuppressionRemoved, SuppressionSelect,
+    Suppression, SuppressionAdd, SuppressionAdded, SuppressionCount, SuppressionImport, SuppressionImported,
+    SuppressionPage, SuppressionRemove, SuppressionRemoved, SuppressionSelect, SuppressionStats,
 };
 use super::{Api, Refused};
 use crate::clock::system_time;
 use crate::mail::Address;
 use crate::suppression::foreign::{self, Row, Terms};
-use crate::suppression::{self as list, Cause, Counts, Entry, Failure, Import, Run, Scope, Suppressions};
+use crate::suppression::{self as list, Cause, Counts, Edit, Entry, Failure, Import, Run, Scope, Suppressions};
 use crate::time::Timestamp;
 
 /// Most entries of a page.
@@ -29,9 +28,9 @@ impl From<Failure> for Refused {
     fn from(failure: Failure) -> Refused {
         let status = match &failure {
             Failure::Full => StatusCode::INSUFFICIENT_STORAGE,
-            Failure::Closed => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Closed | Failure::Overfull { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Busy => StatusCode::CONFLICT,
-            Failure::TooMany { .. } | Failure::Crowded => StatusCode::UNPROCESSABLE_ENTITY,
+            Failure::TooMany { .. } | Failure::Crowded { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Failure::Disk(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Refused(status, failure.to_string())
@@ -128,17 +127,20 @@ pub(super) async fn add(
     let address = address(&request.address)?;
     let cause = request.cause.as_deref().map_or(Ok(Cause::Manual), cause)?;
     let scope = request.scope.as_deref().map_or(Ok(Scope::All), scope)?;
-    let before = list.entries(&address).into_iter().find(|entry| entry.cause == cause && entry.scope == scope);
-    let before = before.filter(Entry::is_readable);
     let mut entry = Entry::new(scope, cause, now);
     entry.expires_at = request.expires_at.as_deref().map(time).transpose()?;
     entry.evidence = request.evidence.unwrap_or_default().into();
-    if let Some(before) = &before {
-        (entry.added_at, entry.hits) = (before.added_at, before.hits.saturating_add(1));
-    }
-    list.put(&address, entry.clone()).await?;
+    let put = list.change(&address, move |there| {
+        let same = |there: &&Entry| there.cause == entry.cause && there.scope == entry.scope;
+        let before = there.iter().find(same).filter(|before| before.is_readable());
+        if let Some(before) = before {
+            (entry.added_at, entry.hits) = (before.added_at, before.hits.saturating_add(1));
+        }
+        (vec![Edit::Put(entry.clone())], (entry, before.is_some()))
+    });
+    let (entry, was_there) = put.await?;
     tracing::info!(recipient = %address, cause = cause.name(), "put into the suppression list by an operator");
-    Ok(Json(SuppressionAdded { entry: Suppression::of(&address, &entry, now), was_there: before.is_some() }))
+    Ok(Json(SuppressionAdded { entry: Suppression::of(&address, &entry, now), was_there }))
 }
 
 /// `POST /v1/suppression/remove`: entries of an address, or all that fit.
@@ -184,27 +186,28 @@ pub(super) async fn remove(
 pub(super) async fn stats(
     State(api): State<Api>,
     select: Result<Query<SuppressionSelect>, QueryRejection>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<SuppressionStats>, Refused> {
     let (list, wanted, now) = (list_of(&api)?, wanted(&query(select)?)?, system_time());
     let Counts { entries, addresses, causes, scopes, damaged, figures } =
         blocking(move || list.count(&wanted, now)).await?;
-    let causes: Vec<Value> = causes
-        .iter()
-        .map(|((cause, state), entries)| json!({ "cause": cause.name(), "state": state, "entries": entries }))
-        .collect();
-    Ok(Json(json!({
-        "entries": entries,
-        "addresses": addresses,
-        "causes": causes,
-        "scopes": scopes,
-        "files": figures.files,
-        "in_files": figures.in_files,
-        "in_memory": figures.in_memory,
-        "disk_bytes": figures.disk_bytes,
-        "memory_bytes": figures.memory_bytes,
-        "damaged": figures.damaged.max(damaged),
-        "failed": figures.failed,
-    })))
+    let count = |((cause, state), entries): ((Cause, &str), u64)| SuppressionCount {
+        cause: cause.name().to_owned(),
+        state: state.to_owned(),
+        entries,
+    };
+    Ok(Json(SuppressionStats {
+        entries,
+        addresses,
+        causes: causes.into_iter().map(count).collect(),
+        scopes,
+        files: figures.files,
+        in_files: figures.in_files,
+        in_memory: figures.in_memory,
+        disk_bytes: figures.disk_bytes,
+        memory_bytes: figures.memory_bytes,
+        damaged: figures.damaged.max(damaged),
+        failed: figures.failed,
+    }))
 }
 
 /// `GET /v1/suppression/import`: how far the import is that goes on.

@@ -8,6 +8,7 @@
 mod address;
 mod domain;
 mod envelope;
+mod fnv;
 mod progress;
 mod queue_id;
 mod reply;
@@ -15,6 +16,7 @@ mod reply;
 pub use address::{Address, AddressError, ReversePath, is_safe_argument};
 pub use domain::{Domain, DomainError};
 pub use envelope::{BodyFacts, Envelope, Marks, Notify, Prepared, Recipient, Return, ReturnPath, StreamKind};
+pub use fnv::Fnv;
 pub use progress::{Attempt, Outcome, Progress, RecipientProgress, RecipientState, Verdict};
 pub use queue_id::{QueueId, QueueIdError};
 pub use reply::{Cause, EnhancedStatus, Reply, Stage, UNREADABLE};

@@ -17,10 +17,14 @@ impl Apply for Applier {
         let sink = lock(&self.shared.sink);
         let mut changes = Vec::with_capacity(if sink.is_some() { message.envelopes.len() } else { 0 });
         {
+            let withheld = lock(&self.shared.withheld);
             let mut table = self.shared.table();
             for envelope in &message.envelopes {
                 table.place(sequence, at, envelope, None);
-                if sink.is_some() {
+                if !withheld.is_empty() && withheld.contains(&envelope.id) {
+                    // Announced when it is let go.
+                    table.lease(envelope.id);
+                } else if sink.is_some() {
                     changes.extend(table.seen(envelope.id).map(|seen| Change::Waiting(seen.waiting)));
                 }
             }

@@ -125,6 +125,22 @@ impl Queue {
         blocking(move || Ok(queue.detail(id))).await.ok().flatten()
     }
 
+    /// A message as it would be sent: what its envelope alone gets, then what was accepted. `None`: it is not in the queue.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn message(&self, id: QueueId) -> Result<Option<Vec<u8>>, ReadError> {
+        let queue = self.clone();
+        let read = move || {
+            let Some(listed) = queue.detail(id) else { return Ok(None) };
+            let Some(seen) = queue.shared.table().seen(id) else { return Ok(None) };
+            let (body, _) = queue.look_up(id, seen.row.place, |spool, place| spool.read_body(place.home))?;
+            let added = listed.stored.map(|stored| stored.envelope.added_headers).unwrap_or_default();
+            Ok(Some([&added[..], &body[..]].concat()))
+        };
+        blocking(read).await
+    }
+
     fn list_blocking(&self, filter: &Filter, after: QueueId, limit: usize) -> Page<Listed> {
         let page = self.matching(filter, after, limit);
         let rows = page.rows.into_iter().filter_map(|id| self.detail(id));

@@ -23,8 +23,9 @@ pub(crate) mod samples;
 mod table;
 #[cfg(test)]
 mod tests;
+mod withheld;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +50,7 @@ pub use listing::{Filter, LISTING_MAX, Listed, Page, Sender, State};
 pub use operator::{Order, Ordered};
 use row::Flags;
 use table::Table;
+pub use withheld::Withheld;
 
 /// How the queue is kept in memory and checkpointed.
 #[derive(Clone, Debug)]
@@ -172,6 +174,8 @@ pub(in crate::queue) struct Shared {
     wishes: Mutex<HashMap<QueueId, Wish>>,
     /// How many wishes there are: so that nobody locks to find none.
     wish_count: AtomicUsize,
+    /// What is being put and may not go before its putter lets it: leased as soon as it is there.
+    withheld: Mutex<HashSet<QueueId>>,
     last_id: AtomicU64,
     clock: Arc<Clock>,
     /// When the queue was opened.
@@ -432,6 +436,7 @@ impl Shared {
             reporter: Mutex::new(None),
             wishes: Mutex::default(),
             wish_count: AtomicUsize::new(0),
+            withheld: Mutex::default(),
             last_id: AtomicU64::new(0),
             clock,
             opened,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Claim, Flags, Lease, Queue, Wish, lock};
 use crate::mail::{Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, Stage};
+use crate::route;
 use crate::spool::ReadError;
 use crate::time::Timestamp;
 
@@ -82,6 +83,7 @@ impl Queue {
     /// As [`Queue::order`].
     pub async fn reroute(&self, id: QueueId, pool: &str) -> Ordered {
         let reroute = |envelope: &Envelope, after: &mut Progress, _: Timestamp| {
+            let pool = &*route::moved(&envelope.pool, pool);
             let is_own = after.pool.is_empty() && *envelope.pool == *pool;
             if !is_own && *after.pool != *pool {
                 (after.pool, after.source) = (pool.into(), "".into());

@@ -50,7 +50,7 @@ impl Client {
     /// # Errors
     /// The relay does not answer as a submission server does.
     pub async fn connect(relay: SocketAddr, authority: &Path, user: &str, password: &str) -> Result<Client, SendError> {
-        let tls = Tls::new(&Settings { extra_roots: Some(authority.to_owned()) })?;
+        let tls = Tls::new(&Settings { extra_roots: Some(authority.to_owned()), ..Settings::default() })?;
         let stream = TcpStream::connect(relay).await?;
         stream.set_nodelay(true)?;
         let mut clear = BufReader::new(stream);

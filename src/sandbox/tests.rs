@@ -71,7 +71,7 @@ async fn the_peer_shows_the_sandbox_s_certificate_and_says_under_which_cipher_ma
         assert!(read > 0, "{said}");
         said += &String::from_utf8_lossy(&piece[..read]);
     }
-    let tls = Tls::new(&Settings { extra_roots: Some(stage.authority.clone()) }).unwrap();
+    let tls = Tls::new(&Settings { extra_roots: Some(stage.authority.clone()), ..Settings::default() }).unwrap();
     let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
     let mut stream = tls.connector(Proof::Name).connect(name, stream).await.unwrap();
     stream

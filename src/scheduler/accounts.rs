@@ -7,7 +7,6 @@ use bytes::Bytes;
 use super::clerk::Clerk;
 use super::resolve::SiteKey;
 use super::world::World;
-use crate::mail::Domain;
 use crate::traffic::{Account, DomainHandle, Fact, Holder, Kept, ProviderHandle, SiteHandle, SourceHandle, Unit};
 
 /// What is written down, by name.
@@ -54,7 +53,9 @@ impl<W: World> Clerk<W> {
     pub(super) fn account_name(&self, account: Account) -> Option<Bytes> {
         let holder = match account.holder {
             Holder::Site(site) => format!("site {}", self.sites.key(site.0).map(SiteKey::kept_name)?),
-            Holder::Domain(domain) => format!("domain {}", self.domains.key(domain.0)?),
+            Holder::Domain(domain) => {
+                format!("domain {}", self.domains.key(domain.0).filter(|key| key.route.is_none())?.domain)
+            }
             Holder::Provider(provider) => format!("provider {}", self.providers.name(provider.0)),
             Holder::All => "all".to_owned(),
             Holder::Place(_) => return None,
@@ -114,7 +115,7 @@ impl<W: World> Clerk<W> {
     pub(super) fn holder_name(&self, holder: Holder) -> String {
         match holder {
             Holder::Site(site) => self.sites.key(site.0).map(SiteKey::name).unwrap_or_default(),
-            Holder::Domain(domain) => self.domains.key(domain.0).map(Domain::to_string).unwrap_or_default(),
+            Holder::Domain(domain) => self.domains.key(domain.0).map(ToString::to_string).unwrap_or_default(),
             Holder::Provider(provider) => self.providers.name(provider.0).to_owned(),
             Holder::All => "all sites".to_owned(),
             Holder::Place(place) => {

@@ -14,7 +14,7 @@ use super::accounts::Accounts;
 use super::listing::provider;
 use super::names::{Configured, Numbers};
 use super::recent::{Ended, Recent};
-use super::resolve::{BELIEVED_FOR, SiteKey, Target, TargetKey, Way, resolve};
+use super::resolve::{BELIEVED_FOR, DISCARDED, SiteKey, Target, TargetKey, Way, WayKey, resolve};
 use super::suspend::{Said, Suspensions};
 use super::world::{End, World};
 use super::{Command, Inbox, NamedLimits, Rows, Settings};
@@ -24,6 +24,7 @@ use crate::dns::{Failure, Finality};
 use crate::history::{self, History};
 use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
 use crate::queue::{Change, Waiting};
+use crate::route;
 use crate::time::Timestamp;
 use crate::traffic::{
     Account, ConnectionHandle, CredentialHandle, DomainHandle, Ending, Engine, Fact, Handle, Holder, Operator, Order,
@@ -80,7 +81,7 @@ enum Asked {
 }
 
 enum Answer {
-    Way(u32, Result<Way, Failure>),
+    Way(u32, Result<Box<Way>, Failure>),
     End(QueueId, bool),
     Budget(Option<Account>, bool),
 }
@@ -91,7 +92,7 @@ pub(super) struct Clerk<W> {
     inbox: Arc<Inbox>,
     pub engine: Engine,
     out: Vec<Order>,
-    pub domains: Numbers<Domain, Option<Failure>>,
+    pub domains: Numbers<WayKey, Option<Failure>>,
     pub targets: Numbers<TargetKey, Aim>,
     pub sites: Numbers<SiteKey, SiteMemory>,
     pub places: Numbers<SocketAddr, ()>,
@@ -108,7 +109,8 @@ pub(super) struct Clerk<W> {
     heard: mpsc::Receiver<(ConnectionId, Event)>,
     answers: JoinSet<Answer>,
     asked: HashMap<Id, Asked>,
-    wake: Timestamp,
+    /// When the engine wants to be told that time passed, by the clock that nobody sets.
+    wake: Duration,
     pub accounts: Accounts,
     pub suspensions: Suspensions,
     /// Sites that no rule governs, by where their best hosts are.
@@ -120,6 +122,8 @@ pub(super) struct Clerk<W> {
     skew_ms: i64,
     /// What waited at the start is still being taken in.
     pub loading: bool,
+    /// Some route takes one source, so that a pool depends on it.
+    routes_have_pools: bool,
     /// Envelopes whose sender was paused or goes on: to be told to the engine anew.
     again: VecDeque<Rows>,
 }
@@ -127,7 +131,7 @@ pub(super) struct Clerk<W> {
 impl<W: World> Clerk<W> {
     pub fn new(settings: Settings, world: Arc<W>, inbox: Arc<Inbox>) -> Clerk<W> {
         let (events, heard) = mpsc::channel(EVENTS_MAX);
-        let clocks = (world.now(), world.steady());
+        let clocks = world.clocks();
         let accounts = Accounts::new(world.budgets());
         let suspensions = Suspensions::read(world.suspensions());
         let mut clerk = Clerk {
@@ -153,7 +157,7 @@ impl<W: World> Clerk<W> {
             heard,
             answers: JoinSet::new(),
             asked: HashMap::new(),
-            wake: Timestamp::NEVER,
+            wake: Duration::MAX,
             accounts,
             suspensions,
             site_at: HashMap::new(),
@@ -161,6 +165,7 @@ impl<W: World> Clerk<W> {
             clocks,
             skew_ms: 0,
             loading: true,
+            routes_have_pools: false,
             again: VecDeque::new(),
         };
         clerk.reload(settings);
@@ -176,11 +181,11 @@ impl<W: World> Clerk<W> {
         let (mut changes, mut events) = (Vec::new(), Vec::with_capacity(BATCH));
         self.execute();
         loop {
-            let wake = self.wake.min(self.suspensions.next_end());
+            let wake = self.wake.saturating_sub(self.world.steady());
             let pause = if self.loading || !self.again.is_empty() {
                 Duration::ZERO
             } else {
-                wake.since(self.world.now()).min(SLEEP_MAX)
+                wake.min(self.suspensions.next_end().since(self.world.now())).min(SLEEP_MAX)
             };
             tokio::select! {
                 command = commands.recv() => match command {
@@ -200,7 +205,7 @@ impl<W: World> Clerk<W> {
                 Some(ended) = self.connections.join_next_with_id() => self.reap(ended),
                 () = tokio::time::sleep(pause) => {
                     // The engine says anew what it waits for.
-                    self.wake = Timestamp::NEVER;
+                    self.wake = Duration::MAX;
                     self.tell(Fact::Tick);
                 }
             }
@@ -234,12 +239,10 @@ impl<W: World> Clerk<W> {
     }
 
     pub(super) fn tell(&mut self, fact: Fact) {
-        /// Both clocks are read to the millisecond, one after the other: less than this is no difference.
-        const SKEW_MIN_MS: u64 = 3;
-        let now = self.world.now();
-        let passed = self.world.steady().saturating_sub(self.clocks.1);
+        let (now, steady) = self.world.clocks();
+        let passed = steady.saturating_sub(self.clocks.1);
         let skew_ms = now.as_millis() as i64 - self.clocks.0.after(passed).as_millis() as i64;
-        if skew_ms.abs_diff(self.skew_ms) >= SKEW_MIN_MS {
+        if skew_ms != self.skew_ms {
             self.skew_ms = skew_ms;
             self.engine.apply(now, fastrand::f64(), Fact::Skewed(skew_ms), &mut self.out);
         }
@@ -262,11 +265,18 @@ impl<W: World> Clerk<W> {
     }
 
     fn put(&mut self, waiting: &Waiting) -> Put {
+        let (pool, chosen) = route::split(&waiting.pool);
+        let key = WayKey { domain: waiting.domain.clone(), route: chosen.map(Into::into) };
+        let settings = Arc::clone(&self.settings);
+        let pool = match self.routes_have_pools {
+            true => settings.route(&key).and_then(|route| route.pool.as_deref()).unwrap_or(pool),
+            false => pool,
+        };
         // A pool that left the config is served by the first one.
-        let pool = self.pools.find(&waiting.pool).unwrap_or_default();
+        let pool = self.pools.find(pool).unwrap_or_default();
         Put {
             id: waiting.id,
-            domain: DomainHandle(self.domains.number(&waiting.domain, || None)),
+            domain: DomainHandle(self.domains.number(&key, || None)),
             credential: CredentialHandle(u32::from(self.credentials.number(&waiting.credential))),
             stream: StreamHandle(self.streams.number(&waiting.stream)),
             pool: PoolHandle(pool),
@@ -393,7 +403,7 @@ impl<W: World> Clerk<W> {
             Ok((id, answer)) => {
                 self.asked.remove(&id);
                 match answer {
-                    Answer::Way(domain, Ok(way)) => self.resolved(domain, way),
+                    Answer::Way(domain, Ok(way)) => self.resolved(domain, *way),
                     Answer::Way(domain, Err(failure)) => self.unresolved(domain, failure),
                     Answer::End(id, true) => self.tell(Fact::Ended(id, Ending::Done)),
                     Answer::End(id, false) => self.tell(Fact::Ended(id, Ending::Again)),
@@ -512,7 +522,7 @@ impl<W: World> Clerk<W> {
         let history = self.world.history();
         let Some(name) = self.domains.key(domain).filter(|_| history.is_kept()) else { return };
         for source in &self.settings.sources {
-            tell_limits(&history, ("", name.as_str()), &source.name, limits);
+            tell_limits(&history, ("", name.domain.as_str()), &source.name, limits);
         }
     }
 
@@ -561,7 +571,11 @@ impl<W: World> Clerk<W> {
                 Order::Close(connection) => self.order(connection, LinkOrder::Close),
                 Order::Expire(id, domain) => self.end(id, End::Expired(self.what_stood_in_the_way(id, domain))),
                 Order::Fail(id, domain) => self.fail(id, domain),
-                Order::WakeAt(at) => self.wake = at,
+                Order::WakeAt(at) => {
+                    // The clock may be set while we sleep; what was promised to pass does.
+                    let (now, steady) = self.world.clocks();
+                    self.wake = steady.saturating_add(at.since(now));
+                }
                 Order::Frozen(source, provider) => {
                     self.world.warmup_frozen(self.sources.name(source.0), self.providers.name(provider.0));
                 }
@@ -579,7 +593,7 @@ impl<W: World> Clerk<W> {
     fn look_up(&mut self, domain: u32) {
         let Some(name) = self.domains.key(domain).cloned() else { return };
         let (world, settings) = (Arc::clone(&self.world), Arc::clone(&self.settings));
-        let task = async move { Answer::Way(domain, resolve(&*world, &settings, &name).await) };
+        let task = async move { Answer::Way(domain, resolve(&*world, &settings, &name).await.map(Box::new)) };
         let id = self.answers.spawn(task).id();
         self.asked.insert(id, Asked::Way(domain));
     }
@@ -588,7 +602,7 @@ impl<W: World> Clerk<W> {
         let found = (
             self.source_of.get(usize::from(source.0)).cloned().flatten(),
             self.targets.value(target.0).map(|aim| Aim { target: aim.target.clone(), site: aim.site }),
-            self.domains.key(domain.0).cloned(),
+            self.domains.key(domain.0).map(|key| key.domain.clone()),
         );
         let (Some(address), Some(aim), Some(domain)) = found else {
             // A source that left the config between the order and now.
@@ -605,6 +619,7 @@ impl<W: World> Clerk<W> {
             hosts: shuffled(&aim.target.hosts),
             tls: aim.target.tls,
             login: aim.target.login,
+            trust: aim.target.trust,
             return_path: aim.target.return_path,
             allow_private: aim.target.allow_private,
             slots: self.slots_of(aim.site, source),
@@ -683,6 +698,7 @@ impl<W: World> Clerk<W> {
 
     fn fail(&mut self, id: QueueId, domain: DomainHandle) {
         match self.failure_of(domain) {
+            Some(outcome) if outcome.cause.status() == DISCARDED => self.end(id, End::Discarded),
             Some(outcome) => self.end(id, End::Failed(outcome)),
             None => self.tell(Fact::Ended(id, Ending::Again)),
         }
@@ -719,7 +735,8 @@ impl<W: World> Clerk<W> {
             Command::Stranded(ids, answer) => drop(answer.send(self.stranded(ids))),
             Command::SiteDomains(site, answer) => drop(answer.send(self.site_domains(&site))),
             Command::Pools(answer) => {
-                let pools = self.settings.pools.iter().map(|pool| pool.name.to_string());
+                let named = self.settings.pools.iter().filter(|pool| !pool.name.contains(' '));
+                let pools = named.map(|pool| pool.name.to_string());
                 drop(answer.send(pools.collect()));
             }
             Command::Reload(settings) => self.reload(*settings),
@@ -753,7 +770,7 @@ impl<W: World> Clerk<W> {
             return None;
         }
         let domains = self.engine.domains_of(&sites);
-        Some(domains.iter().filter_map(|domain| self.domains.key(domain.0)).cloned().collect())
+        Some(domains.iter().filter_map(|domain| self.domains.key(domain.0)).map(|key| key.domain.clone()).collect())
     }
 
     /// The settings of now.
@@ -799,6 +816,7 @@ impl<W: World> Clerk<W> {
         let warming = self.warming_of(&settings);
         let rules = Rules { warming, ..rules };
         self.numbered.clear();
+        self.routes_have_pools = settings.routes.iter().any(|route| route.pool.is_some());
         self.settings = Arc::new(settings);
         // Before the engine feeds what new sources there are.
         self.enforce_all();

@@ -9,16 +9,15 @@ use serde_json::{Value, json};
 use super::clerk::Clerk;
 use super::explain::unit;
 use super::recent::{MINUTES, Recent};
-use super::resolve::{SiteKey, Way, resolve};
+use super::resolve::{SiteKey, Way, WayKey, resolve};
 use super::settings::{NamedLimits, Settings};
 use super::suspend::{Said, Suspension};
 use super::world::World;
 use crate::mail::Domain;
+use crate::metrics::OTHER;
 use crate::time::Timestamp;
 use crate::traffic::{PathView, SiteView, SourceHandle, UseView};
 
-/// The provider of sites that no rule governs.
-const OTHER: &str = "other";
 /// From this share of attempts on, deferrals are trouble, if there were enough attempts to tell.
 const TROUBLE_PERCENT: u32 = 20;
 const ATTEMPTS_TO_TELL: u32 = 10;
@@ -237,7 +236,8 @@ impl<W: World> Clerk<W> {
             (None, Ok(domain)) => {
                 let world = Arc::clone(&self.world);
                 drop(tokio::spawn(async move {
-                    let way = resolve(&*world, &settings, &domain).await;
+                    let key = WayKey { domain: domain.clone(), route: None };
+                    let way = resolve(&*world, &settings, &key).await;
                     drop(answer.send(match way {
                         Ok(way) => Ok(explained_domain(&settings, &domain, &way)),
                         Err(failure) => Err(format!("{domain}: {}", failure.text)),

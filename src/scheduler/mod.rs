@@ -34,7 +34,7 @@ use crate::traffic::WarmupOrder;
 
 use clerk::Clerk;
 pub use listing::Which;
-pub use settings::{DomainRule, NamedLimits, Origin, Pool, Recipients, Route, Settings, SiteRule, WarmupRule};
+pub use settings::{DomainRule, Hop, NamedLimits, Origin, Pool, Route, RouteWay, Settings, SiteRule, WarmupRule};
 use suspend::Said;
 pub use suspend::Scope;
 pub use world::{End, Found, Live, Task, World};

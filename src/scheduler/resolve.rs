@@ -1,18 +1,39 @@
 //! Where a domain's mail goes: by a route, else by its MX; and what that means as target and site.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::settings::{NamedLimits, Route, Settings};
+use super::settings::{Hop, NamedLimits, Route, RouteWay, Settings};
 use super::world::World;
-use crate::delivery::{Host, TlsPolicy};
-use crate::dns::Failure;
-use crate::mail::{Domain, ReturnPath};
+use crate::delivery::{Host, TlsPolicy, Trust};
+use crate::dns::{Failure, Finality};
+use crate::mail::{Domain, EnhancedStatus, ReturnPath};
 
 /// How long hosts are used before they are asked for again. The resolver keeps to the records' own times meanwhile.
 pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(300);
+
+/// What an envelope's way is looked up by.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct WayKey {
+    /// The recipients' domain.
+    pub domain: Domain,
+    /// The route that it was given when it was accepted, where the domain alone does not say which.
+    pub route: Option<Arc<str>>,
+}
+
+impl fmt::Display for WayKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.domain.fmt(f)
+    }
+}
+
+/// The status of an envelope that ends without a word: a success, which no failed look-up has.
+pub(super) const DISCARDED: EnhancedStatus = EnhancedStatus::new(2, 0, 0);
+/// RFC 7505: the domain takes no mail at all, and says so.
+const NULL_MX: EnhancedStatus = EnhancedStatus::new(5, 1, 10);
 
 /// Hosts, and how to talk to them.
 #[derive(Clone, Debug)]
@@ -20,6 +41,7 @@ pub(super) struct Target {
     pub hosts: Arc<[Host]>,
     pub tls: TlsPolicy,
     pub login: Option<(Arc<str>, Arc<str>)>,
+    pub trust: Option<Trust>,
     pub return_path: ReturnPath,
     pub allow_private: bool,
 }
@@ -31,6 +53,7 @@ pub(super) struct TargetKey {
     hosts: Box<[(u16, Arc<str>, u16)]>,
     tls: TlsPolicy,
     login: Option<(Arc<str>, Arc<str>)>,
+    trust: Option<Arc<str>>,
     return_path: ReturnPath,
     allow_private: bool,
 }
@@ -107,40 +130,100 @@ pub(super) struct Way {
     pub own: Option<Arc<NamedLimits>>,
 }
 
-/// Looks a domain's way up.
-pub(super) async fn resolve(world: &impl World, settings: &Settings, domain: &Domain) -> Result<Way, Failure> {
+/// Looks a way up.
+pub(super) async fn resolve(world: &impl World, settings: &Settings, key: &WayKey) -> Result<Way, Failure> {
+    let (domain, route) = (&key.domain, settings.route(key));
     let rule = settings.own_rule(domain);
-    let way = match settings.route(domain) {
-        Some(route) => by_route(world, route).await?,
-        None => by_mx(settings, rule.and_then(|rule| rule.tls), world.mail_hosts(domain.clone()).await?),
+    let own_tls = rule.and_then(|rule| rule.tls);
+    let way = match route.map(|route| (route, &route.way)) {
+        Some((route, RouteWay::Hosts(hops))) => by_route(world, route, hops).await?,
+        Some((route, RouteWay::Usual(tls, fallback))) => {
+            usual(world, settings, route, tls.or(own_tls), domain, fallback).await?
+        }
+        Some((_, RouteWay::Nowhere(status, text))) => return Err(nowhere(world, *status, text)),
+        Some((_, RouteWay::Discard)) => return Err(nowhere(world, DISCARDED, "a route discards it")),
+        None => by_mx(settings, own_tls, world.mail_hosts(domain.clone()).await?),
     };
-    Ok(Way { own: rule.map(|rule| Arc::clone(&rule.limits)).filter(|limits| limits.are_some()), ..way })
+    // The windows of a domain are one account: mail that takes another way than its domain's is not counted there.
+    let own = rule.filter(|_| key.route.is_none()).map(|rule| Arc::clone(&rule.limits));
+    Ok(Way { own: own.filter(|limits| limits.are_some()), ..way })
+}
+
+fn nowhere(world: &impl World, status: EnhancedStatus, text: &str) -> Failure {
+    let finality = if status.class == 4 { Finality::Deferred } else { Finality::Final };
+    Failure { finality, status, text: text.into(), until: world.now().after(BELIEVED_FOR) }
 }
 
 /// The hosts of a route that can be found; the failure of the last, if none can.
-async fn by_route(world: &impl World, route: &Route) -> Result<Way, Failure> {
-    let mut hosts = Vec::with_capacity(route.next_hops.len());
+async fn by_route(world: &impl World, route: &Route, hops: &[Hop]) -> Result<Way, Failure> {
+    let hosts = hosts_of(world, hops, 0).await?;
+    let target = Target {
+        hosts: hosts.into(),
+        tls: route.tls,
+        login: route.login.clone(),
+        trust: route.trust.clone(),
+        return_path: route.return_path,
+        allow_private: true,
+    };
+    Ok(way(target, None, Arc::clone(&route.limits)))
+}
+
+/// The hosts of these that can be found, in the config's order, which is the preference.
+async fn hosts_of(world: &impl World, hops: &[Hop], first: u16) -> Result<Vec<Host>, Failure> {
+    let mut hosts = Vec::with_capacity(hops.len());
     let mut failure = None;
-    for (place, (name, port)) in route.next_hops.iter().enumerate() {
-        match world.host(Arc::clone(name), *port).await {
-            // The config's order is the preference.
-            Ok(host) => hosts.push(Host { preference: u16::try_from(place).unwrap_or(u16::MAX), ..host }),
+    let mut preference = first;
+    for hop in hops {
+        let found = match (hop.mx, hop.name.parse()) {
+            (true, Ok(name)) => world.mail_hosts(name).await.map(|found| found.to_vec()),
+            (_, _) => world.host(Arc::clone(&hop.name), hop.port).await.map(|host| vec![host]),
+        };
+        match found {
+            Ok(mut found) => {
+                found.sort_by_key(|host| host.preference);
+                let mut last = None;
+                for host in found {
+                    // Hosts of one preference stay equal among themselves.
+                    preference = preference.saturating_add(u16::from(last.is_some_and(|last| last != host.preference)));
+                    last = Some(host.preference);
+                    hosts.push(Host { preference, port: hop.port, ..host });
+                }
+                preference = preference.saturating_add(1);
+            }
             Err(error) => failure = Some(error),
         }
     }
     match failure {
         Some(failure) if hosts.is_empty() => Err(failure),
-        Some(_) | None => {
-            let target = Target {
-                hosts: hosts.into(),
-                tls: route.tls,
-                login: route.login.clone(),
-                return_path: route.return_path,
-                allow_private: true,
-            };
-            Ok(way(target, None, Arc::clone(&route.limits)))
-        }
+        Some(_) | None => Ok(hosts),
     }
+}
+
+/// Where DNS says, and after that to the fallback.
+async fn usual(
+    world: &impl World,
+    settings: &Settings,
+    route: &Route,
+    tls: Option<TlsPolicy>,
+    domain: &Domain,
+    fallback: &[Hop],
+) -> Result<Way, Failure> {
+    let found = world.mail_hosts(domain.clone()).await;
+    let found = match found {
+        Err(failure) if fallback.is_empty() || failure.status == NULL_MX => return Err(failure),
+        found => found.ok(),
+    };
+    let Some(hosts) = found else { return by_route(world, route, fallback).await };
+    let worst = hosts.iter().map(|host| host.preference).max().unwrap_or_default();
+    let mut way = by_mx(settings, tls, hosts);
+    way.target.trust = route.trust.clone();
+    if !fallback.is_empty() {
+        // What cannot be found now is not waited for: the hosts proper come first.
+        let last = hosts_of(world, fallback, worst.saturating_add(1)).await.unwrap_or_default();
+        way.target.hosts = way.target.hosts.iter().cloned().chain(last).collect();
+    }
+    way.target_key = way.target.key();
+    Ok(way)
 }
 
 fn by_mx(settings: &Settings, own_tls: Option<TlsPolicy>, hosts: Arc<[Host]>) -> Way {
@@ -151,7 +234,7 @@ fn by_mx(settings: &Settings, own_tls: Option<TlsPolicy>, hosts: Arc<[Host]>) ->
     let tls = own_tls.unwrap_or(rule.map_or(settings.tls, |rule| rule.tls));
     let addresses = rule.is_none().then(|| places(&hosts)).filter(|places| !places.is_empty());
     let (return_path, allow_private) = (ReturnPath::Ours, settings.allow_private_peers);
-    let target = Target { hosts, tls, login: None, return_path, allow_private };
+    let target = Target { hosts, tls, login: None, trust: None, return_path, allow_private };
     let way = way(
         target,
         rule.map(|rule| Arc::clone(&rule.name)),
@@ -170,17 +253,28 @@ fn places(hosts: &[Host]) -> Box<[(IpAddr, u16)]> {
 }
 
 fn way(target: Target, rule: Option<Arc<str>>, limits: Arc<NamedLimits>) -> Way {
-    let mut hosts: Vec<_> =
-        target.hosts.iter().map(|host| (host.preference, Arc::clone(&host.name), host.port)).collect();
-    hosts.sort();
     let site_key = rule.map(SiteKey::Rule).unwrap_or_else(|| {
-        let mut set: Vec<_> = hosts.iter().map(|(_, name, port)| (Arc::clone(name), *port)).collect();
+        let mut set: Vec<_> = target.hosts.iter().map(|host| (Arc::clone(&host.name), host.port)).collect();
         set.sort();
         SiteKey::Hosts(set.into())
     });
-    let Target { tls, return_path, allow_private, .. } = target;
-    let target_key = TargetKey { hosts: ranked(hosts), tls, login: target.login.clone(), return_path, allow_private };
-    Way { target, target_key, site_key, limits, own: None, addresses: None }
+    Way { target_key: target.key(), target, site_key, limits, own: None, addresses: None }
+}
+
+impl Target {
+    fn key(&self) -> TargetKey {
+        let mut hosts: Vec<_> =
+            self.hosts.iter().map(|host| (host.preference, Arc::clone(&host.name), host.port)).collect();
+        hosts.sort();
+        TargetKey {
+            hosts: ranked(hosts),
+            tls: self.tls,
+            login: self.login.clone(),
+            trust: self.trust.as_ref().map(|trust| Arc::clone(&trust.file)),
+            return_path: self.return_path,
+            allow_private: self.allow_private,
+        }
+    }
 }
 
 /// Preferences as ranks: 10 and 20 mean what 5 and 7 mean.

@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::{Source, TlsPolicy};
-use crate::mail::{Domain, ReturnPath};
+use super::resolve::WayKey;
+use crate::delivery::{Source, TlsPolicy, Trust};
+use crate::mail::{Domain, EnhancedStatus, ReturnPath};
+use crate::route::Match;
 use crate::time::{Timestamp, Zone};
 use crate::traffic::warmup::{Curve, SendHours};
 use crate::traffic::{Limits, SiteLimits, SourceHandle};
@@ -91,44 +93,51 @@ pub struct Pool {
     pub sources: Vec<Arc<str>>,
 }
 
-/// Which recipient domains a route is for.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Recipients {
-    /// `*`: all.
-    Any,
-    /// A domain and those below it.
-    Within(Domain),
-    /// That domain alone.
-    Only(Domain),
-}
-
-impl Recipients {
-    /// How specific it is for this domain; `None`: not meant.
-    fn fits(&self, domain: &Domain) -> Option<(usize, bool)> {
-        let labels = |name: &Domain| name.as_str().split('.').count();
-        match self {
-            Recipients::Any => Some((0, false)),
-            Recipients::Within(parent) => domain.is_within(parent).then(|| (labels(parent), false)),
-            Recipients::Only(name) => (domain == name).then(|| (labels(name), true)),
-        }
-    }
-}
-
-/// Hosts to hand mail to instead of the MX.
+/// Where some mail goes instead of to the MX.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
     /// For whom.
-    pub recipients: Recipients,
-    /// Names or address literals, and ports, tried in this order.
-    pub next_hops: Vec<(Arc<str>, u16)>,
+    pub matches: Match,
+    /// What tells it from every other route, over restarts too.
+    pub name: Arc<str>,
+    /// Where to.
+    pub way: RouteWay,
+    /// The pool that it takes instead of the stream's: one source.
+    pub pool: Option<Arc<str>>,
     /// Limits.
     pub limits: Arc<NamedLimits>,
     /// TLS.
     pub tls: TlsPolicy,
     /// User and password.
     pub login: Option<(Arc<str>, Arc<str>)>,
+    /// Whose certificates are believed there; `None`: as everywhere.
+    pub trust: Option<Trust>,
     /// Whose return path it takes. A service that one logs in to refuses senders that it does not know.
     pub return_path: ReturnPath,
+}
+
+/// Where a route leads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RouteWay {
+    /// To hosts, tried in this order.
+    Hosts(Vec<Hop>),
+    /// To where DNS says, with TLS of its own if any, and to others when those cannot be reached.
+    Usual(Option<TlsPolicy>, Vec<Hop>),
+    /// Nowhere: it fails with this status and text, or waits if the status is temporary.
+    Nowhere(EnhancedStatus, Box<str>),
+    /// Nowhere, and nobody is told.
+    Discard,
+}
+
+/// A host of a route.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hop {
+    /// A name or an address literal.
+    pub name: Arc<str>,
+    /// Its port.
+    pub port: u16,
+    /// The MX hosts of the name are meant.
+    pub mx: bool,
 }
 
 /// Limits as the config states them: sources by their names.
@@ -212,10 +221,15 @@ pub struct SiteRule {
 }
 
 impl Settings {
-    /// The most specific route for a recipient domain; of equal ones the first.
-    pub(super) fn route(&self, domain: &Domain) -> Option<&Route> {
-        let fits = |route: &'_ Route| route.recipients.fits(domain);
-        let mut best: Option<(&Route, (usize, bool))> = None;
+    /// The route that an envelope was given, or the most specific one for its recipient domain; of equal ones the first.
+    pub(super) fn route(&self, key: &WayKey) -> Option<&Route> {
+        if let Some(chosen) = &key.route
+            && let Some(route) = self.routes.iter().find(|route| route.name == *chosen)
+        {
+            return Some(route);
+        }
+        let fits = |route: &'_ Route| route.matches.rank_of_domain(&key.domain);
+        let mut best: Option<(&Route, (usize, u8))> = None;
         for route in &self.routes {
             if let Some(rank) = fits(route)
                 && best.is_none_or(|(_, other)| rank > other)
@@ -249,6 +263,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::{Recipients, Senders};
 
     fn domain(name: &str) -> Domain {
         name.parse().unwrap()
@@ -256,16 +271,21 @@ mod tests {
 
     #[test]
     fn the_most_specific_route_wins() {
-        let route = |recipients, hop: &str| Route {
-            recipients,
-            next_hops: vec![(hop.into(), 25)],
+        let route = |recipients, name: &str| Route {
+            matches: Match::to(recipients),
+            name: name.into(),
+            way: RouteWay::Hosts(vec![Hop { name: "h.example".into(), port: 25, mx: false }]),
+            pool: None,
             limits: Arc::default(),
             tls: TlsPolicy::default(),
             login: None,
+            trust: None,
             return_path: ReturnPath::Ours,
         };
+        let of_sender = Match { recipients: Recipients::Any, senders: Senders::Domain(domain("s.example")) };
         let settings = Settings {
             routes: vec![
+                Route { matches: of_sender, ..route(Recipients::Any, "of a sender") },
                 route(Recipients::Any, "any"),
                 route(Recipients::Within(domain("example.com")), "within"),
                 route(Recipients::Only(domain("example.com")), "only"),
@@ -274,17 +294,22 @@ mod tests {
             ..Settings::default()
         };
         let rows = [
-            ("other.example", "any"),
-            ("example.com", "only"),
-            ("b.example.com", "within"),
-            ("a.example.com", "below"),
-            ("x.a.example.com", "below"),
-            ("badexample.com", "any"),
+            ("other.example", None, "any"),
+            ("example.com", None, "only"),
+            ("b.example.com", None, "within"),
+            ("a.example.com", None, "below"),
+            ("x.a.example.com", None, "below"),
+            ("badexample.com", None, "any"),
+            ("example.com", Some("of a sender"), "of a sender"),
+            // One that left the config.
+            ("example.com", Some("gone"), "only"),
         ];
-        for (name, want) in rows {
-            assert_eq!(settings.route(&domain(name)).map(|route| &*route.next_hops[0].0), Some(want), "{name}");
+        for (name, chosen, want) in rows {
+            let key = WayKey { domain: domain(name), route: chosen.map(Into::into) };
+            assert_eq!(settings.route(&key).map(|route| &*route.name), Some(want), "{name} {chosen:?}");
         }
-        assert_eq!(Settings::default().route(&domain("a.example")), None);
+        let key = WayKey { domain: domain("a.example"), route: None };
+        assert_eq!(Settings::default().route(&key), None);
     }
 
     #[test]

@@ -5,10 +5,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tracing::info;
 
 use crate::alarm;
 use crate::delivery::{ConnectionId, Event, Host, Order, Plan, Tools};
@@ -30,6 +31,8 @@ pub enum End {
     Expired(Option<Outcome>),
     /// Its domain takes no mail, for this reason.
     Failed(Outcome),
+    /// A route drops it; nobody is told.
+    Discarded,
 }
 
 /// What the scheduler does to the world.
@@ -65,6 +68,10 @@ pub trait World: Send + Sync + 'static {
     fn steady(&self) -> Duration {
         self.now().since(Timestamp::ZERO)
     }
+    /// `now` and `steady` at one moment.
+    fn clocks(&self) -> (Timestamp, Duration) {
+        (self.now(), self.steady())
+    }
     /// Where the limits in force are told.
     fn history(&self) -> History {
         History::default()
@@ -88,8 +95,6 @@ pub struct Live {
     pub tools: Arc<Tools>,
     /// Budgets.
     pub ledger: Ledger,
-    /// When the process began.
-    pub began: Instant,
 }
 
 impl World for Live {
@@ -98,7 +103,12 @@ impl World for Live {
     }
 
     fn steady(&self) -> Duration {
-        self.began.elapsed()
+        self.clocks().1
+    }
+
+    fn clocks(&self) -> (Timestamp, Duration) {
+        let (now, steady) = self.tools.caller.clock().both();
+        (now, steady.since(Timestamp::ZERO))
     }
 
     fn history(&self) -> History {
@@ -179,6 +189,10 @@ impl World for Live {
                     tools.door.conclude(lease, attempt, now).await
                 }
                 End::Expired(_) => tools.door.expire(lease, now).await,
+                End::Discarded => {
+                    info!(queue_id = %id, "a route discards a message");
+                    tools.door.delete(lease, now).await
+                }
             };
             settling.written().await;
             true

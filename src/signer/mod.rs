@@ -2,13 +2,14 @@
 //!
 //! The one wrapper of mail-auth. Called by `delivery` for every envelope, by `cli` (new keys, records) and by the
 //! sandbox (`verify`). It reads key files when it is made or reloaded, and nothing else; it never changes a message,
-//! and never decides whether one is sent.
+//! and never decides whether one is sent. `incoming` looks at mail that comes in, for `accept`.
 //!
 //! Signing is synchronous: RSA-2048 takes about 0.3 ms of CPU, Ed25519 a thirtieth of that, the body's hash 1 ms per
 //! MiB. `delivery` does it on the connection's task, whatever the size.
 
 mod cache;
 mod canonical;
+mod incoming;
 mod key;
 mod verify;
 
@@ -26,6 +27,7 @@ use crate::time::Timestamp;
 
 use cache::Bounded;
 use canonical::{SignedHeader, body_hash, signed_header};
+pub use incoming::{Found, Incoming, Verifier};
 pub use key::{Algorithm, KeyError, NewKey, Record, SigningKey, generate};
 pub use verify::{Verified, verify};
 
@@ -102,6 +104,8 @@ pub struct Unsigned<'a> {
     pub submission: QueueId,
     /// Which bytes.
     pub form: Form,
+    /// Which header: 0 for that which was accepted, else what tells another from it.
+    pub variant: u64,
     /// The key is chosen to align with this (RFC 9989): its own, else its nearest parent's.
     pub author_domain: &'a Domain,
     /// The fields that this envelope alone gets; they will stand between the signature and the message.
@@ -116,6 +120,7 @@ pub struct Unsigned<'a> {
 struct SignatureName {
     submission: QueueId,
     form: Form,
+    variant: u64,
     author_domain: Domain,
     added_headers: Bytes,
 }
@@ -190,6 +195,7 @@ impl Signer {
         let name = SignatureName {
             submission: unsigned.submission,
             form: unsigned.form,
+            variant: unsigned.variant,
             author_domain: unsigned.author_domain.clone(),
             added_headers: unsigned.added_headers.clone(),
         };

@@ -41,6 +41,7 @@ fn unsigned<'a>(message: &'a [u8], author: &'a Domain, added: &'a Bytes) -> Unsi
     Unsigned {
         submission: QueueId::from_u64(message.len() as u64),
         form: Form::AsAccepted,
+        variant: 0,
         author_domain: author,
         added_headers: added,
         message,

@@ -26,13 +26,7 @@ pub struct Verified {
 /// Every signature of a message, from the top. Empty: it has none.
 pub fn verify(message: &[u8], records: &[Record], now: Timestamp) -> Vec<Verified> {
     let Some(mut parsed) = AuthenticatedMessage::parse(message) else { return Vec::new() };
-    // The library's own error in the relaxed form of a body: see `canonical::body_hash`.
-    let body = without_tail(message.get(parsed.body_offset()..).unwrap_or_default());
-    for (form, algorithm, length, hash) in &mut parsed.body_hashes {
-        if *form == Canonicalization::Relaxed && *length == 0 {
-            *hash = algorithm.hash(Canonicalization::Relaxed.canonical_body(body, 0)).as_ref().to_vec();
-        }
-    }
+    mend_relaxed_bodies(message, &mut parsed);
     let mut results = Vec::new();
     for malformed in parsed.errors.iter().filter(|field| matches!(field.header, Error::Dkim(_))) {
         let result = Err(malformed.header.to_string());
@@ -47,6 +41,16 @@ pub fn verify(message: &[u8], records: &[Record], now: Timestamp) -> Vec<Verifie
         });
     }
     results
+}
+
+/// Undoes the library's own error in the relaxed form of a body: see `canonical::body_hash`.
+pub(super) fn mend_relaxed_bodies(message: &[u8], parsed: &mut AuthenticatedMessage) {
+    let body = without_tail(message.get(parsed.body_offset()..).unwrap_or_default());
+    for (form, algorithm, length, hash) in &mut parsed.body_hashes {
+        if *form == Canonicalization::Relaxed && *length == 0 {
+            *hash = algorithm.hash(Canonicalization::Relaxed.canonical_body(body, 0)).as_ref().to_vec();
+        }
+    }
 }
 
 type SignatureField<'a> = mail_auth::common::headers::Header<'a, mail_auth::dkim::Signature>;

@@ -52,7 +52,7 @@ pub fn session(octets: &[u8]) {
     // Invariant: a domain name.
     let Ok(hostname) = "relay.example".parse() else { return };
     let link = Link { security, loopback: choice & 4 == 0, trusted: true };
-    let mut session = Session::new(Arc::new(Terms { hostname, mode, limits }), link);
+    let mut session = Session::new(Arc::new(Terms { hostname, origin: None, mode, limits }), link);
     check_replies(session.output());
     let mut input = Vec::new();
     for piece in octets.chunks(piece) {

@@ -13,8 +13,21 @@ pub enum Path {
     Null,
     /// `<postmaster>`, which RFC 5321 §4.5.1 wants taken without a domain.
     Postmaster,
+    /// A name without a domain, as programs on a host write their neighbours.
+    Local(Box<str>),
     /// A mailbox.
     Mailbox(Address),
+}
+
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Path::Null => Ok(()),
+            Path::Postmaster => f.write_str("postmaster"),
+            Path::Local(name) => f.write_str(name),
+            Path::Mailbox(address) => std::fmt::Display::fmt(address, f),
+        }
+    }
 }
 
 /// Reads a path at the start of `text`, with or without angle brackets, and gives what stands behind it.
@@ -55,7 +68,14 @@ fn path(inner: &str, bracketed: bool) -> Result<Path, &'static str> {
     if mailbox.eq_ignore_ascii_case("postmaster") {
         return Ok(Path::Postmaster);
     }
-    let (local, domain) = mailbox.rsplit_once('@').ok_or("an address has the form local@domain")?;
+    let Some((local, domain)) = mailbox.rsplit_once('@') else {
+        // A user's name, and nothing that somebody could take for a route.
+        let sound = |b: u8| b.is_ascii_alphanumeric() || b"._-+=$".contains(&b);
+        return match bracketed && mailbox == inner && mailbox.len() <= 64 && mailbox.bytes().all(sound) {
+            true => Ok(Path::Local(mailbox.into())),
+            false => Err("an address has the form local@domain"),
+        };
+    };
     if !local.starts_with('"') && local.contains(unfit_for_atom) {
         return Err("the part before the @ has characters that need quotes");
     }
@@ -116,6 +136,7 @@ mod tests {
         }
         assert_eq!(read("<> RET=HDRS"), Ok((Path::Null, " RET=HDRS")));
         assert_eq!(read("<PostMaster>"), Ok((Path::Postmaster, "")));
+        assert_eq!(read("<www-data> X=1"), Ok((Path::Local("www-data".into()), " X=1")));
     }
 
     #[test]
@@ -127,7 +148,10 @@ mod tests {
             "<a@b.example",
             "<a@b.example>x",
             "<a@b.example>>",
-            "<a>",
+            "<a!b>",
+            "<a%b>",
+            "<a b>",
+            "<\"a\">",
             "a",
             "<@>",
             "<@x.example>",

@@ -29,9 +29,10 @@ use super::penalty::Failure;
 use super::server::{Post, Shared};
 use crate::accept::{Origin, Submission};
 use crate::credential::VerifyError;
+use crate::maillog::{self, Said, Service};
 use crate::smtp::answer::Answer;
 use crate::smtp::auth::Login;
-use crate::smtp::session::{Act, Denial, Link, Message, Mode, Security, Session};
+use crate::smtp::session::{Act, Denial, Link, Message, Mode, Security, Session, Verb};
 
 /// What one read can bring. Unit: octets. One buffer a thread.
 const SCRATCH_LENGTH: usize = 64 * 1024;
@@ -78,6 +79,23 @@ impl<G: Gate> Arrival<G> {
     }
 }
 
+/// Who speaks in the classic log.
+fn service(mode: Mode) -> Service {
+    match mode {
+        Mode::Smtp => Service::Smtpd,
+        Mode::Submission => Service::Submission,
+        Mode::Submissions => Service::Smtps,
+    }
+}
+
+/// Where a dialogue stood, in the classic log's words: a message that was read to its end is refused behind it.
+fn place(verb: Verb, has_sender: bool, has_recipient: bool) -> &'static str {
+    match verb {
+        Verb::Data | Verb::Bdat if has_sender && has_recipient => "END-OF-MESSAGE",
+        other => other.name(),
+    }
+}
+
 struct Connection<G: Gate> {
     shared: Arc<Shared<G>>,
     post: Arc<Post>,
@@ -98,12 +116,16 @@ struct Connection<G: Gate> {
     /// What was waited for last was a piece of a message.
     receiving: bool,
     login_failed: bool,
+    /// Its name in the classic log.
+    log: maillog::Session,
     _ticket: Ticket,
 }
 
 impl<G: Gate> Connection<G> {
     async fn open(arrival: Arrival<G>) -> io::Result<Connection<G>> {
         let Arrival { shared, post, stream, client, ticket, drain } = arrival;
+        let log = shared.maillog.session(service(post.terms.mode));
+        shared.maillog.write_of(log, || format!("connect from {}", maillog::peer(client.ip())));
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
         let loopback = [local, client].iter().all(|end| end.ip().to_canonical().is_loopback());
@@ -121,7 +143,10 @@ impl<G: Gate> Connection<G> {
             _ => (Io::Plain(stream), None, Security::Clear),
         };
         let link = Link { security, loopback, trusted: post.listener.trusts(client.ip()) };
-        let session = Session::new(post.terms.clone(), link);
+        let mut session = Session::new(post.terms.clone(), link);
+        if shared.maillog.is_on() {
+            session.keep_refusals();
+        }
         let since = Instant::now();
         let deadline = Box::pin(sleep_until(since + post.settings.command_timeout));
         let (input, share) = (Vec::new(), Share::default());
@@ -141,13 +166,26 @@ impl<G: Gate> Connection<G> {
             commands: 0,
             receiving: false,
             login_failed: false,
+            log,
             _ticket: ticket,
         };
         Ok(connection)
     }
 
     async fn run(&mut self) {
+        self.talk().await;
+        if self.session.is_worn_out() {
+            self.log_loss("too many errors");
+        }
+        self.shared.maillog.write_of(self.log, || {
+            let tallies = self.session.tally().counts().map(|(verb, well, all)| (verb.word(), well, all));
+            maillog::session_end(&maillog::peer(self.client.ip()), tallies)
+        });
+    }
+
+    async fn talk(&mut self) {
         if self.talks_early().await {
+            self.log_loss("improper command pipelining");
             tracing::debug!(client = %self.client, "client talked before the greeting");
             self.session.output().clear();
             self.session.end(&Answer::fixed(554, "5.5.0", "Error: wait for the greeting before you talk"));
@@ -168,7 +206,9 @@ impl<G: Gate> Connection<G> {
                 Act::StartTls => Box::pin(self.start_tls()).await,
                 Act::Close => return self.farewell().await,
             };
+            self.log_refusals();
             if let Err(error) = outcome {
+                self.log_loss("lost connection");
                 tracing::debug!(client = %self.client, %error, "connection lost");
                 return;
             }
@@ -223,6 +263,7 @@ impl<G: Gate> Connection<G> {
             Wake::Octets | Wake::Drain => Ok(()),
             Wake::End => Err(io::ErrorKind::UnexpectedEof.into()),
             Wake::Timeout => {
+                self.log_loss("timeout");
                 let text = format!("{} Error: timeout exceeded", self.post.terms.hostname);
                 self.session.end(&Answer::new(421, "4.4.2", text));
                 Ok(())
@@ -318,6 +359,15 @@ impl<G: Gate> Connection<G> {
         };
         self.shared.counts.login(end);
         tracing::info!(client = %self.client.ip(), user = %login.name, reason = ?denial, "login failed");
+        self.shared.maillog.write_of(self.log, || {
+            let (peer, mechanism) = (maillog::peer(self.client.ip()), self.session.mechanism().unwrap_or("PLAIN"));
+            let reason = match denial {
+                Denial::Rejected => "authentication failure",
+                Denial::Busy => "Connection lost to authentication server",
+            };
+            let user = login.name.replace([',', ' '], "?");
+            format!("warning: {peer}: SASL {mechanism} authentication failed: {reason}, sasl_username={user}")
+        });
         if denial == Denial::Rejected {
             let failure = if self.login_failed { Failure::Another } else { Failure::FirstOfSession };
             self.login_failed = true;
@@ -344,6 +394,10 @@ impl<G: Gate> Connection<G> {
             listener_control: post.listener.control,
             hide_client: post.listener.hide_client,
             // RFC 6409 §8 is for submissions; what this machine's own programs say on port 25 is one too.
+            session: self.shared.maillog.is_on().then(|| {
+                let mechanism = self.session.login().and(self.session.mechanism());
+                maillog::Session { mechanism, ..self.log }
+            }),
             fix_headers: post.terms.mode != Mode::Smtp || self.client.ip().to_canonical().is_loopback(),
         };
         let submission = Submission {
@@ -387,6 +441,40 @@ impl<G: Gate> Connection<G> {
         (self.io, self.tls) = (Some(io), Some(description));
         self.session.secured();
         Ok(())
+    }
+
+    /// Tells the classic log what the client was refused.
+    fn log_refusals(&mut self) {
+        for refusal in self.session.take_refusals() {
+            self.shared.maillog.write_of(self.log, || {
+                let hello = self.session.hello();
+                let said = Said {
+                    at: place(refusal.verb, refusal.from.is_some(), refusal.to.is_some()),
+                    code: refusal.answer.code,
+                    status: refusal.answer.status,
+                    text: &refusal.answer.text,
+                    from: refusal.from.as_deref(),
+                    to: refusal.to.as_deref(),
+                    protocol: if hello.is_some_and(|(_, extended)| extended) { "ESMTP" } else { "SMTP" },
+                    hello: hello.map_or("", |(name, _)| name),
+                };
+                maillog::refused(&maillog::peer(self.client.ip()), &said)
+            });
+        }
+    }
+
+    /// Tells the classic log of a session that ended badly.
+    fn log_loss(&self, how: &str) {
+        self.shared.maillog.write_of(self.log, || {
+            let octets = self.session.receiving();
+            let after = match (octets, self.session.tally().last()) {
+                (Some(_), Some(Verb::Bdat)) => "BDAT",
+                (Some(_), _) => "DATA",
+                (None, Some(verb)) => verb.name(),
+                (None, None) => "CONNECT",
+            };
+            maillog::lost(how, after, octets, &maillog::peer(self.client.ip()))
+        });
     }
 
     /// Whether the client says anything before we greet it.

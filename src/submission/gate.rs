@@ -4,6 +4,7 @@ use crate::accept::{Door, Receipt, Refusal, Submission};
 use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::mail::{Address, QueueId, ReversePath};
+use crate::maillog::Maillog;
 use crate::smtp::answer::Answer;
 use crate::smtp::session::{Policy, Proof};
 use crate::time::Timestamp;
@@ -44,9 +45,30 @@ pub trait Gate: Clone + Send + Sync + 'static {
         Ok(())
     }
 
+    /// What the operator's tables say of an envelope sender.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn check_access(&self, _path: &ReversePath) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Whether somebody is meant by a recipient, and no route refuses it.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn check_destination(&self, _path: &ReversePath, _address: &Address, _now: Timestamp) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Whether anyone may send mail to this address, since it is one of ours. `None`: it is not.
     fn check_report_address(&self, _address: &Address, _now: Timestamp) -> Option<Result<(), Refusal>> {
         None
+    }
+
+    /// The log in the classic form.
+    fn maillog(&self) -> Maillog {
+        Maillog::default()
     }
 
     /// Takes a message over.
@@ -58,6 +80,10 @@ pub trait Gate: Clone + Send + Sync + 'static {
 
 impl Gate for Door {
     type Receipt = Receipt;
+
+    fn maillog(&self) -> Maillog {
+        self.events().maillog().clone()
+    }
 
     fn check_sender(&self, credential: Option<&str>, path: &ReversePath) -> Result<(), Refusal> {
         Door::check_sender(self, credential, path)
@@ -75,6 +101,14 @@ impl Gate for Door {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         Door::check_recipient(self, credential, listener_stream, address, now)
+    }
+
+    fn check_access(&self, path: &ReversePath) -> Result<(), Refusal> {
+        Door::check_access(self, path)
+    }
+
+    fn check_destination(&self, path: &ReversePath, address: &Address, now: Timestamp) -> Result<(), Refusal> {
+        Door::check_destination(self, path, address, now)
     }
 
     fn check_report_address(&self, address: &Address, now: Timestamp) -> Option<Result<(), Refusal>> {
@@ -123,6 +157,14 @@ impl<G: Gate> Policy for GatePolicy<'_, G> {
                 self.gate.check_recipient(login, self.listener_stream, address, self.clock.now()).map_err(answer)
             }
         }
+    }
+
+    fn access(&self, path: &ReversePath) -> Result<(), Answer> {
+        self.gate.check_access(path).map_err(answer)
+    }
+
+    fn destination(&self, path: &ReversePath, address: &Address) -> Result<(), Answer> {
+        self.gate.check_destination(path, address, self.clock.now()).map_err(answer)
     }
 
     fn report_address(&self, address: &Address) -> Option<Result<(), Answer>> {

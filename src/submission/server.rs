@@ -18,6 +18,7 @@ use super::settings::{Listener, Settings};
 use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::mail::Domain;
+use crate::maillog::Maillog;
 use crate::metrics::{Metric, Page};
 use crate::smtp::answer::Answer;
 use crate::smtp::session::{Mode, Terms};
@@ -66,6 +67,7 @@ pub(super) struct Shared<G> {
     pub(super) budget: Budget,
     pub(super) penalties: Penalties,
     pub(super) counts: Arc<Counts>,
+    pub(super) maillog: Maillog,
     admission: Arc<Admission>,
     tls: Option<ServerTls>,
 }
@@ -121,6 +123,7 @@ impl<G: Gate> Server<G> {
         // One message of full size must fit, with what is read of it at once.
         let least = plan.settings.limits.message_size_max + (2 << 20);
         let budget = plan.settings.body_memory_max.as_usize().max(least);
+        let maillog = gate.maillog();
         let shared = Shared {
             gate,
             credentials,
@@ -128,6 +131,7 @@ impl<G: Gate> Server<G> {
             budget: Budget::new(budget),
             penalties: Penalties::default(),
             counts: Arc::default(),
+            maillog,
             admission: Arc::default(),
             tls,
         };
@@ -209,7 +213,8 @@ impl Meter {
 }
 
 fn post(plan: &Plan, listener: &Listener, tls: Option<ServerTls>) -> Post {
-    let terms = Terms { hostname: plan.hostname.clone(), mode: listener.mode, limits: plan.settings.limits };
+    let (hostname, origin) = (plan.hostname.clone(), plan.settings.origin.clone());
+    let terms = Terms { hostname, origin, mode: listener.mode, limits: plan.settings.limits };
     Post { listener: listener.clone(), terms: Arc::new(terms), settings: plan.settings.clone(), tls }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::mail::Domain;
 use crate::message::Families;
 use crate::size::ByteSize;
 use crate::smtp::session::{Limits, Mode};
@@ -51,6 +52,8 @@ pub enum Suppressed {
 pub struct Settings {
     /// Bounds of a session: sizes, recipients, errors.
     pub limits: Limits,
+    /// What a name without a domain gets. Default: our name.
+    pub origin: Option<Domain>,
     /// Connections from one client address (an IPv6 client is its /64), trusted networks exempt.
     ///
     /// Range 1 to 10,000. Default 50, as Postfix has it. Over it: 421 4.7.0.
@@ -96,6 +99,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             limits: Limits::default(),
+            origin: None,
             connections_per_client_max: 50,
             connections_max: 4000,
             body_memory_max: ByteSize::mib(256),

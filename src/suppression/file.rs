@@ -28,6 +28,8 @@ use crate::spool::{Disk, DiskFile};
 
 /// Below the spool's directory.
 pub(super) const DIRECTORY: &str = "suppression";
+/// What a file is renamed to that cannot be read at all.
+const LOST_SUFFIX: &str = ".list.damaged";
 const MAGIC: &[u8; 8] = b"PRSUPPR\n";
 const VERSION: u32 = 1;
 const HEADER_LENGTH: usize = 24;
@@ -671,11 +673,92 @@ pub(super) fn open_all(disk: &Arc<dyn Disk>) -> Result<Vec<Arc<Generation>>, Uno
     Ok(generations)
 }
 
+/// Verifies the checksums of the list's files, without a change of anything; beside a running daemon too. Tells every damage:
+/// which file, what of it, and what that means. Gives how many files there are.
+///
+/// # Errors
+/// The disk cannot be read at all.
+pub fn check(disk: &dyn Disk, mut damage: impl FnMut(String)) -> io::Result<u64> {
+    let mut files = 0;
+    for entry in disk.list(DIRECTORY)? {
+        let path = format!("{DIRECTORY}/{}", entry.name);
+        if entry.name.ends_with(LOST_SUFFIX) {
+            damage(format!(
+                "{path}: a start could not read it at all, and its entries are missing: bring them back from a backup or an \
+                 export, then move it away"
+            ));
+        } else if Name::parse(&entry.name).is_some() {
+            match check_file(disk, &path, &mut damage) {
+                // Superseded while the others were read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                checked => {
+                    checked?;
+                    files += 1;
+                }
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn check_file(disk: &dyn Disk, path: &str, damage: &mut impl FnMut(String)) -> io::Result<()> {
+    let file = disk.open(path, Open::ReadOnly)?;
+    let size = file.length()?;
+    let header = read(&*file, 0, HEADER_LENGTH)?;
+    let footer = read(&*file, size.saturating_sub(FOOTER_LENGTH as u64), FOOTER_LENGTH)?;
+    if let Some(version) = version_at(&header, 8, 0).filter(|version| *version > VERSION) {
+        damage(format!(
+            "{path}: has format version {version}, which this Postrider cannot check; it reads up to {VERSION}"
+        ));
+        return Ok(());
+    }
+    let marker = header_marker(&header);
+    if marker.is_none() {
+        damage(format!("{path}: its header is damaged; no entry is lost while its footer is sound"));
+    }
+    let Some(footer) = Footer::read(&footer) else {
+        damage(format!(
+            "{path}: its footer is damaged, so that its blocks were not checked; a start reads it whole, and loses no entry while its \
+             header is sound"
+        ));
+        return Ok(());
+    };
+    let sound = |section: Section| -> io::Result<Option<Vec<u8>>> {
+        let within = section.at.checked_add(section.length).is_some_and(|end| end <= size);
+        let Some(length) = usize::try_from(section.length).ok().filter(|_| within) else { return Ok(None) };
+        let octets = read(&*file, section.at, length)?;
+        Ok((crc32fast::hash(&octets) == section.sum).then_some(octets))
+    };
+    if sound(footer.filter)?.is_none_or(|octets| Filter::of_octets(&octets).is_none()) {
+        damage(format!("{path}: its filter is damaged; a start makes it anew from the blocks, and loses no entry"));
+    }
+    let Some(index) = sound(footer.index)?.and_then(|octets| Index::parse(&octets, HEADER_LENGTH as u64)) else {
+        damage(format!(
+            "{path}: its index is damaged, so that its blocks were not checked; a start makes it anew from them, and loses no entry"
+        ));
+        return Ok(());
+    };
+    for block in 0..index.len() {
+        let place = index.place(block).filter(|(_, length)| *length <= BLOCK_HEADER_LENGTH + block::BODY_LENGTH_MAX);
+        let octets = place.map(|(at, length)| read(&*file, at, length)).transpose()?.unwrap_or_default();
+        if Block::read(&octets, footer.marker).and_then(|block| block.records()).is_none() {
+            let first = key::address(index.key(block)).map_or_else(|| "?".to_owned(), |address| address.to_string());
+            let next = (block + 1 < index.len()).then(|| key::address(index.key(block + 1))).flatten();
+            let next = next.map_or_else(|| "the end".to_owned(), |address| address.to_string());
+            damage(format!(
+                "{path}: block {block} is damaged: the addresses from {first} to {next} that stood in it get no mail until each is \
+                 removed from the list; bring the others back from a backup or an export"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Files that could not be read at all, by name.
 pub(super) fn lost(disk: &Arc<dyn Disk>) -> Vec<String> {
     let found = disk.list(DIRECTORY).unwrap_or_else(|error| {
         warn!(%error, "the suppression list's directory cannot be read");
         Vec::new()
     });
-    found.into_iter().map(|entry| entry.name).filter(|name| name.ends_with(".list.damaged")).collect()
+    found.into_iter().map(|entry| entry.name).filter(|name| name.ends_with(LOST_SUFFIX)).collect()
 }

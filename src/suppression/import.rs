@@ -4,7 +4,7 @@
 //! are merged into one file of the list, which counts from the moment that it has its name.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::OwnedMutexGuard;
 use tracing::info;
@@ -13,7 +13,7 @@ use super::block::Record;
 use super::file::{Builder, Name, Part};
 use super::key;
 use super::scan::{Gone, Merge};
-use super::{Entry, Failure, Query, Shared, Suppressions, blocking};
+use super::{ENTRIES_MAX, Entry, Failure, Query, Shared, Suppressions, blocking};
 use crate::mail::Address;
 use crate::time::Timestamp;
 
@@ -42,13 +42,25 @@ pub struct Import {
     weight: usize,
     parts: Vec<Part>,
     taken: u64,
-    /// One at a time.
-    _turn: OwnedMutexGuard<()>,
+    _turn: Turn,
+}
+
+/// One at a time.
+struct Turn {
+    shared: Arc<Shared>,
+    _lock: OwnedMutexGuard<()>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.shared.progress.goes_on.store(false, Ordering::Release);
+    }
 }
 
 /// How far the import is that goes on.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
+    goes_on: AtomicBool,
     taken: AtomicU64,
     merged: AtomicU64,
 }
@@ -73,7 +85,8 @@ impl Suppressions {
     /// `None`: none goes on.
     pub fn import_progress(&self) -> Option<(u64, u64)> {
         let progress = &self.shared.progress;
-        let goes_on = self.shared.importing.try_lock().is_err();
+        // Who looked by trying the lock would keep an import out.
+        let goes_on = progress.goes_on.load(Ordering::Acquire);
         goes_on.then(|| (progress.taken.load(Ordering::Relaxed), progress.merged.load(Ordering::Relaxed)))
     }
 
@@ -82,14 +95,17 @@ impl Suppressions {
     /// # Errors
     /// Another one goes on.
     pub fn import(&self) -> Result<Import, Failure> {
-        let turn = self.shared.importing.clone().try_lock_owned().map_err(|_| Failure::Busy)?;
+        let lock = self.shared.importing.clone().try_lock_owned().map_err(|_| Failure::Busy)?;
         let shared = self.shared.clone();
         shared.progress.taken.store(0, Ordering::Relaxed);
         shared.progress.merged.store(0, Ordering::Relaxed);
+        shared.progress.goes_on.store(true, Ordering::Release);
+        let turn = Turn { shared: shared.clone(), _lock: lock };
         Ok(Import { shared, records: Vec::new(), weight: 0, parts: Vec::new(), taken: 0, _turn: turn })
     }
 
-    /// Removes every entry that a query finds: as one, or not at all. Gives how many there were.
+    /// Removes every entry that a query finds: as one, or not at all. Gives how many there were. What is said while this goes
+    /// on stays, as what is said after it does.
     ///
     /// # Errors
     /// Nothing was removed.
@@ -104,12 +120,8 @@ impl Suppressions {
                 shared.merge(true).await?;
             }
             let finder = shared.clone();
-            let wanted = query.clone();
-            let mut count = blocking(move || finder.void_where(&wanted, run, now)).await?;
+            let count = blocking(move || finder.void_where(&query, run, now)).await?;
             drop(turn);
-            if run == Run::Real {
-                count += shared.remove_from_memory(&query, now).await?;
-            }
             if count > 0 && run == Run::Real {
                 info!(entries = count, "entries of the suppression list were removed");
                 shared.start_merge();
@@ -193,11 +205,24 @@ impl Import {
         let mut builder = shared.builder(run, at_most)?;
         let mut imported = Imported { taken: self.taken, ..Imported::default() };
         let mut merge = Merge::new(memory, &newest_first, &[], Gone::Dropped);
+        // Whose entries come, and how many it has with those that came: they stand together.
+        let (mut address, mut has) = (Vec::new(), 0);
         let written = merge.try_for_each(|record| {
             imported.distinct += 1;
             shared.goes_on()?;
             let Some(entry) = &record.entry else { return Ok(()) };
-            let before = shared.look_up(key::prefix_of(&record.key)).entry(entry);
+            let prefix = key::prefix_of(&record.key);
+            let seen = shared.look_up(prefix);
+            if address != prefix {
+                address = prefix.to_vec();
+                has = seen.records.iter().filter(|record| record.entry.is_some()).count();
+            }
+            let before = seen.entry(entry);
+            has += usize::from(before.is_none());
+            if has > ENTRIES_MAX && before.is_none() {
+                let address = key::address(&record.key).map(|address| address.to_string()).unwrap_or_default();
+                return Err(Failure::Crowded { address: address.into() });
+            }
             let together = before.as_ref().map_or_else(|| entry.clone(), |before| before.with(entry));
             match &before {
                 Some(before) if *before == together => imported.known += 1,
@@ -260,7 +285,7 @@ impl Shared {
     /// Writes a file that voids what a query finds in the files.
     fn void_where(&self, query: &Query, run: Run, now: Timestamp) -> Result<u64, Failure> {
         let (memory, files) = self.snapshot();
-        // What is in memory only came while the files were written: it is removed one by one.
+        // All that was said before this began is in files by now.
         let memory = if run == Run::Dry { memory } else { Vec::new() };
         let find = |memory: Vec<Record>, see: &mut dyn FnMut(&Record) -> Result<(), Failure>| {
             let mut merge = Merge::new(memory, &files, &query.first_key(), Gone::Dropped);

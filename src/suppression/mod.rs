@@ -23,6 +23,7 @@ mod query;
 mod scan;
 
 pub use entry::{Cause, EVIDENCE_LENGTH_MAX, Entry, Scope, UnknownCause};
+pub use file::check;
 pub use import::{Import, Imported, Run};
 pub use listing::{Counts, Export, Page};
 pub use query::{Query, State};
@@ -92,8 +93,20 @@ pub enum Failure {
         taken: u64,
     },
     /// More than an address may have.
-    #[error("this address has {ENTRIES_MAX} entries already; remove some of them, or use the scope all")]
-    Crowded,
+    #[error("{address} has {ENTRIES_MAX} entries already; remove some of them, or use the scope all")]
+    Crowded {
+        /// Whose.
+        address: Box<str>,
+    },
+    /// So many changes wait in memory for a file that no more is taken: files cannot be written, or not as fast as they come.
+    #[error(
+        "the suppression list has too many changes in memory that no file has yet ({why}): nothing of this was kept; try again \
+         in a minute, and see `postrider suppression stats`"
+    )]
+    Overfull {
+        /// What keeps them from a file.
+        why: String,
+    },
     /// The disk said no.
     #[error("the suppression list's files: {0}")]
     Disk(String),
@@ -204,6 +217,15 @@ impl Changes {
 
 fn weight(key: &[u8], entry: Option<&Entry>) -> usize {
     CHANGE_WEIGHT + key.len() + entry.map_or(0, |entry| entry.site.len() + entry.evidence.len())
+}
+
+/// A change of an address's entries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Edit {
+    /// Puts one in place of that of the same scope and cause.
+    Put(Entry),
+    /// Removes that of this scope and cause, if it is there.
+    Remove(Scope, Cause),
 }
 
 /// What the list says of an address.
@@ -340,22 +362,35 @@ impl Suppressions {
     /// # Cancel safety
     /// Dropped before it returns, the entry may be there nevertheless.
     pub async fn put(&self, address: &Address, entry: Entry) -> Result<(), Failure> {
-        let entry = entry.bounded();
-        let (prefix, key) = (key::prefix(address), key::key(address, &entry.scope, entry.cause));
-        let shared = self.shared.clone();
-        shared.see_time(entry.last_at);
+        self.change(address, |_| (vec![Edit::Put(entry)], ())).await
+    }
+
+    /// Changes the entries of an address by what they are: nobody else changes them between what `decide` is shown and what
+    /// it says. Gives what it gives beside the edits. They are durable when this returns.
+    ///
+    /// # Errors
+    /// Some may be done and others not; what was there before is not lost.
+    ///
+    /// # Cancel safety
+    /// As [`Suppressions::put`].
+    pub async fn change<T: Send + 'static>(
+        &self,
+        address: &Address,
+        decide: impl FnOnce(&[Entry]) -> (Vec<Edit>, T) + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (address, shared) = (address.clone(), self.shared.clone());
         spawned(async move {
-            {
+            let prefix = key::prefix(&address);
+            let told = {
                 let _turn = shared.stripe(&prefix).lock().await;
-                let records = shared.look_up(&prefix).records;
-                let is_there = records.iter().any(|record| record.key == key);
-                if !is_there && records.iter().filter(|record| record.entry.is_some()).count() >= ENTRIES_MAX {
-                    return Err(Failure::Crowded);
+                let (edits, told) = decide(&shared.look_up(&prefix).entries());
+                for edit in edits {
+                    shared.edit(&address, &prefix, edit).await?;
                 }
-                shared.change(key, Some(entry)).await?;
-            }
-            shared.merge_if_full();
-            Ok(())
+                told
+            };
+            shared.merge_if_full(RETRY_AFTER);
+            Ok(told)
         })
         .await
     }
@@ -402,10 +437,15 @@ impl Suppressions {
                     }
                 }
             }
-            shared.merge_if_full();
+            shared.merge_if_full(RETRY_AFTER);
             Ok(count)
         })
         .await
+    }
+
+    /// Tries again what failed a while ago, though nobody changes anything. To be called every few seconds.
+    pub fn tick(&self) {
+        self.shared.merge_if_full(RETRY_AFTER);
     }
 
     /// Writes what is in memory to a file, and takes it out of the state log: what happens by itself now and then.
@@ -492,11 +532,34 @@ impl Shared {
         seen
     }
 
+    /// The caller holds the address's lock.
+    async fn edit(&self, address: &Address, prefix: &[u8], edit: Edit) -> Result<(), Failure> {
+        let records = self.look_up(prefix).records;
+        let is_there = |key: &[u8]| records.iter().any(|record| record.key == key && record.entry.is_some());
+        match edit {
+            Edit::Put(entry) => {
+                let entry = entry.bounded();
+                self.see_time(entry.last_at);
+                let key = key::key(address, &entry.scope, entry.cause);
+                let count = records.iter().filter(|record| record.entry.is_some()).count();
+                match count >= ENTRIES_MAX && !is_there(&key) {
+                    true => Err(Failure::Crowded { address: address.to_string().into() }),
+                    false => self.change(key, Some(entry)).await,
+                }
+            }
+            Edit::Remove(scope, cause) => {
+                let key = key::key(address, &scope, cause);
+                if is_there(&key) { self.change(key, None).await } else { Ok(()) }
+            }
+        }
+    }
+
     /// Makes one change durable, then true in memory. The caller holds the address's lock.
     async fn change(&self, key: Vec<u8>, entry: Option<Entry>) -> Result<(), Failure> {
         if self.changes().is_full(CHANGES_OVERFULL) {
             let why = lock(&self.failed).as_ref().map(|(why, _)| why.clone());
-            return Err(why.map_or(Failure::Full, Failure::Disk));
+            let why = why.unwrap_or_else(|| "one is being written, slower than changes come".to_owned());
+            return Err(Failure::Overfull { why });
         }
         let value = Bytes::from(entry::write_value(entry.as_ref()));
         self.spool.state_put(TABLE, Bytes::copy_from_slice(&key), Some(value)).await?;
@@ -511,22 +574,6 @@ impl Shared {
         (memory, self.files.load().iter().rev().cloned().collect())
     }
 
-    async fn remove_from_memory(self: &Arc<Shared>, query: &Query, now: Timestamp) -> Result<u64, Failure> {
-        let (memory, _) = self.snapshot();
-        let mut count = 0;
-        for record in memory {
-            let is_meant = |entry: &Entry| {
-                query.matches(entry, now) && record.key >= query.first_key() && !query.is_past(&record.key)
-            };
-            if record.entry.as_ref().is_some_and(is_meant) {
-                let _turn = self.stripe(key::prefix_of(&record.key)).lock().await;
-                self.change(record.key, None).await?;
-                count += 1;
-            }
-        }
-        Ok(count)
-    }
-
     /// Whether a file may still be written: a stop does not wait for ten million entries.
     fn goes_on(&self) -> Result<(), Failure> {
         match self.closed.load(Ordering::Relaxed) {
@@ -539,10 +586,10 @@ impl Shared {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn merge_if_full(self: &Arc<Shared>) {
+    fn merge_if_full(self: &Arc<Shared>, retry_after: Duration) {
         // One that failed is tried again, however few changes there are: its alarm ends by that alone.
         let failed_for = lock(&self.failed).as_ref().map(|(_, at)| at.elapsed());
-        let is_due = failed_for.map_or_else(|| self.changes().is_full(1), |age| age >= RETRY_AFTER);
+        let is_due = failed_for.map_or_else(|| self.changes().is_full(1), |age| age >= retry_after);
         if is_due {
             self.start_merge();
         }
@@ -556,7 +603,7 @@ impl Shared {
         let shared = self.clone();
         tokio::spawn(async move {
             let _turn = shared.maintenance.clone().lock_owned().await;
-            // Who needs another is told by the next change.
+            // Who needs another is told by the next change, or the next tick.
             let _ = shared.merge(false).await;
             shared.merging.store(false, Ordering::Release);
         });

@@ -6,6 +6,53 @@ use crate::spool::{Apply, FileDisk, OpenOptions, Position, Sequence, Settings, S
 
 pub(super) const NOW: Timestamp = Timestamp::from_secs(1_795_255_200);
 
+/// What happens at a write.
+type Hook = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// A disk that does something else besides, once, when a file of the list is about to get its name.
+struct Hooked {
+    disk: FileDisk,
+    hooks: Mutex<std::collections::VecDeque<Hook>>,
+}
+
+impl fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hooked")
+    }
+}
+
+impl Disk for Hooked {
+    fn open(&self, name: &str, how: crate::spool::disk::Open) -> io::Result<Arc<dyn crate::spool::DiskFile>> {
+        self.disk.open(name, how)
+    }
+    fn make_dir(&self, name: &str) -> io::Result<()> {
+        self.disk.make_dir(name)
+    }
+    fn sync_dir(&self, name: &str) -> io::Result<()> {
+        self.disk.sync_dir(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let hook = if to.ends_with(".list") { lock(&self.hooks).pop_front() } else { None };
+        hook.map_or(Ok(()), |hook| hook())?;
+        self.disk.rename(from, to)
+    }
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.disk.unlink(name)
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<crate::spool::disk::Entry>> {
+        self.disk.list(dir)
+    }
+    fn space(&self) -> io::Result<crate::spool::disk::Space> {
+        self.disk.space()
+    }
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock()
+    }
+    fn link_out(&self, name: &str, to: &std::path::Path) -> io::Result<()> {
+        self.disk.link_out(name, to)
+    }
+}
+
 struct Deaf;
 
 impl Apply for Deaf {
@@ -20,11 +67,12 @@ impl Apply for Deaf {
 struct House {
     directory: tempfile::TempDir,
     open: Option<(Spool, Suppressions)>,
+    disk: Option<Arc<Hooked>>,
 }
 
 impl House {
     fn new() -> House {
-        let mut house = House { directory: tempfile::tempdir().unwrap(), open: None };
+        let mut house = House { directory: tempfile::tempdir().unwrap(), open: None, disk: None };
         house.reopen();
         house
     }
@@ -33,7 +81,10 @@ impl House {
         if let Some((spool, _)) = self.open.take() {
             spool.close();
         }
-        let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(&self.directory.path().join("spool")).unwrap());
+        let disk = FileDisk::new(&self.directory.path().join("spool")).unwrap();
+        let hooked = Arc::new(Hooked { disk, hooks: Mutex::default() });
+        self.disk = Some(hooked.clone());
+        let disk: Arc<dyn Disk> = hooked;
         let settings = Settings { segment_size: ByteSize::mib(1), ..Settings::default() };
         let fatal = Box::new(|why: &str| panic!("{why}"));
         let (spool, _) = Spool::open(settings, disk.clone(), OpenOptions::default(), Box::new(Deaf), fatal).unwrap();
@@ -43,6 +94,17 @@ impl House {
 
     fn list(&self) -> &Suppressions {
         &self.open.as_ref().unwrap().1
+    }
+
+    /// Does something when the next file is about to get its name, and the one after it.
+    fn hook(&self, hook: impl FnOnce() -> io::Result<()> + Send + 'static) {
+        lock(&self.disk.as_ref().unwrap().hooks).push_back(Box::new(hook));
+    }
+
+    fn check(&self) -> (u64, Vec<String>) {
+        let mut lines = Vec::new();
+        let files = check(&self.disk.as_ref().unwrap().disk, |line| lines.push(line)).unwrap();
+        (files, lines)
     }
 
     fn files(&self) -> Vec<std::path::PathBuf> {
@@ -227,7 +289,7 @@ async fn an_address_has_its_bound() {
         house.list().put(&joe, entry(Scope::Stream(format!("s{stream}").into()), Cause::Manual)).await.unwrap();
     }
     let more = entry(Scope::All, Cause::Manual);
-    assert_eq!(house.list().put(&joe, more.clone()).await, Err(Failure::Crowded));
+    assert_eq!(house.list().put(&joe, more.clone()).await, Err(Failure::Crowded { address: "joe@example.com".into() }));
     assert_eq!(house.list().put(&joe, entry(Scope::Stream("s1".into()), Cause::Manual)).await, Ok(()));
     assert_eq!(house.list().remove(&joe, Some(&Scope::Stream("s1".into())), None).await, Ok(1));
     assert_eq!(house.list().put(&joe, more).await, Ok(()));
@@ -368,4 +430,168 @@ async fn a_later_version_is_not_opened() {
     let failure = Suppressions::open(spool.clone(), disk).err().unwrap().to_string();
     assert!(failure.ends_with("has format version 2; this Postrider reads up to 1"), "{failure}");
     spool.close();
+}
+
+#[tokio::test]
+async fn an_import_holds_the_bound_of_an_address_and_says_whose() {
+    let house = House::new();
+    let (joe, streams) = (at("joe@example.com"), |from: usize, to: usize| (from..to).map(|n| format!("s{n}")));
+    for stream in streams(0, 10) {
+        house.list().put(&joe, entry(Scope::Stream(stream.into()), Cause::Manual)).await.unwrap();
+    }
+    // With ten of them there already, and five that are the same.
+    for (from, to, want) in [(5, ENTRIES_MAX, true), (5, ENTRIES_MAX + 1, false)] {
+        let mut import = house.list().import().unwrap();
+        import.push(&at("other@example.com"), entry(Scope::All, Cause::Import)).await.unwrap();
+        for stream in streams(from, to) {
+            import.push(&joe, entry(Scope::Stream(stream.into()), Cause::Manual)).await.unwrap();
+        }
+        let done = import.finish(Run::Real, |_| {}).await;
+        match want {
+            true => assert_eq!(done.unwrap().added, 1 + (ENTRIES_MAX - 10) as u64),
+            false => assert_eq!(done, Err(Failure::Crowded { address: "joe@example.com".into() })),
+        }
+        assert_eq!(house.list().entries(&joe).len(), ENTRIES_MAX);
+    }
+}
+
+#[tokio::test]
+async fn who_looks_at_the_progress_keeps_no_import_out() {
+    let house = House::new();
+    let (looking, list) = (Arc::new(AtomicBool::new(true)), house.list().clone());
+    let goes_on = looking.clone();
+    let watcher = std::thread::spawn(move || {
+        while goes_on.load(Ordering::Relaxed) {
+            let _ = list.import_progress();
+        }
+    });
+    for round in 0..20_000 {
+        assert_eq!(house.list().import_progress(), None);
+        let import = house.list().import();
+        assert!(import.is_ok(), "round {round}");
+        assert_eq!(house.list().import_progress(), Some((0, 0)));
+    }
+    looking.store(false, Ordering::Relaxed);
+    watcher.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_while_many_are_removed_stays_and_the_rest_goes_as_one() {
+    let house = House::new();
+    house.list().put(&at("before@example.com"), entry(Scope::All, Cause::HardBounce)).await.unwrap();
+    let (list, runtime) = (house.list().clone(), tokio::runtime::Handle::current());
+    house.hook(|| Ok(()));
+    // All that was said before is in a file; the one that voids it is about to count.
+    house.hook(move || {
+        let late = at("late@example.com");
+        runtime.block_on(list.put(&late, entry(Scope::All, Cause::HardBounce))).map_err(io::Error::other)
+    });
+    assert_eq!(house.list().remove_where(&Query::default(), Run::Real, NOW).await, Ok(1));
+    assert_eq!(house.list().entries(&at("before@example.com")).len(), 0);
+    assert_eq!(house.list().entries(&at("late@example.com")).len(), 1);
+    // And where its file cannot be had, nothing goes.
+    house.hook(|| Ok(()));
+    house.hook(|| Err(io::ErrorKind::StorageFull.into()));
+    assert_eq!(house.list().remove_where(&Query::default(), Run::Real, NOW).await, Err(Failure::Full));
+    assert_eq!(house.list().entries(&at("late@example.com")).len(), 1);
+}
+
+#[tokio::test]
+async fn a_merge_that_failed_is_tried_again_though_nothing_changes() {
+    let house = House::new();
+    house.list().put(&at("joe@example.com"), entry(Scope::All, Cause::Manual)).await.unwrap();
+    house.hook(|| Err(io::ErrorKind::StorageFull.into()));
+    assert_eq!(house.list().merge().await, Err(Failure::Full));
+    house.list().tick();
+    assert!(house.list().figures().failed.is_some(), "not at once");
+    house.list().shared.merge_if_full(Duration::ZERO);
+    // Whoever waits for the turn has it once the merge that began has ended.
+    for _ in 0..1000 {
+        if house.list().figures().failed.is_none() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(house.list().figures().failed, None);
+}
+
+#[tokio::test]
+async fn too_many_changes_in_memory_are_not_called_a_full_disk() {
+    let house = House::new();
+    let list = house.list();
+    {
+        let mut changes = list.shared.changes_mut();
+        for number in 0..CHANGES_FULL * CHANGES_OVERFULL {
+            let key = key::key(&at(&format!("u{number}@example.com")), &Scope::All, Cause::Manual);
+            changes.insert(key, Some(entry(Scope::All, Cause::Manual)));
+        }
+    }
+    let put = list.put(&at("more@example.com"), entry(Scope::All, Cause::Manual)).await;
+    let Err(Failure::Overfull { why }) = put else { panic!("{put:?}") };
+    assert_eq!(why, "one is being written, slower than changes come");
+    *lock(&list.shared.failed) = Some(("the disk under the spool is full".into(), Instant::now()));
+    let failure = list.put(&at("more@example.com"), entry(Scope::All, Cause::Manual)).await.unwrap_err().to_string();
+    assert!(
+        failure.contains("no file has yet (the disk under the spool is full): nothing of this was kept"),
+        "{failure}"
+    );
+    assert_eq!(list.entries(&at("more@example.com")), []);
+}
+
+#[tokio::test]
+async fn what_is_decided_by_an_entry_is_decided_while_nobody_else_changes_it() {
+    let house = House::new();
+    let joe = at("joe@example.com");
+    let mut tasks = JoinSet::new();
+    for _ in 0..64 {
+        let (list, joe) = (house.list().clone(), joe.clone());
+        tasks.spawn(async move {
+            let once_more = |there: &[Entry]| {
+                let before = there.first().map_or(0, |entry| entry.hits);
+                (vec![Edit::Put(Entry { hits: before + 1, ..entry(Scope::All, Cause::SoftBounce) })], before)
+            };
+            list.change(&joe, once_more).await.unwrap()
+        });
+    }
+    let mut seen: Vec<u32> = tasks.join_all().await;
+    seen.sort_unstable();
+    assert_eq!(seen, (0..64).collect::<Vec<u32>>());
+    assert_eq!(house.list().entries(&joe)[0].hits, 64);
+    let drop_it = |there: &[Entry]| (there.iter().map(|e| Edit::Remove(e.scope.clone(), e.cause)).collect(), ());
+    house.list().change(&joe, drop_it).await.unwrap();
+    assert_eq!(house.list().entries(&joe), []);
+}
+
+#[tokio::test]
+async fn a_check_says_which_file_is_damaged_where_and_what_that_means() {
+    let mut house = House::new();
+    three_files(&house).await;
+    assert_eq!(house.check(), (3, vec![]));
+    let path = house.files()[0].clone();
+    let sound = std::fs::read(&path).unwrap();
+    let end = sound.len();
+    for (octet, wants) in [
+        (2, "its header is damaged; no entry is lost"),
+        (60, "block 0 is damaged: the addresses from u0@example.com to "),
+        (end - 72 - 8, "its filter is damaged; a start makes it anew"),
+        (end - 30, "its footer is damaged, so that its blocks were not checked"),
+    ] {
+        let mut octets = sound.clone();
+        octets[octet] ^= 1;
+        std::fs::write(&path, octets).unwrap();
+        let (files, lines) = house.check();
+        assert_eq!((files, lines.len()), (3, 1), "{octet}: {lines:?}");
+        assert!(lines[0].starts_with("suppression/") && lines[0].contains(wants), "{octet}: {lines:?}");
+    }
+    // The index stands between the blocks and the filter.
+    let index_at = u64::from_le_bytes(sound[end - 64..end - 56].try_into().unwrap()) as usize;
+    let mut octets = sound.clone();
+    octets[index_at] ^= 1;
+    std::fs::write(&path, octets).unwrap();
+    assert!(house.check().1[0].contains("its index is damaged"), "{:?}", house.check());
+    std::fs::write(&path, &sound[30..end - 10]).unwrap();
+    house.reopen();
+    let (files, lines) = house.check();
+    assert_eq!((files, lines.len()), (2, 1));
+    assert!(lines[0].contains(".list.damaged: a start could not read it at all"), "{lines:?}");
 }

@@ -23,6 +23,8 @@ pub struct Settings {
     /// A PEM file of further root certificates, for smarthosts with a CA of their own. They are believed beside the
     /// system's. Default: none.
     pub extra_roots: Option<PathBuf>,
+    /// A PEM file of root certificates that are believed in place of the system's. Default: none.
+    pub roots: Option<PathBuf>,
 }
 
 /// What is proven about a peer.
@@ -65,8 +67,10 @@ impl Client {
     /// A file of extra roots that cannot be read. A system without roots is no error: verification then fails, and says so.
     pub fn new(settings: &Settings) -> Result<Client, ClientError> {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if let Some(path) = &settings.extra_roots {
+        if settings.roots.is_none() {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        for path in settings.roots.iter().chain(&settings.extra_roots) {
             let unreadable = |reason: String| ClientError::ExtraRoots { path: path.clone(), reason };
             for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))? {
                 let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
@@ -152,7 +156,7 @@ mod tests {
     fn a_file_without_certificates_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("roots.pem");
-        let settings = Settings { extra_roots: Some(path.clone()) };
+        let settings = Settings { extra_roots: Some(path.clone()), ..Settings::default() };
         assert!(matches!(Client::new(&settings), Err(ClientError::ExtraRoots { path: p, .. }) if p == path));
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
         assert!(matches!(Client::new(&settings), Err(ClientError::ExtraRoots { .. })));

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::gate::Meters;
-use super::lane;
+use super::lane::{self, place_of};
 use super::limits::{Limits, SiteLimits};
 use super::slab::NONE;
-use super::words::{DomainHandle, Handle, Holder, Kept, Order, ProviderHandle, SiteHandle, TargetHandle, Unresolved};
+use super::words::{
+    DomainHandle, Handle, Holder, Kept, Order, ProviderHandle, SiteHandle, SourceHandle, TargetHandle, Unresolved,
+};
 use super::{Alarm, Engine};
+use crate::mail::StreamKind;
 use crate::time::Timestamp;
 
 /// Waits between look-ups that failed, doubled up to the longest.
@@ -24,7 +27,7 @@ pub(super) enum Hosts {
     Unknown,
     /// These.
     Known(u32),
-    /// The look-up failed; again then.
+    /// The look-up failed; again then, by the steady clock.
     Failing(Timestamp),
     /// There are none: what waits fails.
     Never,
@@ -51,10 +54,54 @@ pub(super) struct Domain {
 pub(super) struct Own {
     pub limits: Arc<SiteLimits>,
     pub meters: Meters,
-    /// Its windows have no room until then, and its mail stands in no lane: transactional, marketing.
-    pub shut_until: [Timestamp; 2],
+    /// Its windows have no room for what a source carries until then: transactional, marketing.
+    shut: Vec<(SourceHandle, [Timestamp; 2])>,
     /// When that is looked at.
     pub gate_at: Timestamp,
+}
+
+impl Own {
+    fn new(limits: Arc<SiteLimits>, meters: Meters) -> Own {
+        Own { limits, meters, shut: Vec::new(), gate_at: Timestamp::NEVER }
+    }
+
+    /// Whether what one source used leaves others their own.
+    pub fn is_by_source(&self) -> bool {
+        self.limits.sources.iter().map(|(_, limits)| limits).chain([&self.limits.each]).any(|limits| !is_free(limits))
+    }
+
+    /// Nothing of a kind goes over a source before this.
+    pub fn shut(&mut self, source: SourceHandle, kind: StreamKind, until: Timestamp) {
+        let place = match self.shut.iter().position(|(other, _)| *other == source) {
+            Some(place) => place,
+            None => {
+                self.shut.push((source, [Timestamp::ZERO; 2]));
+                self.shut.len() - 1
+            }
+        };
+        self.shut[place].1[place_of(kind)] = until;
+    }
+
+    /// Forgets what was shut until then.
+    pub fn open(&mut self, now: Timestamp) {
+        self.shut.retain(|(_, until)| until.iter().any(|until| *until > now));
+    }
+
+    /// When the next source may have room.
+    pub fn opens_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.shut.iter().flat_map(|(_, until)| until).copied().filter(|until| *until > now).min()
+    }
+
+    /// Whether a source has no room for mail of a kind; `None`: some source.
+    pub fn is_shut(&self, source: Option<SourceHandle>, kind: StreamKind, now: Timestamp) -> bool {
+        let of = |other: &SourceHandle| source.is_none_or(|source| source == *other);
+        self.shut.iter().any(|(other, until)| of(other) && until[place_of(kind)] > now)
+    }
+}
+
+/// Whether nothing is limited that a domain can have limits of.
+fn is_free(limits: &Limits) -> bool {
+    limits.messages.is_empty() && limits.recipients.is_empty()
 }
 
 /// What a look-up found.
@@ -159,7 +206,8 @@ impl Engine {
         true
     }
 
-    fn arm_domain(&mut self, domain: u32, at: Timestamp) {
+    fn arm_domain(&mut self, domain: u32, shown: Timestamp) {
+        let at = self.steady_of(shown);
         let was = std::mem::replace(&mut self.domains[domain].alarm, at);
         self.arm(was, at, Alarm::Domain(domain));
     }
@@ -190,7 +238,7 @@ impl Engine {
         }
         // What the old limits kept out of its lanes may pass the new ones.
         if other_limits {
-            self.open_domain(domain, out);
+            self.reopen_domain(domain, out);
         }
         self.feed(self.targets[target.0].site, out);
     }
@@ -213,8 +261,7 @@ impl Engine {
                     meters.change(&SiteLimits::of_each(Limits::NONE), &limits, now);
                 }
                 meters.restore(Holder::Domain(DomainHandle(domain)), &limits, kept, now);
-                *own =
-                    Some(Box::new(Own { limits, meters, shut_until: [Timestamp::ZERO; 2], gate_at: Timestamp::NEVER }));
+                *own = Some(Box::new(Own::new(limits, meters)));
             }
         }
         changed
@@ -227,13 +274,16 @@ impl Engine {
         }
         match why {
             Unresolved::Later(until) => {
+                let now = self.now;
                 let known = &mut self.domains[domain];
                 let wait = WAIT_MIN * (1u32 << known.failures.min(10));
                 known.failures = known.failures.saturating_add(1);
-                let again = until.max(self.now.after(wait.min(WAIT_MAX)));
+                let again = until.max(now.after(wait.min(WAIT_MAX)));
+                let again_at = self.steady_of(again);
+                let known = &mut self.domains[domain];
                 // Hosts that were right an hour ago are better than none.
                 if !matches!(known.hosts, Hosts::Known(_)) {
-                    known.hosts = Hosts::Failing(again);
+                    known.hosts = Hosts::Failing(again_at);
                 }
                 self.arm_domain(domain, again);
             }

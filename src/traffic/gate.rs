@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::lane::{self, place_of};
+use super::lane::{self, Via, place_of};
 use super::limits::{Limits, Rate, Rates, SiteLimits};
 use super::link::{Doing, Link};
 use super::meter::{Haste, Meter, Room};
+use super::slab::NONE;
 use super::words::{Account, Constraint, DomainHandle, Holder, Kept, Order, SiteHandle, SourceHandle, Unit};
 use super::{Alarm, Engine};
 use crate::mail::StreamKind;
@@ -282,13 +283,19 @@ pub(super) enum Barrier {
 }
 
 impl Engine {
-    /// The time that really passed: what peers count by.
+    /// The time that really passed: what peers count by, and by which all is looked at again that this run began.
     pub(super) fn steady(&self) -> Timestamp {
-        Timestamp::from_millis(self.now.as_millis().saturating_add_signed(-self.skew_ms))
+        self.steady_of(self.now)
     }
 
+    /// When so much will have passed that the clock shows this, if nobody sets it meanwhile.
+    pub(super) fn steady_of(&self, shown: Timestamp) -> Timestamp {
+        shifted(shown, -self.skew_ms)
+    }
+
+    /// What the clock will show then.
     pub(super) fn at(&self, steady: Timestamp) -> Timestamp {
-        Timestamp::from_millis(steady.as_millis().saturating_add_signed(self.skew_ms))
+        shifted(steady, self.skew_ms)
     }
 
     fn haste(&self, lane: u32, kind: StreamKind) -> Haste {
@@ -299,9 +306,9 @@ impl Engine {
     }
 
     /// The same for a domain's own windows: others' mail in the lane is nothing to them.
-    pub(super) fn haste_of_domain(&self, domain: u32, kind: StreamKind) -> Haste {
+    fn haste_of_domain(&self, domain: u32, source: SourceHandle, kind: StreamKind) -> Haste {
         // What waits for its pace is told so.
-        if self.is_shut(domain, kind) {
+        if self.is_shut_for(domain, source, kind) {
             return Haste::Paced;
         }
         let flows = self.domains.get(domain).into_iter().flat_map(|known| &known.flows);
@@ -317,7 +324,7 @@ impl Engine {
         let (now, haste) = (self.steady(), self.haste(lane, kind));
         let wanted = u32::from(self.rows[slot].recipients.max(1));
         let domain = self.flows[self.rows[slot].flow].key.domain.0;
-        let own_haste = self.haste_of_domain(domain, kind);
+        let own_haste = self.haste_of_domain(domain, link.source, kind);
         let site = &mut self.sites[link.site];
         let limits = std::sync::Arc::clone(&site.limits);
         let of_site = recipients_now(&mut site.meters, &limits, link.source, now, haste, wanted);
@@ -386,12 +393,13 @@ impl Engine {
 
     /// What was given back is there for whoever waits for these windows.
     fn reopen(&mut self, site: u32, domain: u32) {
-        let now = self.now;
+        let now = self.steady();
         if self.sites[site].gate_at != Timestamp::NEVER {
             self.sites[site].gate_at = now;
             self.arm_site(site);
         }
         if KINDS.into_iter().any(|kind| self.is_shut(domain, kind)) {
+            self.open_gates(domain);
             self.arm_gate(domain, now);
         }
     }
@@ -399,10 +407,13 @@ impl Engine {
     /// The clock was set: what is written down speaks of times that it showed, and is written anew.
     pub(super) fn skewed(&mut self, by_ms: i64, out: &mut Vec<Order>) {
         self.skew_ms = by_ms;
+        // Whoever sleeps until the clock shows some time is told anew when that is.
+        self.announced = Timestamp::NEVER;
         if by_ms.abs_diff(self.written_skew_ms) < RESTATED_FROM_MS {
             return;
         }
         self.written_skew_ms = by_ms;
+        self.calendar_moved();
         let (now, sites) = (self.steady(), self.sites.slots());
         for site in 0..sites {
             if let Some(known) = self.sites.get_mut(site) {
@@ -440,7 +451,7 @@ impl Engine {
         kind: StreamKind,
     ) -> Result<(), Option<Shut>> {
         let now = self.steady();
-        if self.rules.first_dial > self.now {
+        if self.first_dial > now {
             return Err(None);
         }
         let haste = self.haste(lane, kind);
@@ -518,7 +529,10 @@ impl Engine {
             // What could not be written is asked for again by whoever needs it.
             _ if !durable => {}
             Holder::Site(site) => self.open_site(site.0, out),
-            Holder::Domain(domain) => self.open_domain(domain.0, out),
+            Holder::Domain(domain) => {
+                self.open_gates(domain.0);
+                self.open_domain(domain.0, out);
+            }
             Holder::Provider(_) | Holder::All | Holder::Place(_) => {}
         }
     }
@@ -538,7 +552,7 @@ impl Engine {
             return self.warmup_record(account);
         }
         if let (Unit::Lesson, Holder::Site(site), Some(source)) = (account.unit, account.holder, account.source) {
-            return self.sites.get(site.0).map(|site| site.path(source).written());
+            return self.sites.get(site.0).map(|site| site.path(source).written(skew));
         }
         self.meters_of(account.holder)?.find(account.source, account.unit).map(|meter| meter.written(skew))
     }
@@ -557,13 +571,14 @@ impl Engine {
 
     /// Looks at a site again when its windows may be open.
     fn wait_at(&mut self, site: u32, shut: Shut) {
+        let now = self.steady();
         let at = match shut {
-            Shut::Until(at) => self.at(at),
+            Shut::Until(at) => at,
             // Should the disk be so slow that nobody answers, ask again.
-            Shut::Unreserved => self.now.after(Duration::from_secs(1)),
+            Shut::Unreserved => now.after(Duration::from_secs(1)),
         };
         let known = &mut self.sites[site];
-        if known.gate_at <= self.now || at < known.gate_at {
+        if known.gate_at <= now || at < known.gate_at {
             known.gate_at = at;
         }
         self.arm_site(site);
@@ -585,8 +600,8 @@ impl Engine {
         }
     }
 
-    /// A domain's own windows have no room for mail of a kind: it leaves its lanes, so that it stands in nobody's way. What
-    /// paces marketing does not stop transactional mail.
+    /// A domain's own windows have no room for mail of a kind over a source: what no other source carries leaves its lanes,
+    /// so that it stands in nobody's way. What paces marketing does not stop transactional mail.
     pub(super) fn shut_domain(
         &mut self,
         domain: u32,
@@ -594,28 +609,48 @@ impl Engine {
         (kind, shut): (StreamKind, Shut),
         out: &mut Vec<Order>,
     ) {
+        let now = self.steady();
         let until = match shut {
-            Shut::Until(at) => self.at(at).max(self.now.after(Duration::from_millis(1))),
+            Shut::Until(at) => at.max(now.after(Duration::from_millis(1))),
             Shut::Unreserved => {
                 self.reserve_ahead(link.site, Some(domain), link.source, out);
-                self.now.after(Duration::from_secs(1))
+                now.after(Duration::from_secs(1))
             }
         };
         let Some(known) = self.domains.get_mut(domain) else { return };
         let Some(own) = known.own.as_deref_mut() else { return };
-        own.shut_until[place_of(kind)] = until;
+        own.shut(link.source, kind, until);
         for place in 0..known.flows.len() {
             let flow = self.domains[domain].flows[place];
-            if self.flows[flow].key.kind == kind {
+            if self.flows[flow].key.kind == kind && self.is_shut_out(flow) {
                 lane::detach(flow, &mut self.flows, &mut self.lanes);
             }
         }
         self.arm_gate(domain, until);
     }
 
+    /// Whether the domain's own windows have no room for a flow's mail over any source that carries it.
+    pub(super) fn is_shut_out(&self, flow: u32) -> bool {
+        let (key, now) = (&self.flows[flow].key, self.steady());
+        let Some(own) = self.domains.get(key.domain.0).and_then(|known| known.own.as_deref()) else { return false };
+        if !own.is_by_source() {
+            // Whichever source found it full says it for all.
+            return own.is_shut(None, key.kind, now);
+        }
+        let sources = self.sources(self.via(key));
+        !sources.is_empty() && sources.iter().all(|source| own.is_shut(Some(*source), key.kind, now))
+    }
+
+    /// Whether a lane's mail of a kind has no room over this source, by its domain's own windows.
+    pub(super) fn is_lane_shut(&self, lane: u32, source: SourceHandle, kind: StreamKind) -> bool {
+        let Via::Own(_, domain) = self.lanes[lane].via else { return false };
+        let own = self.domains.get(domain.0).and_then(|known| known.own.as_deref());
+        own.is_some_and(|own| own.is_shut(Some(source), kind, self.steady()))
+    }
+
     /// Has a domain's windows looked at by this time.
     fn arm_gate(&mut self, domain: u32, at: Timestamp) {
-        let now = self.now;
+        let now = self.steady();
         let Some(own) = self.domains.get_mut(domain).and_then(|known| known.own.as_deref_mut()) else { return };
         if own.gate_at > now && own.gate_at <= at {
             return;
@@ -624,37 +659,76 @@ impl Engine {
         self.arm(was, at, Alarm::Gate(domain));
     }
 
-    /// A domain's own windows may be open, or are gone: its mail goes back to its lanes.
+    /// Some of a domain's own windows may be open: its mail goes back to its lanes.
     pub(super) fn open_domain(&mut self, domain: u32, out: &mut Vec<Order>) {
+        let now = self.steady();
         let Some(known) = self.domains.get_mut(domain) else { return };
+        let mut again = None;
         if let Some(own) = known.own.as_deref_mut() {
-            own.shut_until = [Timestamp::ZERO; 2];
+            own.open(now);
+            again = own.opens_at(now);
             let was = std::mem::replace(&mut own.gate_at, Timestamp::NEVER);
-            self.alarms.remove(&(was, Alarm::Gate(domain)));
+            self.arm(was, Timestamp::NEVER, Alarm::Gate(domain));
         }
         for place in 0..self.domains[domain].flows.len() {
-            let Some(flow) = self.domains.get(domain).and_then(|known| known.flows.get(place)).copied() else { return };
-            if !self.is_attached(flow) {
-                self.attach_flow(flow, out);
+            let Some(flow) = self.domains.get(domain).and_then(|known| known.flows.get(place)).copied() else { break };
+            match self.flows[flow].lane {
+                NONE => self.attach_flow(flow, out),
+                // It stands in its lane, since another source carries it; one more may now.
+                lane => self.want_again(lane, self.flows[flow].key.kind, out),
             }
+        }
+        if let Some(at) = again {
+            self.arm_gate(domain, at);
         }
     }
 
-    /// Whether a domain's mail of a kind is kept out of its lanes by its own windows.
-    pub(super) fn is_shut(&self, domain: u32, kind: StreamKind) -> bool {
-        let own = self.domains.get(domain).and_then(|known| known.own.as_deref());
-        own.is_some_and(|own| own.shut_until[place_of(kind)] > self.now)
+    /// A lane's mail may go over a source that it could not go over.
+    fn want_again(&mut self, lane: u32, kind: StreamKind, out: &mut Vec<Order>) {
+        let Via::Own(..) = self.lanes[lane].via else { return };
+        self.want(lane, kind, out);
+        if self.lanes[lane].queued[place_of(kind)] {
+            let site = self.targets[self.lanes[lane].target].site;
+            self.feed(site, out);
+        }
     }
 
-    /// What windows keep mail of a kind, from a source to a site and a domain, from going now. `haste`: at the site, and
-    /// at the domain.
+    /// What was found shut may be open before its time.
+    fn open_gates(&mut self, domain: u32) {
+        if let Some(own) = self.domains.get_mut(domain).and_then(|known| known.own.as_deref_mut()) {
+            own.open(Timestamp::NEVER);
+        }
+    }
+
+    /// A domain's own limits are others, or gone: which lanes are its mail's is said anew.
+    pub(super) fn reopen_domain(&mut self, domain: u32, out: &mut Vec<Order>) {
+        self.open_gates(domain);
+        for place in 0..self.domains.get(domain).map_or(0, |known| known.flows.len()) {
+            lane::detach(self.domains[domain].flows[place], &mut self.flows, &mut self.lanes);
+        }
+        self.open_domain(domain, out);
+    }
+
+    /// Whether a domain's own windows keep its mail of a kind off some source.
+    pub(super) fn is_shut(&self, domain: u32, kind: StreamKind) -> bool {
+        let own = self.domains.get(domain).and_then(|known| known.own.as_deref());
+        own.is_some_and(|own| own.is_shut(None, kind, self.steady()))
+    }
+
+    fn is_shut_for(&self, domain: u32, source: SourceHandle, kind: StreamKind) -> bool {
+        let own = self.domains.get(domain).and_then(|known| known.own.as_deref());
+        own.is_some_and(|own| own.is_shut(Some(source), kind, self.steady()))
+    }
+
+    /// What windows keep mail of a kind, from a source to a site and a domain, from going now. `haste`: at the site.
     pub(super) fn why_windows(
         &self,
         source: SourceHandle,
         site: u32,
         domain: u32,
-        (haste, own_haste): (Haste, Haste),
+        (kind, haste): (StreamKind, Haste),
     ) -> Vec<Constraint> {
+        let own_haste = self.haste_of_domain(domain, source, kind);
         let now = self.steady();
         let mut all = Vec::new();
         if let Some((rate, meter)) = self.sites[site].meters.lesson(source)
@@ -685,6 +759,13 @@ impl Engine {
             look(Holder::Place(place), meters, haste);
         }
         all
+    }
+}
+
+fn shifted(at: Timestamp, by_ms: i64) -> Timestamp {
+    match at {
+        Timestamp::NEVER => at,
+        at => Timestamp::from_millis(super::path::shifted(at.as_millis(), by_ms)),
     }
 }
 

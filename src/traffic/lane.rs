@@ -68,6 +68,8 @@ impl Ranked for ByOldest<'_> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Via {
     Pool(PoolHandle),
+    /// The same for a domain whose own limits are of single sources: what one of them may not carry, another may.
+    Own(PoolHandle, DomainHandle),
     /// Envelopes that keep a source.
     Source(SourceHandle),
 }

@@ -48,6 +48,8 @@ pub(super) struct Link {
     pub doing: Doing,
     /// The row of the envelope on it.
     pub carrying: Option<u32>,
+    /// It carries more than was learned, for a probe: so many.
+    pub tries: Option<u32>,
     /// Transactions done, and the most that there may be.
     pub done: u32,
     pub most: u32,
@@ -68,6 +70,7 @@ impl Link {
             kind: Some(kind),
             doing: Doing::Dialing,
             carrying: None,
+            tries: None,
             done: 0,
             most: u32::MAX,
             mail_written: false,
@@ -152,7 +155,7 @@ impl Engine {
 
     /// What a closed connection's end says about its source at the site.
     fn blame(&mut self, number: u32) {
-        let (now, jitter) = (self.now, self.jitter);
+        let (now, jitter) = (self.steady(), self.jitter);
         let Some(link) = self.links.get(&number).copied() else { return };
         let path = self.sites[link.site].path_mut(link.source);
         path.refused(now, jitter, path.open - path.closing);
@@ -345,8 +348,9 @@ impl Engine {
     }
 
     pub(super) fn close_idle(&mut self, out: &mut Vec<Order>) {
+        let now = self.steady();
         while let Some((since, number)) = self.idle.first().copied() {
-            if since.after(self.rules.idle) > self.now {
+            if since.after(self.rules.idle) > now {
                 return;
             }
             self.close(number, out);

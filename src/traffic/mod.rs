@@ -85,6 +85,7 @@ pub struct Engine {
     domains: Slab<Domain>,
     targets: Slab<Target>,
     sites: Slab<Site>,
+    sites_made: u64,
     links: HashMap<u32, Link, Mixed>,
     /// Addresses that there are connections to, or lately were.
     places: BTreeMap<PlaceHandle, Place>,
@@ -95,7 +96,7 @@ pub struct Engine {
     closing: u32,
     /// Connections of sites without a success.
     unproven: u32,
-    /// Idle connections, the longest idle first.
+    /// Idle connections, the longest idle first. By the time that really passed, as alarms are.
     idle: BTreeSet<(Timestamp, u32)>,
     /// Domains and sites that must be looked at some time.
     alarms: BTreeSet<(Timestamp, Alarm)>,
@@ -123,6 +124,8 @@ pub struct Engine {
     written_skew_ms: i64,
     /// When the engine began, by that time.
     started: Timestamp,
+    /// Nothing is dialed before this, by that time.
+    first_dial: Timestamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -154,6 +157,7 @@ impl Engine {
             domains: Slab::default(),
             targets: Slab::default(),
             sites: Slab::default(),
+            sites_made: 0,
             links: HashMap::default(),
             places: BTreeMap::new(),
             last_link: 0,
@@ -176,6 +180,7 @@ impl Engine {
             skew_ms: 0,
             written_skew_ms: 0,
             started: Timestamp::ZERO,
+            first_dial: Timestamp::ZERO,
         }
     }
 
@@ -245,7 +250,8 @@ impl Engine {
     /// Does what the passing of time asks for, and what was waiting for room.
     fn advance(&mut self, out: &mut Vec<Order>) {
         self.rows_due(out);
-        while let Some((at, alarm)) = self.alarms.first().copied().filter(|(at, _)| *at <= self.now) {
+        let now = self.steady();
+        while let Some((at, alarm)) = self.alarms.first().copied().filter(|(at, _)| *at <= now) {
             self.alarms.remove(&(at, alarm));
             match alarm {
                 Alarm::Domain(domain) => self.domain_alarm(domain, out),
@@ -264,8 +270,8 @@ impl Engine {
 
     fn announce(&mut self, is_tick: bool, out: &mut Vec<Order>) {
         let row = self.timers.first().map(|slot| self.rows[*slot].wakes_at());
-        let alarm = self.alarms.first().map(|(at, _)| *at);
-        let idle = self.idle.first().map(|(since, _)| since.after(self.rules.idle));
+        let alarm = self.alarms.first().map(|(at, _)| self.at(*at));
+        let idle = self.idle.first().map(|(since, _)| self.at(since.after(self.rules.idle)));
         let next = [row, alarm, idle].into_iter().flatten().min().unwrap_or(Timestamp::NEVER);
         // An earlier wake-up than needed does no harm, so only a nearer one is announced; after it came, all are.
         if is_tick || self.announced <= self.now {
@@ -287,9 +293,12 @@ impl Engine {
     }
 
     fn reload(&mut self, rules: Rules, out: &mut Vec<Order>) {
+        if rules.first_dial != self.rules.first_dial {
+            self.first_dial = self.steady_of(rules.first_dial);
+        }
         self.rules = rules;
-        if self.rules.first_dial > self.now {
-            self.alarms.insert((self.rules.first_dial, Alarm::Begin));
+        if self.first_dial > self.steady() {
+            self.alarms.insert((self.first_dial, Alarm::Begin));
         }
         self.replace_flows(out);
         for domain in 0..self.domains.slots() {

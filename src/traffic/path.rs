@@ -25,6 +25,8 @@ const PAUSE_MIN: Duration = Duration::from_secs(PAUSE_MIN_S as u64);
 const PAUSE_MAX: Duration = Duration::from_secs(PAUSE_MAX_S as u64);
 /// Refusals within this time are one: connections that were dialed together.
 const SAME_REFUSAL: Duration = Duration::from_secs(5);
+/// Transactional mail waits so long for a source's windows before one that warms up is taken instead.
+const HURRY: Duration = Duration::from_secs(2);
 /// After this many pauses without a refusal, the pauses start small again.
 const FORGIVEN_AFTER: u32 = 4;
 /// How long a path that was refused is remembered after it was last used; one that was not, see `site.rs`.
@@ -55,6 +57,8 @@ pub(super) struct Path {
     throttled_until: Timestamp,
     /// Nothing goes over open connections either before this: a reply said so.
     blocked_until: Timestamp,
+    /// The site's windows had no room for this source before this.
+    full_until: Timestamp,
     /// The next probe is not before this.
     growth_from: Timestamp,
     /// The time between probes. Unit: seconds.
@@ -63,6 +67,8 @@ pub(super) struct Path {
     turn: u8,
     /// Probes since the last that was refused.
     quiet: u8,
+    /// One connection may carry more than `most`, for a probe.
+    tries_more: bool,
     refused_at: Timestamp,
 }
 
@@ -112,16 +118,23 @@ impl Path {
         pause_s: 0,
         throttled_until: Timestamp::ZERO,
         blocked_until: Timestamp::ZERO,
+        full_until: Timestamp::ZERO,
         growth_from: Timestamp::ZERO,
         probe_s: 0,
         turn: 0,
         quiet: 0,
+        tries_more: false,
         refused_at: Timestamp::ZERO,
     };
 
     /// Messages by time, as learned.
     pub fn rate(&self) -> Option<Rate> {
         self.lesson.as_ref()?.rate()
+    }
+
+    /// See [`Lesson::knows_window`].
+    pub fn knows_window(&self) -> bool {
+        self.lesson.as_ref().is_some_and(|lesson| lesson.knows_window())
     }
 
     fn lesson(&mut self) -> &mut Lesson {
@@ -146,6 +159,18 @@ impl Path {
     /// Whether a reply stopped this source here: nothing goes over open connections either.
     pub fn is_blocked(&self, now: Timestamp) -> bool {
         self.blocked_until > now
+    }
+
+    /// Its windows have no room. True: for long, and that is new.
+    pub fn fills(&mut self, now: Timestamp, until: Timestamp) -> bool {
+        let was = self.is_full(now);
+        self.full_until = until;
+        !was && self.is_full(now)
+    }
+
+    /// Whether its windows have no room for longer than mail in a hurry may wait.
+    pub fn is_full(&self, now: Timestamp) -> bool {
+        self.full_until > now.after(HURRY)
     }
 
     /// Deliveries on one connection, as learned.
@@ -191,8 +216,8 @@ impl Path {
     fn probe(&mut self, now: Timestamp, limit: u16, connections: bool, rate: bool) -> Raised {
         let able = |probe: &Probe| match probe {
             Probe::Connections => connections,
-            Probe::Rate => rate && self.rate().is_some(),
-            Probe::Deliveries => self.most > 0,
+            Probe::Rate => rate && self.lesson.as_ref().is_some_and(|lesson| lesson.may_raise(now)),
+            Probe::Deliveries => self.most > 0 && !self.tries_more,
         };
         let turns = (0..PROBES.len()).map(|step| PROBES[(usize::from(self.turn) + step) % PROBES.len()]);
         let Some(probe) = turns.into_iter().find(able) else { return Raised::default() };
@@ -205,12 +230,13 @@ impl Path {
                 raised.connections = true;
             }
             Probe::Rate => {
-                self.lesson().raise();
+                self.lesson().raise(now);
                 raised.rate = true;
             }
             Probe::Deliveries => {
-                self.most = self.most.saturating_add((self.most / 10).max(1));
-                self.most = if self.most > MOST_MAX { 0 } else { self.most };
+                // Not quiet before one connection carried more.
+                self.tries_more = true;
+                self.quiet = self.quiet.saturating_sub(1);
             }
         }
         let place = PROBES.iter().position(|other| *other == probe).unwrap_or(0);
@@ -221,6 +247,24 @@ impl Path {
         }
         self.growth_from = now.after(self.probe_wait().max(PAUSE_MIN));
         raised
+    }
+
+    /// Whether a connection that carried all that one may is to carry a little more: one alone, so that a probe costs one
+    /// refusal. So many at most.
+    pub fn try_more(&mut self) -> Option<u32> {
+        std::mem::take(&mut self.tries_more).then(|| self.more())
+    }
+
+    fn more(&self) -> u32 {
+        self.most.saturating_add((self.most / 10).max(1))
+    }
+
+    /// A connection carried so many, and none was refused.
+    pub fn carried(&mut self, deliveries: u32) {
+        if self.most > 0 && deliveries >= self.more() {
+            self.most = if deliveries > MOST_MAX { 0 } else { deliveries };
+            self.quiet = self.quiet.saturating_add(1);
+        }
     }
 
     /// A refusal that is not the same as the last: the next probe waits longer if there was one just before.
@@ -290,13 +334,13 @@ impl Path {
         self.open == 0 && !remembered && !self.is_blocked(now)
     }
 
-    /// What was learned, as it is written down; times are the clock's of schedules.
+    /// What was learned, as it is written down. `shift_ms` is added to all times.
     ///
     /// ```text
     ///   | version u8 | ceiling u16 | window f32 | most u32 | because u16 | quiet u8 | turn u8 | probe_ms u64
-    ///   | growth_from u64 | throttled_until u64 | blocked_until u64 | refused_at u64 | lesson 24 octets |
+    ///   | growth_from u64 | throttled_until u64 | blocked_until u64 | refused_at u64 | lesson 25 octets |
     /// ```
-    pub fn written(&self) -> Vec<u8> {
+    pub fn written(&self, shift_ms: i64) -> Vec<u8> {
         let mut out = vec![VERSION];
         out.extend_from_slice(&self.ceiling.to_le_bytes());
         out.extend_from_slice(&self.window.to_bits().to_le_bytes());
@@ -305,16 +349,16 @@ impl Path {
         out.extend_from_slice(&[self.quiet, self.turn]);
         out.extend_from_slice(&(self.probe_wait().as_millis() as u64).to_le_bytes());
         for at in [self.growth_from, self.throttled_until, self.blocked_until, self.refused_at] {
-            out.extend_from_slice(&at.as_millis().to_le_bytes());
+            out.extend_from_slice(&shifted(at.as_millis(), shift_ms).to_le_bytes());
         }
-        out.extend_from_slice(&self.lesson.as_deref().copied().unwrap_or_default().written());
+        out.extend_from_slice(&self.lesson.as_deref().unwrap_or(&Lesson::default()).written(shift_ms));
         out
     }
 
-    /// Takes over what an earlier run wrote down. Bytes that cannot be read mean the strictest: nothing for a minute,
+    /// Takes over what an earlier run wrote down; `shift_ms` is added to its times. Bytes that cannot be read mean the strictest: nothing for a minute,
     /// then one connection and one message in ten minutes, until probes say otherwise.
-    pub fn restore(&mut self, bytes: &[u8], now: Timestamp) {
-        *self = read(bytes, now).unwrap_or(Path {
+    pub fn restore(&mut self, bytes: &[u8], now: Timestamp, shift_ms: i64) {
+        *self = read(bytes, now, shift_ms).unwrap_or(Path {
             window: 1.0,
             ceiling: 2,
             lesson: Some(Box::new(Lesson::strictest(now))),
@@ -327,11 +371,12 @@ impl Path {
     }
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-fn read(bytes: &[u8], now: Timestamp) -> Option<Path> {
+fn read(bytes: &[u8], now: Timestamp, shift_ms: i64) -> Option<Path> {
     let mut rest = bytes;
-    if take::<1>(&mut rest)? != [VERSION] {
+    let [version] = take(&mut rest)?;
+    if !(1..=VERSION).contains(&version) {
         return None;
     }
     let ceiling = u16::from_le_bytes(take(&mut rest)?);
@@ -342,12 +387,15 @@ fn read(bytes: &[u8], now: Timestamp) -> Option<Path> {
     let mut number = || Some(u64::from_le_bytes(take(&mut rest)?));
     let probe = Duration::from_millis(number()?);
     // A clock that was set back must not make a pause last for ever.
-    let mut time = |most: Duration| Some(Timestamp::from_millis(number()?).min(now.after(most)));
+    let mut time = |most: Duration| Some(Timestamp::from_millis(shifted(number()?, shift_ms)).min(now.after(most)));
     let growth_from = time(REMEMBERED)?;
     let throttled_until = time(PAUSE_MAX * 2)?;
     let blocked_until = time(REMEMBERED)?;
     let refused_at = time(Duration::ZERO)?;
-    let lesson = Lesson::read(&take::<{ lesson::WRITTEN }>(&mut rest)?)?;
+    let lesson = match version {
+        1 => Lesson::read(&take::<{ lesson::WRITTEN_FIRST }>(&mut rest)?, shift_ms)?,
+        _ => Lesson::read(&take::<{ lesson::WRITTEN }>(&mut rest)?, shift_ms)?,
+    };
     let sane = rest.is_empty() && (1.0..=f32::from(u16::MAX)).contains(&window) && usize::from(turn) < PROBES.len();
     let probe_s = probe.as_secs().clamp(u64::from(PAUSE_MIN_S), u64::from(PAUSE_MAX_S)) as u16;
     sane.then_some(Path {
@@ -365,6 +413,11 @@ fn read(bytes: &[u8], now: Timestamp) -> Option<Path> {
         refused_at,
         ..Path::default()
     })
+}
+
+/// A time that is none stays so.
+pub(super) fn shifted(at_ms: u64, by_ms: i64) -> u64 {
+    if at_ms == 0 { 0 } else { at_ms.saturating_add_signed(by_ms) }
 }
 
 /// ± 10 %, so that what was refused together does not come back together.
@@ -497,6 +550,24 @@ mod tests {
     }
 
     #[test]
+    fn one_connection_alone_tries_more_deliveries() {
+        let mut path = Path::default();
+        path.fewer_deliveries(at(0), 0.5, 20);
+        assert_eq!((path.most(), path.try_more()), (Some(20), None));
+        assert!(path.good(at(100), 20, false).probe);
+        assert_eq!((path.try_more(), path.try_more(), path.most()), (Some(22), None, Some(20)));
+        path.carried(21);
+        assert_eq!(path.most(), Some(20), "it is not done");
+        path.carried(22);
+        assert_eq!(path.most(), Some(22));
+        // Refused, it leaves what was right.
+        path.good(at(200), 20, false);
+        assert_eq!(path.try_more(), Some(24));
+        path.fewer_deliveries(at(210), 0.5, 22);
+        assert_eq!((path.most(), path.try_more()), (Some(22), None));
+    }
+
+    #[test]
     fn a_block_stops_open_connections_too_and_ends_by_itself() {
         let mut path = Path { open: 2, ..Path::default() };
         path.block(at(0), 0.5, Duration::from_secs(7200));
@@ -513,10 +584,10 @@ mod tests {
         path.block(at(20), 0.5, Duration::from_secs(3600));
         path.because = 7;
         let mut other = Path::default();
-        other.restore(&path.written(), at(30));
-        assert_eq!(other.written(), path.written());
+        other.restore(&path.written(0), at(30), 0);
+        assert_eq!(other.written(0), path.written(0));
         let mut strict = Path::default();
-        strict.restore(&[1, 2, 3], at(30));
+        strict.restore(&[1, 2, 3], at(30), 0);
         assert_eq!((strict.allowed(20), strict.throttled(at(30)).is_some()), (1, true));
         assert!(strict.rate().is_some());
     }

@@ -41,6 +41,8 @@ pub(super) struct Place {
 /// A site that is or was connected to an address.
 #[derive(Clone, Copy, Debug)]
 struct Visitor {
+    /// [`super::site::Site::made`]: a number goes to another site once its own is forgotten.
+    made: u64,
     links: u32,
     /// Its use counts until then, by the steady clock, once its last connection ended.
     until: Timestamp,
@@ -53,10 +55,14 @@ impl Engine {
         let Some(link) = self.links.get_mut(&connection.0).filter(|link| link.place.is_none()) else { return };
         link.place = Some(place);
         let site = link.site;
+        let made = |site: u32| self.sites.get(site).map(|known| known.made);
         let new = || Place { sites: BTreeMap::new(), shared: Vec::new(), last: site, alarm: Timestamp::NEVER };
         let known = self.places.entry(place).or_insert_with(new);
-        known.sites.retain(|_, visitor| visitor.links > 0 || visitor.until > steady);
-        known.sites.entry(site).or_insert(Visitor { links: 0, until: steady }).links += 1;
+        known
+            .sites
+            .retain(|site, visitor| (visitor.links > 0 || visitor.until > steady) && made(*site) == Some(visitor.made));
+        let visitor = Visitor { made: made(site).unwrap_or_default(), links: 0, until: steady };
+        known.sites.entry(site).or_insert(visitor).links += 1;
         self.fit_place(place);
     }
 
@@ -83,11 +89,10 @@ impl Engine {
         let until = known.sites.values().map(|visitor| visitor.until).max().unwrap_or(steady);
         let was = std::mem::replace(&mut known.alarm, Timestamp::NEVER);
         if until > steady {
-            let at = self.at(until);
             if let Some(known) = self.places.get_mut(&place) {
-                known.alarm = at;
+                known.alarm = until;
             }
-            return self.arm(was, at, Alarm::Place(place));
+            return self.arm(was, until, Alarm::Place(place));
         }
         self.arm(was, Timestamp::NEVER, Alarm::Place(place));
         self.places.remove(&place);
@@ -166,10 +171,11 @@ impl Engine {
     /// Whether another site waits for what this one had last: else the first to look would always have it.
     fn is_anothers_turn(&self, place: PlaceHandle, site: u32) -> bool {
         let Some(known) = self.places.get(&place).filter(|known| !known.shared.is_empty()) else { return false };
+        let now = self.steady();
         let waits = |other: &u32| {
             self.sites.get(*other).is_some_and(|other| {
                 let here = |number: &u32| self.links.get(number).is_some_and(|link| link.place == Some(place));
-                other.gate_at <= self.now && other.gated.iter().any(here)
+                other.gate_at <= now && other.gated.iter().any(here)
             })
         };
         known.last == site && known.sites.keys().any(|other| *other != site && waits(other))
@@ -212,7 +218,7 @@ impl Engine {
             return;
         };
         self.end_dial(connection.0);
-        let until = self.now.after(CROWDED_WAIT);
+        let until = self.steady().after(CROWDED_WAIT);
         self.sites[link.site].path_mut(link.source).wait(until);
         self.arm_site(link.site);
         self.close(connection.0, out);

@@ -21,7 +21,7 @@ impl Engine {
     /// answered, if it answered any.
     pub(super) fn react(&mut self, link: &Link, domain: Option<u32>, signal: &Signal, out: &mut Vec<Order>) {
         let Some(reaction) = signal.reaction else { return };
-        let (now, jitter, source) = (self.now, self.jitter, link.source);
+        let (now, jitter, source) = (self.steady(), self.jitter, link.source);
         let site = &mut self.sites[link.site];
         if !site.strikes.hear((source, signal.rule), signal.trigger, domain, now) {
             return;
@@ -62,10 +62,12 @@ impl Engine {
 
     /// A message was taken: what was lowered may come back a little.
     pub(super) fn raise(&mut self, link: &Link, out: &mut Vec<Order>) {
-        let (now, source) = (self.now, link.source);
+        let (now, source, done) = (self.steady(), link.source, link.done);
         let site = &mut self.sites[link.site];
         let (limit, in_use) = (site.limits.of(source).connections, site.meters.is_lesson_in_use(source));
-        let raised = site.path_mut(source).good(now, limit, in_use);
+        let path = site.path_mut(source);
+        path.carried(done);
+        let raised = path.good(now, limit, in_use);
         if raised.rate {
             self.hold_to_lesson(link.site, source, false);
         }
@@ -80,7 +82,8 @@ impl Engine {
     pub(super) fn hold_to_lesson(&mut self, site: u32, source: SourceHandle, refused: bool) {
         let now = self.steady();
         let site = &mut self.sites[site];
-        let rate = site.path(source).rate();
+        let path = site.path(source);
+        let (rate, refused) = (path.rate(), refused && !path.knows_window());
         site.meters.learn(source, rate, refused, now);
     }
 

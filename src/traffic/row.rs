@@ -213,7 +213,7 @@ impl Engine {
         if key.kind == crate::mail::StreamKind::Transactional {
             self.saw_transactional(key.domain.0);
         }
-        if self.is_shut(key.domain.0, key.kind) {
+        if self.is_shut_out(flow) {
             return;
         }
         let Some(target) = self.target_of(key.domain.0, out) else { return };

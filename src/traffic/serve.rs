@@ -75,8 +75,14 @@ impl Engine {
             return None;
         }
         let sources = self.sources(lane.via);
-        let site = self.targets[lane.target].site;
-        let fits = |source: &SourceHandle| sources.contains(source) && !self.is_kept_off(number, *source, site, kind);
+        let (site, now) = (self.targets[lane.target].site, self.steady());
+        let is_overflowing = kind == StreamKind::Transactional && !self.rules.warming.is_empty();
+        let fits = |source: &SourceHandle| {
+            sources.contains(source)
+                && !self.is_kept_off(number, *source, site, kind)
+                && !self.is_lane_shut(number, *source, kind)
+                && (!is_overflowing || !self.sites[site].path(*source).is_full(now))
+        };
         idle.iter().rev().find(|(source, _)| fits(source)).map(|(_, number)| *number)
     }
 
@@ -159,7 +165,7 @@ impl Engine {
                     }
                     continue;
                 }
-                if !self.may_dial(source, site, kind) {
+                if self.is_lane_shut(lane, source, kind) || !self.may_dial(source, site, kind) {
                     continue;
                 }
                 match self.may_dial_now(source, site, lane, kind) {
@@ -169,6 +175,11 @@ impl Engine {
                         break 'search;
                     }
                     Err(Some(Shut::Unreserved)) => unreserved = unreserved.or(Some(source)),
+                    // Those that warm up come after it.
+                    Err(Some(Shut::Until(at))) if warms && kind == StreamKind::Transactional => {
+                        let now = self.steady();
+                        self.sites[site].path_mut(source).fills(now, at);
+                    }
                     Err(Some(Shut::Until(_)) | None) => {}
                 }
             }
@@ -180,15 +191,11 @@ impl Engine {
     }
 
     pub(super) fn may_dial(&self, source: SourceHandle, site: u32, kind: StreamKind) -> bool {
-        let stopped = self.is_stopped(source, site);
+        let (stopped, now) = (self.is_stopped(source, site), self.steady());
         let site = &self.sites[site];
         let path = site.path(source);
-        let reserved = kind == StreamKind::Marketing && site.is_reserved(source, self.now);
-        !stopped
-            && path.throttled(self.now).is_none()
-            && path.open < site.allowed(source)
-            && !site.is_full()
-            && !reserved
+        let reserved = kind == StreamKind::Marketing && site.is_reserved(source, now);
+        !stopped && path.throttled(now).is_none() && path.open < site.allowed(source) && !site.is_full() && !reserved
     }
 
     /// Closes one connection that idles at a full site for another target.
@@ -265,15 +272,27 @@ impl Engine {
     pub(super) fn boundary(&mut self, number: u32, out: &mut Vec<Order>) {
         let Some(link) = self.links.get(&number).copied().filter(|link| link.doing != Doing::Closing) else { return };
         let path = self.sites[link.site].path(link.source);
-        let most = link.most.min(path.most().unwrap_or(u32::MAX));
-        let stopped = self.is_stopped(link.source, link.site) || path.is_blocked(self.now);
-        let worn = link.done >= most || stopped;
+        let most = link.most.min(link.tries.or(path.most()).unwrap_or(u32::MAX));
+        let stopped = self.is_stopped(link.source, link.site) || path.is_blocked(self.steady());
+        let worn = stopped || (link.done >= most && !self.tries_more(number, &link));
         if worn || self.must_make_room(&link) {
             return self.close(number, out);
         }
         if !self.grant(number, out) {
             self.rest(number, &link);
         }
+    }
+
+    /// Whether a connection that carried all that it may is the one that tries more than was learned.
+    fn tries_more(&mut self, number: u32, link: &Link) -> bool {
+        if link.tries.is_some() || link.done >= link.most {
+            return false;
+        }
+        let tries = self.sites[link.site].path_mut(link.source).try_more();
+        if let Some(link) = self.links.get_mut(&number).filter(|_| tries.is_some()) {
+            link.tries = tries;
+        }
+        tries.is_some()
     }
 
     /// Whether others wait for this connection's slot and have the better right to it.
@@ -303,9 +322,9 @@ impl Engine {
         if let Doing::Idle(_) = link.doing {
             return;
         }
-        self.idle.insert((self.now, number));
+        let now = self.steady();
+        self.idle.insert((now, number));
         self.targets[link.target].idle.push((link.source, number));
-        let now = self.now;
         if let Some(link) = self.links.get_mut(&number) {
             link.doing = Doing::Idle(now);
         }
@@ -314,7 +333,8 @@ impl Engine {
     /// Gives the best waiting envelope to a connection. False: there is none that it may carry now.
     pub(super) fn grant(&mut self, number: u32, out: &mut Vec<Order>) -> bool {
         let Some(link) = self.links.get(&number).copied() else { return false };
-        if self.is_stopped(link.source, link.site) || self.sites[link.site].path(link.source).is_blocked(self.now) {
+        if self.is_stopped(link.source, link.site) || self.sites[link.site].path(link.source).is_blocked(self.steady())
+        {
             return false;
         }
         let warms = !self.rules.warming.is_empty();
@@ -343,6 +363,9 @@ impl Engine {
                 }
                 Err(Barrier::Site(shut)) => {
                     self.wait_for_site(number, &link, shut, out);
+                    if let (Shut::Until(until), StreamKind::Transactional) = (shut, kind) {
+                        self.overflow(link.source, link.site, lane, until, out);
+                    }
                     return false;
                 }
                 Err(Barrier::Domain(shut)) => {
@@ -381,6 +404,7 @@ impl Engine {
             let able = |lane: &&u32| {
                 self.sources(self.lanes[**lane].via).contains(&link.source)
                     && !self.is_kept_off(**lane, link.source, link.site, kind)
+                    && !self.is_lane_shut(**lane, link.source, kind)
             };
             let ranked = |lane: &u32| {
                 let known = &self.lanes[*lane];
@@ -389,8 +413,8 @@ impl Engine {
             let lanes = self.targets[link.target].lanes.iter().filter(able).filter_map(ranked);
             lanes.min().map(|(_, lane)| (lane, kind))
         };
-        let site = &self.sites[link.site];
-        let marketing = || best(StreamKind::Marketing).filter(|_| !site.is_reserved(link.source, self.now));
+        let (site, now) = (&self.sites[link.site], self.steady());
+        let marketing = || best(StreamKind::Marketing).filter(|_| !site.is_reserved(link.source, now));
         match best(StreamKind::Transactional) {
             Some(transactional) if site.since_marketing >= MARKETING_ONE_IN - 1 => marketing().or(Some(transactional)),
             Some(transactional) => Some(transactional),

@@ -34,6 +34,8 @@ pub(super) struct Target {
 
 #[derive(Debug)]
 pub(super) struct Site {
+    /// Tells it from one that had its number before.
+    pub made: u64,
     pub limits: Arc<SiteLimits>,
     /// Whose reputation counts here.
     pub provider: ProviderHandle,
@@ -63,8 +65,9 @@ pub(super) struct Site {
 }
 
 impl Site {
-    fn new(limits: Arc<SiteLimits>, meters: Meters, now: Timestamp) -> Site {
+    fn new(made: u64, limits: Arc<SiteLimits>, meters: Meters, now: Timestamp) -> Site {
         Site {
+            made,
             limits,
             provider: ProviderHandle::default(),
             meters,
@@ -267,7 +270,7 @@ impl Engine {
             open: path.open,
             allowed,
             limit,
-            throttled: path.throttled(self.now),
+            throttled: path.throttled(self.steady()).map(|until| self.at(until)),
             deliveries: path.most(),
             slowed,
             rule: path.because,
@@ -281,7 +284,8 @@ impl Engine {
             None => {
                 let mut meters = Meters::new(self.started);
                 meters.restore(Holder::Site(site), &limits, kept, now);
-                self.sites.insert_at(site.0, Site::new(limits, meters, self.now));
+                self.sites_made += 1;
+                self.sites.insert_at(site.0, Site::new(self.sites_made, limits, meters, now));
                 self.recall(site, kept);
             }
             Some(known) if known.limits != limits => {
@@ -291,7 +295,7 @@ impl Engine {
             }
             Some(_) => {}
         }
-        self.sites[site.0].used_at = self.now;
+        self.sites[site.0].used_at = now;
         match self.targets.get(target).map(|known| known.site) {
             None => {
                 let new = Target { site: site.0, domains: 0, links: 0, lanes: Vec::new(), idle: Vec::new() };
@@ -316,10 +320,10 @@ impl Engine {
 
     /// What earlier runs learned here.
     fn recall(&mut self, site: SiteHandle, kept: &[Kept]) {
-        let now = self.now;
+        let (now, skew) = (self.steady(), self.skew_ms);
         for kept in kept.iter().filter(|kept| kept.account.holder == Holder::Site(site)) {
             if let (Unit::Lesson, Some(source)) = (kept.account.unit, kept.account.source) {
-                self.sites[site.0].path_mut(source).restore(&kept.bytes, now);
+                self.sites[site.0].path_mut(source).restore(&kept.bytes, now, -skew);
                 self.hold_to_lesson(site.0, source, true);
             }
         }
@@ -345,7 +349,7 @@ impl Engine {
         }
         self.targets.take_at(target);
         self.sites[site].targets -= 1;
-        self.sites[site].used_at = self.now;
+        self.sites[site].used_at = self.steady();
         self.arm_site(site);
         out.push(Order::Forget(Handle::Target(TargetHandle(target))));
     }
@@ -363,11 +367,11 @@ impl Engine {
             return;
         };
         let site = self.targets[target].site;
-        self.sites[site].transactional_at = self.now;
+        self.sites[site].transactional_at = self.steady();
     }
 
     pub(super) fn granted_transactional(&mut self, site: u32) {
-        self.sites[site].transactional_at = self.now;
+        self.sites[site].transactional_at = self.steady();
     }
 
     /// Whose sources carry a flow: those of its pool, or the one that its last 4xx came over, while that is usable.
@@ -378,13 +382,25 @@ impl Engine {
             {
                 Via::Source(source)
             }
-            Some(_) | None => Via::Pool(key.pool),
+            Some(_) | None => self.via_pool(key),
+        }
+    }
+
+    fn via_pool(&self, key: &FlowKey) -> Via {
+        let own = self.domains.get(key.domain.0).and_then(|known| known.own.as_deref());
+        if own.is_none_or(|own| !own.is_by_source()) {
+            return Via::Pool(key.pool);
+        }
+        let sources = self.sources(Via::Pool(key.pool));
+        match sources.iter().any(|source| Some(source) != sources.first()) {
+            true => Via::Own(key.pool, key.domain),
+            false => Via::Pool(key.pool),
         }
     }
 
     pub(super) fn sources(&self, via: Via) -> Sources {
         match via {
-            Via::Pool(pool) => Sources::Pool(self.rules.pools.clone(), usize::from(pool.0)),
+            Via::Pool(pool) | Via::Own(pool, _) => Sources::Pool(self.rules.pools.clone(), usize::from(pool.0)),
             Via::Source(source) => Sources::One([source]),
         }
     }
@@ -402,7 +418,7 @@ impl Engine {
 
     /// Sets the one alarm of a site: the end of a throttle, or the time to forget it.
     pub(super) fn arm_site(&mut self, slot: u32) {
-        let now = self.now;
+        let now = self.steady();
         let site = &mut self.sites[slot];
         let forget = (site.targets == 0 && site.open == 0).then(|| site.used_at.max(now).after(REMEMBERED));
         let soonest = [site.next_end_of_throttle(now), Some(site.gate_at)].into_iter().flatten().min();
@@ -413,15 +429,15 @@ impl Engine {
     }
 
     pub(super) fn site_alarm(&mut self, slot: u32, out: &mut Vec<Order>) {
-        let (now, steady) = (self.now, self.steady());
+        let now = self.steady();
         let Some(site) = self.sites.get_mut(slot) else { return };
         site.alarm = Timestamp::NEVER;
         for (source, _) in site.paths.iter().filter(|(_, path)| path.is_forgettable(now)) {
-            site.meters.learn(*source, None, false, steady);
+            site.meters.learn(*source, None, false, now);
         }
         site.paths.retain(|(_, path)| !path.is_forgettable(now));
         let unused = site.targets == 0 && site.open == 0 && now.since(site.used_at) >= REMEMBERED;
-        if unused && site.paths.is_empty() && !site.starved && site.meters.is_idle(steady) {
+        if unused && site.paths.is_empty() && !site.starved && site.meters.is_idle(now) {
             let lines = self.sites.take_at(slot).map(|site| site.hungry).unwrap_or_default();
             for lane in lines.into_iter().flatten() {
                 self.lanes.take(lane);

@@ -4,6 +4,8 @@
 //! Marketing mail goes over a warming source while its ladder at the provider and its day's total have room, before the
 //! warm sources of its pool, so that the ladder is climbed; then over those, or it waits. Transactional mail takes a warm
 //! source of its pool if there is one that is not refused, and else goes over the warming one at once, whatever is left.
+//! While the windows of the warm ones are full it goes over the warming one too, as far as the day's budget reaches: a
+//! backlog of it must not spoil the ladder.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -180,14 +182,27 @@ impl Engine {
         }
     }
 
-    fn arm_warmup(&mut self, source: SourceHandle, provider: ProviderHandle, at: Timestamp) {
-        let now = self.now;
+    fn arm_warmup(&mut self, source: SourceHandle, provider: ProviderHandle, shown: Timestamp) {
+        let (now, at) = (self.steady(), self.steady_of(shown));
         let Some(climb) = self.warming.get_mut(&(source, provider)) else { return };
         if climb.alarm > now && climb.alarm <= at {
             return;
         }
         let was = std::mem::replace(&mut climb.alarm, at);
         self.arm(was, at, Alarm::Warmup(source, provider));
+    }
+
+    /// The clock was set: days begin and end when it shows so.
+    pub(super) fn calendar_moved(&mut self) {
+        let armed: Vec<(SourceHandle, ProviderHandle)> =
+            self.warming.iter().filter(|(_, climb)| climb.alarm != Timestamp::NEVER).map(|(of, _)| *of).collect();
+        let now = self.steady();
+        for (source, provider) in armed {
+            let Some(climb) = self.warming.get_mut(&(source, provider)) else { continue };
+            // Whoever waits says then until when.
+            let was = std::mem::replace(&mut climb.alarm, now);
+            self.arm(was, now, Alarm::Warmup(source, provider));
+        }
     }
 
     /// Has written down what is due to be, of the ladder and of the source's total.
@@ -267,7 +282,7 @@ impl Engine {
 
     /// A budget may have room: the sites that wait for it get it in turn.
     pub(super) fn open_warmup(&mut self, source: SourceHandle, provider: ProviderHandle, out: &mut Vec<Order>) {
-        let now = self.now;
+        let now = self.steady();
         if let Some(climb) = self.warming.get_mut(&(source, provider)).filter(|climb| climb.alarm <= now) {
             climb.alarm = Timestamp::NEVER;
         }
@@ -370,15 +385,49 @@ impl Engine {
         self.open_warmup(source, provider, out);
     }
 
-    /// Whether a lane's transactional mail should leave a warming source to others.
-    fn has_warm_source(&self, via: Via, site: u32) -> bool {
-        let (provider, known) = (self.provider_of(site), &self.sites[site]);
+    /// Whether transactional mail should leave a warming source to marketing mail.
+    fn is_left_to_marketing(&self, via: Via, source: SourceHandle, site: u32) -> bool {
+        let (has_warm, has_room) = self.warm_sources(via, site);
+        has_warm && (has_room || !self.has_budget(source, self.provider_of(site)))
+    }
+
+    /// Whether the day's budgets have something left, whatever the hour.
+    fn has_budget(&self, source: SourceHandle, provider: ProviderHandle) -> bool {
+        let Some(climb) = self.warming.get(&(source, provider)) else { return false };
+        let view = climb.ladder.view();
+        let total = self.totals.get(&source).and_then(|sum| sum.total.rest());
+        view.budget.is_none_or(|budget| view.used < budget) && view.frozen_until.is_none() && total != Some(0)
+    }
+
+    /// Whether a lane has a warm source that is not refused, and whether one of them has room in its windows.
+    fn warm_sources(&self, via: Via, site: u32) -> (bool, bool) {
+        let (provider, known, now) = (self.provider_of(site), &self.sites[site], self.steady());
         let warm = |source: &SourceHandle| {
             !self.is_warming(*source, provider)
                 && !self.is_stopped(*source, site)
-                && known.path(*source).throttled(self.now).is_none()
+                && known.path(*source).throttled(now).is_none()
         };
-        self.sources(via).iter().any(warm)
+        let sources = self.sources(via);
+        let mut all = sources.iter().filter(|source| warm(source)).peekable();
+        (all.peek().is_some(), all.any(|source| !known.path(*source).is_full(now)))
+    }
+
+    /// A source's windows at a site are full: what is in a hurry looks for one that warms up there.
+    pub(super) fn overflow(
+        &mut self,
+        source: SourceHandle,
+        site: u32,
+        lane: u32,
+        until: Timestamp,
+        out: &mut Vec<Order>,
+    ) {
+        if self.rules.warming.is_empty() || self.is_warming(source, self.provider_of(site)) {
+            return;
+        }
+        let now = self.steady();
+        if self.sites[site].path_mut(source).fills(now, until) {
+            self.want(lane, StreamKind::Transactional, out);
+        }
     }
 
     /// Whether mail of this kind has no business on this source at a site, since it warms up there.
@@ -391,7 +440,7 @@ impl Engine {
             return false;
         }
         match kind {
-            StreamKind::Transactional => self.has_warm_source(via, site),
+            StreamKind::Transactional => self.is_left_to_marketing(via, source, site),
             StreamKind::Marketing => self.warmup_shut(source, self.provider_of(site)).is_some(),
         }
     }

@@ -47,7 +47,8 @@ impl Engine {
     /// A line of ready mail in which nothing binds, and yet nobody is served or dialed, nor will be looked at again.
     fn is_line_still(&self, now: Now, flow: u32) -> bool {
         let FlowKey { domain, kind, .. } = self.flows[flow].key;
-        if self.is_shut(domain.0, kind) || self.site_at(domain).is_some_and(|site| self.sites[site].gate_at > now) {
+        let steady = self.steady_of(now);
+        if self.is_shut(domain.0, kind) || self.site_at(domain).is_some_and(|site| self.sites[site].gate_at > steady) {
             return false;
         }
         let constraints = self.why_flow(now, flow);
@@ -86,7 +87,7 @@ impl Engine {
         let target = match domain.hosts {
             Hosts::Unknown => return vec![Constraint::Resolving(key.domain)],
             Hosts::Failing(_) if domain.asked => return vec![Constraint::Resolving(key.domain)],
-            Hosts::Failing(until) => return vec![Constraint::Unresolved(key.domain, until)],
+            Hosts::Failing(until) => return vec![Constraint::Unresolved(key.domain, self.at(until))],
             Hosts::Never => return vec![Constraint::Ending],
             Hosts::Known(target) => target,
         };
@@ -111,10 +112,9 @@ impl Engine {
             (StreamKind::Transactional, Some(lane)) => Haste::Ahead(self.lanes[lane].waiting[place_of(key.kind)]),
             (StreamKind::Transactional | StreamKind::Marketing, _) => Haste::Paced,
         };
-        let hastes = (haste, self.haste_of_domain(key.domain.0, key.kind));
         let mut windows: Vec<Vec<Constraint>> = Vec::new();
         for source in &sources {
-            windows.push(self.why_windows(*source, site, key.domain.0, hastes));
+            windows.push(self.why_windows(*source, site, key.domain.0, (key.kind, haste)));
         }
         if !windows.is_empty() && windows.iter().all(|shut| !shut.is_empty()) {
             windows.iter_mut().for_each(|shut| shut.sort_by_key(|constraint| std::cmp::Reverse(ends_at(constraint))));
@@ -125,8 +125,10 @@ impl Engine {
             return binding;
         }
         if self.sources(via).is_empty() {
-            let Via::Pool(pool) = via else { return all };
-            return vec![Constraint::NoSource(pool)];
+            return match via {
+                Via::Pool(pool) | Via::Own(pool, _) => vec![Constraint::NoSource(pool)],
+                Via::Source(_) => all,
+            };
         }
         // A source that is free makes the others' constraints not binding.
         let some_source_is_free = all.len() < sources.len();
@@ -138,8 +140,8 @@ impl Engine {
             } else if self.sites[site].starved {
                 all.push(Constraint::TotalConnections(self.rules.total_connections));
             }
-            if self.rules.first_dial > now {
-                all.push(Constraint::Settling(self.rules.first_dial));
+            if self.first_dial > self.steady_of(now) {
+                all.push(Constraint::Settling(self.at(self.first_dial)));
             }
         }
         if let Some(lane) = lane.filter(|_| self.is_attached(flow)) {
@@ -154,7 +156,7 @@ impl Engine {
     }
 
     fn why_source(&self, now: Now, source: SourceHandle, site: u32, kind: StreamKind) -> Option<Constraint> {
-        let known = &self.sites[site];
+        let (known, steady) = (&self.sites[site], self.steady_of(now));
         let path = known.path(source);
         let (handle, allowed) = (SiteHandle(site), known.allowed(source));
         if self.stopped.everywhere(source) {
@@ -163,8 +165,8 @@ impl Engine {
         if self.stopped.at(source, site) {
             return Some(Constraint::SuspendedAt(source, handle));
         }
-        if let Some(until) = path.throttled(now) {
-            return Some(Constraint::Throttled(source, handle, until));
+        if let Some(until) = path.throttled(steady) {
+            return Some(Constraint::Throttled(source, handle, self.at(until)));
         }
         if path.open >= allowed {
             let (open, limit) = (path.open, known.limits.of(source).connections);
@@ -182,7 +184,7 @@ impl Engine {
             let provider = known.provider;
             return Some(Constraint::Warmup { source, provider, stage, used, budget, because, until });
         }
-        let reserved = kind == StreamKind::Marketing && known.is_reserved(source, now);
+        let reserved = kind == StreamKind::Marketing && known.is_reserved(source, steady);
         reserved.then_some(Constraint::Reserved(source, handle))
     }
 }

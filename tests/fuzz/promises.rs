@@ -11,6 +11,7 @@ use postrider::history;
 use postrider::mail::{Cause, Marks, QueueId, Reply, Stage};
 use postrider::message::{self, Families, Family, HeaderLimits, Kind, Missing, Trace};
 use postrider::report;
+use postrider::rewrite::{Aliases, Checks, Kind as TableKind, Moment, Table};
 use postrider::smtp::dialog::Capabilities;
 use postrider::smtp::encode::Encoder;
 use postrider::smtp::exercise;
@@ -24,12 +25,13 @@ use postrider::token::{self, Keys, Link, Token};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 15] = [
     ("bdat", bdat),
     ("classify", classify),
     ("config", config),
     ("control", control),
     ("egress_encode", egress_encode),
+    ("header_checks", header_checks),
     ("history_block", history_block),
     ("message", message),
     ("reply_reader", reply_reader),
@@ -37,6 +39,7 @@ pub const TARGETS: [Target; 13] = [
     ("session", session),
     ("spool_record", spool_record),
     ("suppression_import", suppression_import),
+    ("tables", tables),
     ("token", token),
 ];
 
@@ -48,6 +51,46 @@ const SEGMENT_MAGIC: u64 = 0x0123_4567_89ab_cdef;
 /// The server's session, from the greeting to the end: the replies are replies, what is accepted has only CRLF line ends.
 pub fn session(octets: &[u8]) {
     exercise::session(octets);
+}
+
+/// Tables: what is sound answers within its bounds, whatever is asked.
+pub fn tables(octets: &[u8]) {
+    let Ok(text) = std::str::from_utf8(octets) else { return };
+    for kind in [TableKind::Texthash, TableKind::Regexp, TableKind::Pcre, TableKind::Inline, TableKind::Static] {
+        let Ok(table) = Table::read(kind, text) else { continue };
+        for key in ["user+ext@example.com", "@example.com", "Subject: a\n\tb", text.get(..64).unwrap_or(text)] {
+            if let Ok(Some(answer)) = table.find(key) {
+                assert!(answer.len() <= text.len() + (256 << 10), "an answer is bounded");
+            }
+        }
+    }
+    let _ = Aliases::read(text, &mut |path| Err(path.to_owned()));
+}
+
+/// Header checks: the first line is a pattern file's, the rest a message. What is changed has the same line ends as before.
+pub fn header_checks(octets: &[u8]) {
+    let Some(end) = octets.windows(2).position(|pair| pair == b"\n\n") else { return };
+    let Ok(text) = std::str::from_utf8(&octets[..end]) else { return };
+    // As the session hands a message on.
+    let mut message = Vec::new();
+    for line in octets[end + 2..].split(|octet| *octet == b'\n') {
+        message.extend(line.iter().filter(|octet| !matches!(octet, b'\r' | 0)));
+        message.extend_from_slice(b"\r\n");
+    }
+    for kind in [TableKind::Regexp, TableKind::Pcre] {
+        let Ok(table) = Table::read(kind, text) else { continue };
+        let Ok(checks) = Checks::new(vec![table], Moment::Accept) else { continue };
+        let Ok(checked) = checks.check(&message) else { continue };
+        let Some(new) = checked.message else { continue };
+        assert!(new.len() <= message.len() + (1 << 20), "what is added is bounded");
+        for (at, octet) in new.iter().enumerate() {
+            match octet {
+                b'\n' => assert!(at > 0 && new[at - 1] == b'\r', "a bare line feed"),
+                b'\r' => assert_eq!(new.get(at + 1), Some(&b'\n'), "a bare carriage return"),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Tokens and links: what is read is what was made, in its one form; what arbitrary octets say reads back as it was said.

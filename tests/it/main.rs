@@ -14,4 +14,5 @@ mod reports_are_read_as_labelled;
 mod spool;
 mod submission;
 mod suppression;
+mod tables_answer_as_postmap_does;
 mod traffic;

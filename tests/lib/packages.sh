@@ -49,3 +49,22 @@ need_node_package() {
     mkdir -p "$directory"
     npm install --prefix "$directory" --no-audit --no-fund --silent "$package"
 }
+
+# need_unpacked_packages DIRECTORY NAME…: Debian packages that cannot be installed beside each other, unpacked below
+# DIRECTORY/NAME and not set up.
+need_unpacked_packages() {
+    local directory=$1 name
+    shift
+    for name in "$@"; do
+        [[ -e $directory/$name/complete ]] && continue
+        echo "unpacking $name"
+        rm -rf "${directory:?}/$name"
+        mkdir -p "$directory/$name"
+        (
+            cd "$directory/$name"
+            apt-get download -qq "$name" 2>/dev/null || { apt-get update -qq && apt-get download -qq "$name"; }
+            dpkg -x ./*.deb .
+        )
+        touch "$directory/$name/complete"
+    done
+}

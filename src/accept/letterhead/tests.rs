@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::super::prepare::prepare;
+use super::super::rewriting::Deed;
 use super::super::settings::{Rights, Stream};
 use super::super::{Origin, Submission};
 use super::*;
@@ -73,6 +74,7 @@ fn send(settings: &Settings, sent: &Sent) -> Vec<Envelope> {
             listener_control: Families::NONE,
             hide_client: false,
             fix_headers: true,
+            session: None,
         },
         reverse_path: sent.from.map_or(ReversePath::Null, |from| ReversePath::Address(from.parse().unwrap())),
         ret: None,
@@ -87,7 +89,7 @@ fn send(settings: &Settings, sent: &Sent) -> Vec<Envelope> {
         last += 1;
         QueueId::from_u64(last)
     };
-    let mut admitted = prepare(settings, submission, &mut next_id).unwrap();
+    let mut admitted = prepare(settings, submission, &Deed::default(), &mut next_id).unwrap();
     give(settings, &admitted.head, &mut admitted.prepared.envelopes);
     admitted.prepared.envelopes
 }

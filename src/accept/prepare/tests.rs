@@ -35,6 +35,7 @@ fn submission(credential: Option<&str>, message: &str) -> Submission {
             listener_control: Families::NONE,
             hide_client: false,
             fix_headers: credential.is_some(),
+            session: None,
         },
         reverse_path: ReversePath::Address("bounce@example.com".parse().unwrap()),
         ret: None,
@@ -52,7 +53,7 @@ fn run(submission: Submission) -> Result<Prepared, Refusal> {
         last += 1;
         QueueId::from_u64(last)
     };
-    prepare(&settings(), submission, &mut next_id).map(|admitted| admitted.prepared)
+    prepare(&settings(), submission, &Deed::default(), &mut next_id).map(|admitted| admitted.prepared)
 }
 
 const GOOD: &str = "From: a@example.com\r\nSubject: s\r\n\r\nbody\r\n";
@@ -239,7 +240,7 @@ fn with_control(families: &[Family]) -> Settings {
 }
 
 fn run_with(settings: &Settings, submission: Submission) -> Result<Prepared, Refusal> {
-    prepare(settings, submission, &mut || QueueId::from_u64(1)).map(|admitted| admitted.prepared)
+    prepare(settings, submission, &Deed::default(), &mut || QueueId::from_u64(1)).map(|admitted| admitted.prepared)
 }
 
 #[test]
@@ -293,7 +294,8 @@ fn an_allowed_header_chooses_the_stream_and_does_not_leave() {
 fn a_header_that_is_not_allowed_means_nothing_and_passes_untouched() {
     let settings = with_control(&[Family::Postmark]);
     let message = "From: a@example.com\r\nX-Stream: marketing\r\nX-SMTPAPI: {\"to\": [1]}\r\n\r\nbody\r\n";
-    let admitted = prepare(&settings, submission(Some("shop"), message), &mut || QueueId::from_u64(1)).unwrap();
+    let admitted =
+        prepare(&settings, submission(Some("shop"), message), &Deed::default(), &mut || QueueId::from_u64(1)).unwrap();
     assert_eq!(admitted.ignored.as_deref(), Some("X-Stream"));
     let envelope = &admitted.prepared.envelopes[0];
     assert_eq!((&*envelope.stream, envelope.marks.tags.len()), ("transactional", 0));

@@ -12,7 +12,7 @@ use super::lookups::{Lookups, Trouble};
 use super::spf::{self, Spf};
 use super::{Finding, Weight, bounce};
 use crate::cli::records::{Record, reverse_name};
-use crate::config::{Config, Source};
+use crate::config::{Config, RecipientPattern, Source};
 use crate::signer;
 
 /// Domains whose MX answers on port 25, from different networks: one that answers is enough.
@@ -65,7 +65,10 @@ pub async fn findings(
             findings.push(dmarc(domain.name.as_str(), lookups).await);
         }
     }
-    let all_routed = config.routes.iter().any(|route| route.recipient_domain.rank().0 == 0);
+    let all_routed = config.routes.iter().any(|route| {
+        let by_mx = route.next_hop.iter().any(|hop| hop.mx);
+        route.is_way() && !by_mx && route.sender.is_none() && route.recipient_domain == RecipientPattern::Any
+    });
     if answers && !all_routed {
         for source in sources {
             findings.push(way_out(source, lookups).await);

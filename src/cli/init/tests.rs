@@ -19,6 +19,9 @@ fn fixed(address: Option<Address>) -> Plan {
         directory: "/etc/postrider".into(),
         data_dir: "/var/lib/postrider".into(),
         address,
+        local: None,
+        smarthost: None,
+        bounces: BounceSide::On,
         password: "correcthorsebatterystaple".to_owned(),
         password_hash: "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g".to_owned(),
         dkim: [key("r1", Algorithm::Rsa, &"qq".repeat(196)), key("e1", Algorithm::Ed25519, "u7u7u7s=")],
@@ -58,6 +61,45 @@ fn the_written_config_is_sound_whatever_the_address() {
 }
 
 #[test]
+fn a_config_for_this_machine_alone_asks_for_no_password() {
+    for smarthost in [None, Some("smtp.example.net:587".to_owned())] {
+        let plan = Plan { local: Some(loopbacks()), smarthost: smarthost.clone(), ..fixed(None) };
+        let config = Config::parse(&plan.config(), Path::new("p.toml")).unwrap();
+        assert!(config.credentials.is_empty());
+        assert!(config.listeners.iter().all(|listener| listener.bind.ip().is_loopback() && listener.bind.port() == 25));
+        assert_eq!(config.routes.len(), usize::from(smarthost.is_some()));
+        assert!(!plan.report("").contains(&plan.password));
+        assert!(plan.report_json()["credential"].is_null());
+    }
+}
+
+#[test]
+fn the_bounce_side_is_on_unless_it_is_not_wanted_or_another_has_the_port() {
+    for (bounces, want) in [
+        (BounceSide::On, (3, Some("bounce.example.com"), true)),
+        (BounceSide::PortTaken, (2, None, true)),
+        (BounceSide::Off, (2, None, false)),
+    ] {
+        let plan = Plan { bounces, ..fixed(None) };
+        let text = plan.config();
+        let config = Config::parse(&text, Path::new("p.toml")).unwrap();
+        assert_eq!(config.warnings(), Vec::<String>::new(), "{bounces:?}");
+        let bounce = config.sending_domains[0].bounce_domain.as_ref().map(|domain| domain.as_str());
+        let has_records = plan.records().iter().any(|record| record.name == "bounce.example.com");
+        assert_eq!((config.listeners.len(), bounce, has_records), want, "{bounces:?}");
+        assert_eq!(plan.report("").contains("Another program has port 25"), bounces == BounceSide::PortTaken);
+        // What is commented out is right once it is no comment.
+        let whole = text.replace("\n#[[listener]]\n#bind", "\n[[listener]]\nbind").replace("\n#mode", "\nmode");
+        let whole = whole.replace("\n#bounce_domain", "\nbounce_domain");
+        let config = Config::parse(&whole, Path::new("p.toml")).unwrap();
+        assert_eq!((config.listeners.len(), config.sending_domains[0].bounce_domain.is_some()), (3, true));
+    }
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    assert_eq!(bounce_side(taken.local_addr().unwrap().port()), BounceSide::PortTaken);
+    assert_eq!(bounce_side(0), BounceSide::On);
+}
+
+#[test]
 fn init_writes_a_config_that_loads_keeps_its_keys_private_and_never_overwrites() {
     let base = tempfile::tempdir().unwrap();
     let arguments = || Arguments {
@@ -66,6 +108,9 @@ fn init_writes_a_config_that_loads_keeps_its_keys_private_and_never_overwrites()
         dir: base.path().join("etc"),
         data_dir: base.path().join("spool"),
         address: Some("192.0.2.1".parse().unwrap()),
+        local: false,
+        smarthost: None,
+        no_bounces: false,
     };
     let context = Context { config: PathBuf::new(), json: false };
     assert_eq!(run(&context, &arguments()).unwrap(), Exit::Done);
@@ -94,6 +139,9 @@ fn a_set_up_that_fails_half_way_leaves_nothing_behind() {
         dir: base.path().to_owned(),
         data_dir: base.path().join("spool"),
         address: None,
+        local: false,
+        smarthost: None,
+        no_bounces: false,
     };
     let context = Context { config: PathBuf::new(), json: false };
     assert!(run(&context, &arguments).is_err());

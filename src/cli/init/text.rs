@@ -1,6 +1,6 @@
 //! What `init` writes and prints, as pure functions of what was decided: the config, the records, the last words.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -25,6 +25,12 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// The address that peers see.
     pub address: Option<Address>,
+    /// For programs on this machine alone: the loopback's addresses. `None`: for clients everywhere.
+    pub local: Option<Vec<IpAddr>>,
+    /// Where all mail goes, instead of to the MX.
+    pub smarthost: Option<String>,
+    /// Whether bounces and complaints come in here.
+    pub bounces: BounceSide,
     /// The credential's password.
     pub password: String,
     /// Its hash.
@@ -51,6 +57,17 @@ impl Address {
             Address::Local(address) | Address::BehindNat(address) => address,
         }
     }
+}
+
+/// Whether bounces and complaints come in here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BounceSide {
+    /// They do: a listener on port 25, and return paths of ours.
+    On,
+    /// They would, but another program has port 25.
+    PortTaken,
+    /// They do not: it was said so.
+    Off,
 }
 
 /// A new DKIM key.
@@ -91,7 +108,7 @@ impl Plan {
 
     /// The config, with what was asked for and with nothing that is a default anyway.
     pub fn config(&self) -> String {
-        let Plan { domain, hostname, password_hash, .. } = self;
+        let Plan { domain, hostname, .. } = self;
         let data_dir = toml::Value::from(self.data_dir.to_string_lossy().into_owned());
         let keys = self
             .dkim
@@ -105,6 +122,8 @@ impl Plan {
             }
             None => String::new(),
         };
+        let (listener, return_paths) = self.bounce_side();
+        let (way_in, way_out) = (self.way_in(&listener), self.way_out());
         format!(
             r#"# Written by `postrider init {domain}`. conf/postrider.toml has every key, its default and its reason.
 
@@ -117,7 +136,32 @@ postmaster = "postmaster@{domain}"
 certificate = "tls/fullchain.pem"
 private_key = "tls/privkey.pem"
 
-[[listener]]
+{way_in}{source}{way_out}
+[[sending_domain]]
+name = "{domain}"
+dkim = [
+{keys}]
+{return_paths}"#
+        )
+    }
+
+    /// The listeners, and who may use them.
+    fn way_in(&self, bounce_listener: &str) -> String {
+        let Plan { domain, password_hash, .. } = self;
+        if let Some(addresses) = &self.local {
+            let listener = |address: &IpAddr| {
+                let (bind, network) =
+                    (SocketAddr::new(*address, 25), if address.is_ipv4() { "127.0.0.0/8" } else { "::1/128" });
+                format!("[[listener]]\nbind = \"{bind}\"\nmode = \"smtp\"\ntrusted_networks = [\"{network}\"]\n\n")
+            };
+            let listeners: String = addresses.iter().map(listener).collect();
+            return format!(
+                "# For programs on this machine. Clients elsewhere need a port with passwords: `postrider credential add`.\n{}",
+                listeners.trim_end_matches('\n').to_owned() + "\n"
+            );
+        }
+        format!(
+            r#"[[listener]]
 bind = "0.0.0.0:587"
 mode = "submission"
 
@@ -125,25 +169,70 @@ mode = "submission"
 bind = "0.0.0.0:465"
 mode = "submissions"
 
-# For programs on this machine that know nothing of passwords:
-#[[listener]]
-#bind = "127.0.0.1:25"
-#mode = "smtp"
-#trusted_networks = ["127.0.0.0/8"]
-
+{bounce_listener}
 [[credential]]
 name = "{CREDENTIAL}"
 password_hash = "{password_hash}"
 from_domains = ["{domain}"]
-{source}
-[[sending_domain]]
-name = "{domain}"
-dkim = [
-{keys}]
-# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this machine:
-#bounce_domain = "bounce.{domain}"
 "#
         )
+    }
+
+    fn way_out(&self) -> String {
+        let Some(host) = &self.smarthost else { return String::new() };
+        format!(
+            r#"
+[[route]]
+recipient_domain = "*"
+next_hop = ["{host}"]
+# AUTH at the smarthost: its user, and a file whose first line is the password.
+#username = "…"
+#password_file = "smarthost.password"
+"#
+        )
+    }
+
+    /// The listener on port 25, and the line of the sending domain.
+    fn bounce_side(&self) -> (String, String) {
+        let bounce_domain = format!("bounce_domain = \"bounce.{}\"\n", self.domain);
+        let on = r#"# Bounces and complaints come in here, from anyone: it takes mail to our return paths, to postmaster and abuse, and no other.
+[[listener]]
+bind = "0.0.0.0:25"
+mode = "smtp"
+# For programs on this machine that know nothing of passwords:
+#trusted_networks = ["127.0.0.0/8"]
+"#;
+        let commented = |text: &str| {
+            let line = |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("#{line}\n") };
+            text.lines().map(line).collect::<String>()
+        };
+        match self.bounces {
+            BounceSide::On => (
+                on.to_owned(),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about. They need the MX and SPF of that name.\n{bounce_domain}"
+                ),
+            ),
+            BounceSide::PortTaken => (
+                format!("# Another program had port 25 when this was written. Once it is free:\n{}", commented(on)),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about; together with the listener on port 25:\n#{bounce_domain}"
+                ),
+            ),
+            BounceSide::Off => (
+                r#"# For programs on this machine that know nothing of passwords:
+#[[listener]]
+#bind = "127.0.0.1:25"
+#mode = "smtp"
+#trusted_networks = ["127.0.0.0/8"]
+"#
+                .to_owned(),
+                format!(
+                    "# Return paths of ours, so that a bounce proves what it is about; it needs an smtp listener on port 25 of this \
+                     machine:\n#{bounce_domain}"
+                ),
+            ),
+        }
     }
 
     /// Every DNS record to set.
@@ -182,9 +271,13 @@ dkim = [
                 format!("v=DMARC1; p=none; rua=mailto:postmaster@{domain}"),
                 "DMARC: reports first; \"p=quarantine\" once they show nothing foreign",
             ),
-            Record::exchange(&*bounce, hostname.as_str(), "bounces: for the return paths of bounce_domain"),
-            Record::txt(&*bounce, format!("v=spf1 {sender} -all"), "SPF of the return path"),
         ]);
+        if self.bounces != BounceSide::Off {
+            records.extend([
+                Record::exchange(&*bounce, hostname.as_str(), "bounces: for the return paths of bounce_domain"),
+                Record::txt(&*bounce, format!("v=spf1 {sender} -all"), "SPF of the return path"),
+            ]);
+        }
         records
     }
 
@@ -203,6 +296,17 @@ dkim = [
                 "\nThis machine's public address cannot be seen from here. Give it (--address 203.0.113.10) to have the \
                  A and PTR\nrecords listed too; both are needed for {}.\n",
                 self.hostname
+            );
+        }
+        if self.local.is_some() {
+            text += &format!("\nNext: `postrider -c {config} check`, then `systemctl enable --now postrider`.\n");
+            return text;
+        }
+        if self.bounces == BounceSide::PortTaken {
+            text += &format!(
+                "\nAnother program has port 25 of this machine, so bounces and complaints do not come in here: \"bounce_domain\" and the \
+                 listener\non port 25 stand in {config} as comments. Without them bounces go to the sender that the client \
+                 named.\n"
             );
         }
         text += &format!(
@@ -233,7 +337,9 @@ dkim = [
         json!({
             "files": files,
             "records": records,
-            "credential": { "user": CREDENTIAL, "password": self.password, "server": self.hostname.as_str() },
+            "credential": self.local.is_none().then(
+                || json!({ "user": CREDENTIAL, "password": self.password, "server": self.hostname.as_str() })
+            ),
         })
     }
 }

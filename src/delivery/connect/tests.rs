@@ -82,7 +82,7 @@ async fn stage(scenes: Vec<Scene>) -> Theatre {
 }
 
 fn caller(root: Option<&std::path::Path>) -> Caller {
-    let settings = client::Settings { extra_roots: root.map(Into::into) };
+    let settings = client::Settings { extra_roots: root.map(Into::into), ..client::Settings::default() };
     Caller::new(impatient(), Client::new(&settings).unwrap(), Arc::new(Clock::default()))
 }
 
@@ -103,6 +103,7 @@ fn plan(tls: TlsPolicy, addresses: &[SocketAddr]) -> Plan {
         hosts: hosts.into(),
         tls,
         login: None,
+        trust: None,
         return_path: crate::mail::ReturnPath::Ours,
         allow_private: true,
         slots: SlotLimits::default(),

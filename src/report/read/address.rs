@@ -23,14 +23,17 @@ pub(super) fn within(text: &str) -> Vec<String> {
                 let begin = front.rfind(|c: char| !is_local(c) || (is_plain && is_wide(c))).map_or(0, |place| {
                     place + front.get(place..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8)
                 });
-                front.get(begin..).unwrap_or_default().trim_start_matches(['.', '\'', '=', '/', '*', '|', '`', '-'])
+                let local = front.get(begin..).unwrap_or_default();
+                untyped(local).trim_start_matches(['.', '\'', '=', '/', '*', '|', '`', '-'])
             }
         };
         let back = text.get(at + 1..).unwrap_or_default();
         let is_plain = back.starts_with(|c: char| !is_wide(c));
         let ends = |c: char| !(c.is_alphanumeric() || c == '.' || c == '-') || (is_plain && is_wide(c));
         let end = back.find(ends).unwrap_or(back.len());
-        let domain = back.get(..end).unwrap_or_default().trim_end_matches(['.', '-']);
+        // "user@example.net...User unknown": a reply begins behind the dots.
+        let domain = back.get(..end).unwrap_or_default().split("..").next().unwrap_or_default();
+        let domain = domain.trim_end_matches(['.', '-']);
         from = at + 1;
         let is_domain = domain.contains('.') && !domain.starts_with(['.', '-']) && domain.len() <= 255;
         if !local.is_empty() && local.len() <= 128 && is_domain && !local.contains(char::is_control) {
@@ -39,6 +42,14 @@ pub(super) fn within(text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// X.400 and Exchange write `SMTP=user@example.net`.
+fn untyped(local: &str) -> &str {
+    match local.rsplit_once('=') {
+        Some((kind, rest)) if ["smtp", "rfc822", "rfc-822"].iter().any(|name| kind.eq_ignore_ascii_case(name)) => rest,
+        _ => local,
+    }
 }
 
 fn is_wide(c: char) -> bool {
@@ -116,7 +127,7 @@ mod tests {
 
     #[test]
     fn addresses_are_found_wherever_they_stand() {
-        let rows: [(&str, &[&str]); 11] = [
+        let rows: [(&str, &[&str]); 13] = [
             ("<lea@example.net>:", &["lea@example.net"]),
             ("a.b+c@x.example, and (d@y.example).", &["a.b+c@x.example", "d@y.example"]),
             ("\"odd name\"@example.net", &["\"odd name\"@example.net"]),
@@ -127,6 +138,8 @@ mod tests {
             ("me@localhost @ x@", &[]),
             ("'lea@example.net'", &["lea@example.net"]),
             ("o'neil@example.net", &["o'neil@example.net"]),
+            ("dda:SMTP=lea@example.net; on Friday", &["lea@example.net"]),
+            ("lea@example.net...User unknown", &["lea@example.net"]),
             ("", &[]),
         ];
         for (text, want) in rows {

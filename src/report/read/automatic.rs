@@ -14,7 +14,10 @@ pub(super) fn read(letter: &Letter) -> Option<Reading> {
     let passages = bounce::passages(letter, &quoted::original(letter));
     let evidence = bounce::evidence(letter, &passages);
     let is_receipt = letter.pieces.iter().any(|piece| piece.kind == Part::Disposition);
-    let is_automatic = (is_away(letter) || is_challenge(letter)) && evidence < BOUNCE_EVIDENCE
+    // The subject is that of the newsletter which is answered; the wish stands below.
+    let is_wish =
+        !is_marked(letter) && letter.fields.first("in-reply-to").is_some() && read_unsubscribe(letter).is_some();
+    let is_automatic = (is_away(letter) || is_challenge(letter)) && evidence < BOUNCE_EVIDENCE && !is_wish
         || is_marked(letter) && evidence < 4
         || is_receipt && evidence < 4;
     is_automatic.then(|| Reading::of(Kind::AutoReply))
@@ -31,6 +34,12 @@ pub(super) fn is_away(letter: &Letter) -> bool {
     phrases::has(&subject, phrases::AWAY_SUBJECTS)
         || named.iter().any(|name| letter.fields.first(name).is_some_and(|value| !value.eq_ignore_ascii_case("no")))
         || letter.fields.first("auto-submitted").is_some_and(|value| value.to_ascii_lowercase().contains("vacation"))
+}
+
+/// Whether a challenge comes in a report's dress: from a service, never from a mail system.
+pub(super) fn is_service_challenge(letter: &Letter) -> bool {
+    let from = letter.fields.first("from").unwrap_or_default().to_lowercase();
+    is_challenge(letter) && !phrases::has(&from, phrases::DAEMONS)
 }
 
 fn is_challenge(letter: &Letter) -> bool {

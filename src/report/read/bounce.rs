@@ -35,19 +35,27 @@ pub(super) fn read(letter: &Letter, original: &Returned) -> Option<Reading> {
     let mut named = passages.named.clone();
     if named.is_empty() {
         // The program names nobody: it was for whom the returned message was for.
-        named = match original.to.as_slice() {
-            [only] => vec![only.to_string()],
+        named = match (bare_name(letter, &passages.lines), original.to.as_slice()) {
+            (Some(name), _) => vec![name],
+            (None, [only]) => vec![only.to_string()],
             _ => rcpt_to(&letter.words).into_iter().collect(),
         };
     }
+    // A target's origin is told once, with it.
+    let all = named.clone();
+    named.retain(|address| !passages.is_origin_of_any(address, &all));
     let count = named.len();
     let to = named.into_iter().map(Some).chain((count == 0).then_some(None));
     for address in to.take(RECIPIENTS_MAX) {
         let said = passages.reason_of(address.as_deref(), count.max(1)).unwrap_or_default();
         let stage = said.stage.or_else(|| passages.stage_of(address.as_deref(), count.max(1)));
+        let (address, forwarded_to) = match address.as_deref().and_then(|address| passages.origin_of(address)) {
+            Some((origin, target)) => (Some(origin), Some(target)),
+            None => (address, None),
+        };
         reading.recipients.push(Reported {
             address: address.map(Into::into),
-            forwarded_to: None,
+            forwarded_to: forwarded_to.map(Into::into),
             fate,
             status: said.status,
             code: said.code,
@@ -65,7 +73,9 @@ pub(super) fn evidence(letter: &Letter, passages: &Passages) -> u8 {
     let from = letter.fields.first("from").unwrap_or_default().to_lowercase();
     let sender = letter.fields.first("return-path").map(str::trim);
     who += if phrases::has(&from, phrases::DAEMONS) { 2 } else { 0 };
-    who += if sender == Some("<>") || sender == Some("") || from.trim() == "<>" { 1 } else { 0 };
+    who += if sender == Some("<>") || sender == Some("") { 1 } else { 0 };
+    // Nobody writes a vacation notice from nobody.
+    who += if from.trim() == "<>" { 2 } else { 0 };
     who += if letter.fields.first("x-failed-recipients").is_some() { 4 } else { 0 };
     let content = letter.fields.first("content-type").unwrap_or_default().to_ascii_lowercase();
     who += if content.contains("multipart/report") && !content.contains("disposition") { 2 } else { 0 };
@@ -95,7 +105,12 @@ pub(super) struct Passages {
     has_returned: bool,
     /// The recipients, in their order.
     named: Vec<String>,
+    /// Those that were made of another: the target, and whom the message was sent to.
+    origins: Vec<(String, String)>,
 }
+
+/// What stands for a target that is not told.
+const UNDISCLOSED: &str = "an undisclosed address";
 
 /// Finds what a program says, and whom it names.
 pub(super) fn passages(letter: &Letter, original: &Returned) -> Passages {
@@ -103,20 +118,73 @@ pub(super) fn passages(letter: &Letter, original: &Returned) -> Passages {
     let short = |line: &str| line.get(..line.floor_char_boundary(LINE_MAX)).unwrap_or_default().trim_end().to_owned();
     let lines: Vec<String> = lines.into_iter().map(short).collect();
     let lowers = lines.iter().map(|line| line.to_lowercase()).collect();
-    let named = named(letter, original, &lines);
-    Passages { lines, lowers, has_returned: rest.is_some(), named }
+    let origins = origins(&lines);
+    let named = named(letter, original, &lines, &origins);
+    Passages { lines, lowers, has_returned: rest.is_some(), named, origins }
+}
+
+/// Where a line says that an address was made of another: Exim, Postfix and sendmail.
+fn origin_place(line: &str) -> Option<usize> {
+    let lower = line.to_ascii_lowercase();
+    ["generated from", "expanded from"].iter().find_map(|words| lower.find(words).map(|place| place + words.len()))
+}
+
+/// The addresses that were made of another, by an alias or a forwarder.
+fn origins(lines: &[String]) -> Vec<(String, String)> {
+    let mut origins: Vec<(String, String)> = Vec::new();
+    let mut last: Option<String> = None;
+    for (number, line) in lines.iter().enumerate() {
+        if let Some(place) = origin_place(line) {
+            let (front, back) = (line.get(..place).unwrap_or_default(), line.get(place..).unwrap_or_default());
+            let target = address::within(front).pop().or(last.take());
+            // Postfix folds its lines.
+            let below = lines.get(number + 1).map_or("", String::as_str);
+            let origin = address::within(back).into_iter().chain(address::within(below)).next();
+            if let Some(origin) = origin.filter(|_| origins.len() < NAMED_MAX) {
+                let target = target.unwrap_or_else(|| UNDISCLOSED.to_owned());
+                if !target.eq_ignore_ascii_case(&origin) {
+                    origins.push((target, origin));
+                }
+            }
+        } else if !line.trim_start().starts_with('(') && !line.trim().is_empty() {
+            last = address::within(line).pop();
+        }
+    }
+    origins
+}
+
+/// The one word where the recipients should stand: hosts that write to their own users leave the domain out.
+fn bare_name(letter: &Letter, lines: &[String]) -> Option<String> {
+    let from = letter.from()?;
+    let (_, domain) = from.rsplit_once('@')?;
+    let filled: Vec<&str> = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
+    filled.windows(2).take(100).find_map(|pair| {
+        let [lead, word] = pair else { return None };
+        let leads = lead.ends_with(':') && phrases::has(&lead.to_lowercase(), LEADS);
+        let is_word = (2..=64).contains(&word.len())
+            && word.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"._-+".contains(&octet))
+            && word.bytes().any(|octet| octet.is_ascii_alphabetic());
+        (leads && is_word).then(|| format!("{word}@{domain}"))
+    })
 }
 
 /// Ranks every address that stands in the words.
-fn named(letter: &Letter, original: &Returned, lines: &[String]) -> Vec<String> {
+fn named(letter: &Letter, original: &Returned, lines: &[String], origins: &[(String, String)]) -> Vec<String> {
     let failed: Vec<String> = letter.fields.all("x-failed-recipients").flat_map(address::within).collect();
     if !failed.is_empty() {
         return failed.into_iter().take(NAMED_MAX).collect();
     }
     let mut looked = 0;
-    let own = letter.recipients();
+    let own: Vec<Box<str>> = ["to", "delivered-to"]
+        .iter()
+        .flat_map(|name| letter.fields.all(name))
+        .flat_map(address::within)
+        .map(Into::into)
+        .collect();
     let from = letter.from().unwrap_or_default();
     let mut ranked: Vec<(i32, String)> = Vec::new();
+    // Those that stand in more than a repeated header.
+    let mut told: Vec<String> = Vec::new();
     let mut before = String::new();
     for line in lines {
         let lower = line.trim().to_lowercase();
@@ -125,6 +193,18 @@ fn named(letter: &Letter, original: &Returned, lines: &[String]) -> Vec<String> 
         }
         for found in address::within(line) {
             looked += 1;
+            let made = origins.iter().find(|(_, origin)| origin.eq_ignore_ascii_case(&found));
+            if origin_place(line).is_some_and(|place| line.get(place..).is_some_and(|back| back.contains(&found))) {
+                // It is told beside its target, unless that is not disclosed.
+                if made.is_some_and(|(target, _)| target == UNDISCLOSED) {
+                    told.push(found.to_lowercase());
+                    ranked.push((5, found));
+                }
+                continue;
+            }
+            if !phrases::begins(&lower, ECHOES) {
+                told.push(found.to_lowercase());
+            }
             let is_known = |list: &[Box<str>]| list.iter().any(|known| known.eq_ignore_ascii_case(&found));
             let is_target = is_known(&original.to);
             let mut rank = 0;
@@ -141,6 +221,12 @@ fn named(letter: &Letter, original: &Returned, lines: &[String]) -> Vec<String> 
             } else {
                 0
             };
+            let is_author =
+                lower.find(&found.to_lowercase()).and_then(|place| lower.get(..place)).is_some_and(|front| {
+                    let front = front.trim_end_matches(['<', '"', '\'', ' ', '(', '[']);
+                    front.ends_with(" from")
+                });
+            rank -= if is_author { 10 } else { 0 };
             let local = found.split('@').next().unwrap_or_default().to_ascii_lowercase();
             rank -= if !is_target && OFFICES.contains(&local.as_str()) { 10 } else { 0 };
             let count = ranked.len();
@@ -156,6 +242,11 @@ fn named(letter: &Letter, original: &Returned, lines: &[String]) -> Vec<String> 
     }
     let best = ranked.iter().map(|(rank, _)| *rank).max().unwrap_or(0);
     ranked.retain(|(rank, _)| *rank >= 2 && *rank >= best - 3);
+    // Exchange repeats To above the recipients that it did not reach.
+    let is_told = |address: &str| told.contains(&address.to_lowercase());
+    if ranked.iter().any(|(_, address)| is_told(address)) {
+        ranked.retain(|(_, address)| is_told(address));
+    }
     ranked.into_iter().map(|(_, address)| address).collect()
 }
 
@@ -280,6 +371,8 @@ const NOT_RECIPIENTS: &[&str] = &[
     "<<< 250",
     "250 ",
 ];
+/// Fields of the returned message that a program repeats.
+const ECHOES: &[&str] = &["to:", "cc:", "to :", "cc :", "an:", "para:", "à:", "a:", "aan:", "кому:"];
 /// Sentences that name whom to ask.
 const CONTACTS: &[&str] = &[
     "please contact",
@@ -340,16 +433,42 @@ impl Passages {
         })
     }
 
+    /// Whether one of the addresses is a target that was made of this one.
+    fn is_origin_of_any(&self, address: &str, all: &[String]) -> bool {
+        let is_named = |target: &str| all.iter().any(|known| known.eq_ignore_ascii_case(target));
+        self.origins.iter().any(|(target, origin)| origin.eq_ignore_ascii_case(address) && is_named(target))
+    }
+
+    /// Whom the message was sent to, of which a target was made, and that target.
+    pub fn origin_of(&self, address: &str) -> Option<(String, String)> {
+        let is_it = |known: &str| known.eq_ignore_ascii_case(address);
+        let found =
+            self.origins.iter().find(|(target, origin)| is_it(target) || target == UNDISCLOSED && is_it(origin));
+        found.map(|(target, origin)| (origin.clone(), target.clone()))
+    }
+
     /// The reason that stands beside an address: the repeated reply that names it, else what is said below it, else above
     /// it, else anywhere.
     pub fn reason_of(&self, address: Option<&str>, count: usize) -> Option<Answer> {
         let Some((wanted, place)) = address.and_then(|address| {
             let wanted = address.to_lowercase();
-            let place = self.lowers.iter().position(|line| line.contains(&wanted))?;
+            let has = |line: &&String| line.contains(&wanted);
+            let told = |line: &String| has(&line) && !phrases::begins(line.trim_start(), ECHOES);
+            let place = self.lowers.iter().position(told).or_else(|| self.lowers.iter().position(|line| has(&line)))?;
             Some((wanted, place))
         }) else {
             return self.anywhere(count);
         };
+        // sendmail says it below the address; what stands in its transcript beside the address is its own translation.
+        let below = self.lines.iter().skip(place + 1).take(3).map(|line| line.trim());
+        if let Some(reason) =
+            below.take_while(|line| line.starts_with('(')).find_map(|line| line.strip_prefix("(reason: "))
+        {
+            let said = answer::of(reason.trim_end_matches(')'));
+            if said.code.is_some() || said.status.is_some() {
+                return Some(Answer { stage: said.stage.or_else(|| self.stage_of(address, count)), ..said });
+            }
+        }
         // A transcript has the reply to the very command.
         let sought = wanted.as_str();
         let pairs = || self.lines.iter().zip(&self.lowers).enumerate();
@@ -438,7 +557,7 @@ impl Passages {
         let mut block = String::new();
         for line in self.lines.get(from..to).unwrap_or_default() {
             let lower = line.trim().to_lowercase();
-            let is_end = lower.is_empty() || is_rule(&lower);
+            let is_end = lower.is_empty() || is_rule(&lower) || lower.starts_with("subject:");
             if !is_end && block.len() < 4000 {
                 block.push_str(line.trim());
                 block.push(' ');
@@ -514,12 +633,28 @@ fn is_greeting(lower: &str) -> bool {
     ) && !lower.contains("because")
 }
 
+/// The sentences of a block. A dot within a host's name or an address ends none.
+fn sentences(block: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    for (place, mark) in block.match_indices(['.', '。', ':']) {
+        let end = place + mark.len();
+        if mark == "。" || block.get(end..).is_none_or(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+        {
+            found.extend(block.get(from..end));
+            from = end;
+        }
+    }
+    found.extend(block.get(from..).filter(|rest| !rest.is_empty()));
+    found
+}
+
 /// Of a paragraph that opens with a greeting, the sentences from the reason on.
 fn reason_sentence(block: &str) -> String {
     if block.len() < 160 {
         return block.to_owned();
     }
-    let sentences: Vec<&str> = block.split_inclusive(['.', '。', ':']).collect();
+    let sentences = sentences(block);
     let found = sentences.iter().position(|sentence| {
         let lower = sentence.to_lowercase();
         phrases::has(&lower, phrases::REASONS)

@@ -60,8 +60,10 @@ impl Fields {
 pub(super) fn header(octets: &[u8]) -> (Fields, &[u8]) {
     let mut fields = Fields::default();
     let mut rest = octets;
-    while let [b'\n', tail @ ..] = rest {
-        rest = tail;
+    while let Some(end) = memchr::memchr(b'\n', rest)
+        && rest.get(..end).is_some_and(|line| line.trim_ascii().is_empty())
+    {
+        rest = rest.get(end + 1..).unwrap_or_default();
     }
     while !rest.is_empty() {
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
@@ -154,7 +156,7 @@ mod tests {
         let rows: [(&[u8], usize, &[u8]); 4] = [
             (b"A: 1\n b\nB: 2\n\nbody", 2, b"body"),
             (b"From x y\nA: 1\nno field here\n", 1, b"no field here\n"),
-            (b"\n\nA: 1\n", 1, b""),
+            (b"\n  \n\nA: 1\n", 1, b""),
             (b"", 0, b""),
         ];
         for (octets, count, rest) in rows {

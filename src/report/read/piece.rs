@@ -13,6 +13,8 @@ use super::field::{self, Fields};
 const DEPTH_MAX: usize = 4;
 /// Parts of a message. A report has three.
 const PARTS_MAX: usize = 64;
+/// What stands before the first boundary, where the header names none. Unit: lines.
+const PREAMBLE_MAX: usize = 8;
 /// What is decoded of one part. Unit: bytes.
 const LEAF_MAX: usize = 128 * 1024;
 
@@ -226,9 +228,11 @@ fn delimits(line: &[u8], boundary: &str) -> Option<bool> {
     }
 }
 
-/// A line that begins with two dashes and is followed by a part's header: a boundary, whatever the header says.
+/// A line that begins with two dashes and is followed by a part's header: a boundary, whatever the header says. Before it
+/// stands a short remark at most: a boundary farther below is that of a message that was returned within the text.
 fn guessed_boundary(body: &[u8]) -> Option<String> {
     let mut candidate: Option<&[u8]> = None;
+    let mut remarks = 0;
     for (_, line) in lines(body).take(400) {
         let is_header = line.get(..8).is_some_and(|front| front.eq_ignore_ascii_case(b"content-"));
         if let Some(found) = candidate.filter(|_| is_header) {
@@ -236,6 +240,10 @@ fn guessed_boundary(body: &[u8]) -> Option<String> {
         }
         let rest = line.strip_prefix(b"--").map(<[u8]>::trim_ascii_end);
         candidate = rest.filter(|rest| (4..=100).contains(&rest.len()) && !rest.contains(&b' '));
+        remarks += usize::from(candidate.is_none() && !line.trim_ascii().is_empty());
+        if remarks > PREAMBLE_MAX || line.contains(&b'@') && candidate.is_none() {
+            return None;
+        }
     }
     None
 }

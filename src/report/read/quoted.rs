@@ -66,8 +66,10 @@ pub(super) fn cut(text: &str) -> (Vec<&str>, Option<String>) {
         // A sentence that announces the message may stand before the addresses; one that they precede may not.
         is_named = is_named || line.contains('@');
         if lower.len() <= 160 && phrases::has(&lower, phrases::RETURNED) {
+            // "Please do not resend your original message." announces none.
+            let asks = lower.starts_with("please") || lower.contains("not resend");
             let is_rule = lower.starts_with(['-', '*', '=', '|', '_']) || lower.ends_with([':', '-', '.', '*']);
-            return is_rule && (is_named || follows_header(&lines, place + 1));
+            return is_rule && !asks && (is_named || follows_header(&lines, place + 1));
         }
         begins_header(&lower) && is_header(&lines, place)
     });

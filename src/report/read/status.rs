@@ -50,11 +50,19 @@ pub(super) fn read(letter: &Letter, original: &Returned) -> Option<Reading> {
     reading.original.envelope_id = about.first("original-envelope-id").map(Into::into);
     let passage = bounce::passages(letter, original);
     for record in &records {
-        reading.recipients.extend(reported(record, records.len(), &passage));
+        let found = reported(record, records.len(), &passage);
+        // An alias that leads to itself is reported once for each round.
+        let is_known = found.as_ref().is_some_and(|found| {
+            reading.recipients.iter().any(|known: &Reported| {
+                (&known.address, &known.forwarded_to, known.fate) == (&found.address, &found.forwarded_to, found.fate)
+            })
+        });
+        reading.recipients.extend(found.filter(|_| !is_known));
     }
     if reading.recipients.iter().any(|recipient| recipient.fate == Fate::Failed) {
         // A machine that is away may say so in a report's dress (RFC 3834 §2 forbids it, some do).
-        reading.kind = if automatic::is_away(letter) { Kind::AutoReply } else { Kind::Bounce };
+        let is_automatic = automatic::is_away(letter) || automatic::is_service_challenge(letter);
+        reading.kind = if is_automatic { Kind::AutoReply } else { Kind::Bounce };
         reading.recipients.retain(|recipient| recipient.fate == Fate::Failed);
     }
     if reading.kind == Kind::AutoReply {
@@ -137,6 +145,8 @@ fn reported(record: &Record, count: usize, passages: &bounce::Passages) -> Optio
     let (last, first, actual) =
         (typed(&record.final_recipient), typed(&record.original_recipient), typed(&record.actual_recipient));
     let has_domain = |address: &String| address.contains('@');
+    // Exim has no Original-Recipient, and tells in words what an address was made of.
+    let first = first.or_else(|| last.as_deref().and_then(|last| passages.origin_of(last)).map(|(origin, _)| origin));
     let address = first
         .clone()
         .filter(has_domain)
@@ -222,6 +232,8 @@ fn diagnosed(value: &str) -> answer::Answer {
 fn is_hollow(text: &str) -> bool {
     let lower = text.trim().trim_end_matches('.').to_ascii_lowercase();
     lower.len() < 16
+        // X.400's reason 1, whose diagnostic is no number of X.400's.
+        || lower.starts_with("reason ") && lower.ends_with("(unknown)")
         || ["permanent failure", "delivery failed", "permanent error", "unknown error", "undefined error"]
             .contains(&lower.as_str())
 }

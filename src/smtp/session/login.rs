@@ -34,6 +34,7 @@ pub(super) struct ExpectSecret(Exchange);
 impl ExpectSecret {
     /// AUTH, between messages.
     pub(super) fn begin(common: &mut Common, mechanism: &str, initial: Option<&str>) -> State {
+        common.mechanism = ["PLAIN", "LOGIN"].into_iter().find(|known| known.eq_ignore_ascii_case(mechanism));
         let refusal = match () {
             () if common.terms.mode == Mode::Smtp => Some(NOT_HERE),
             () if !common.auth_is_offered() && common.link.security == Security::Upgradable => Some(ENCRYPT_FIRST),
@@ -96,7 +97,10 @@ impl ExpectVerdict {
                 common.login_failures += 1;
                 common.refuse(&REJECTED);
             }
-            Err(Denial::Busy) => common.say(&BUSY),
+            Err(Denial::Busy) => {
+                common.tally.fail();
+                common.say(&BUSY);
+            }
         }
         State::Mail(ExpectMail)
     }

@@ -19,6 +19,7 @@
 mod login;
 mod receive;
 mod states;
+mod tally;
 mod terms;
 mod transaction;
 
@@ -33,6 +34,7 @@ use crate::time::Timestamp;
 
 pub use login::Denial;
 pub use states::ExpectHello;
+pub use tally::{Refusal, Tally, Verb};
 pub use terms::{Limits, Link, Mode, Security, Terms};
 pub use transaction::Message;
 
@@ -73,6 +75,22 @@ pub trait Policy {
     /// # Errors
     /// The refusal to answer.
     fn recipient(&self, _login: Option<&str>, _address: &Address) -> Result<(), Answer> {
+        Ok(())
+    }
+
+    /// What is said of an envelope sender, whoever is logged in.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn access(&self, _path: &ReversePath) -> Result<(), Answer> {
+        Ok(())
+    }
+
+    /// Whether mail from a sender can go to this recipient at all.
+    ///
+    /// # Errors
+    /// The refusal to answer.
+    fn destination(&self, _path: &ReversePath, _address: &Address) -> Result<(), Answer> {
         Ok(())
     }
 
@@ -117,6 +135,36 @@ impl Session {
     /// Enhanced statuses of the RCPTs that were refused since this was asked last.
     pub fn take_refused_recipients(&mut self) -> Vec<&'static str> {
         std::mem::take(&mut self.common.refused_recipients)
+    }
+
+    /// From now on refusals are kept for [`Session::take_refusals`].
+    pub fn keep_refusals(&mut self) {
+        self.common.keeps_refusals = true;
+    }
+
+    /// What the client was refused since this was asked last.
+    pub fn take_refusals(&mut self) -> Vec<Refusal> {
+        std::mem::take(&mut self.common.refusals)
+    }
+
+    /// The mechanism of the last AUTH, if it was one of ours.
+    pub fn mechanism(&self) -> Option<&'static str> {
+        self.common.mechanism
+    }
+
+    /// How many commands there were.
+    pub fn tally(&self) -> &Tally {
+        &self.common.tally
+    }
+
+    /// How the client named itself, and whether by EHLO.
+    pub fn hello(&self) -> Option<(&str, bool)> {
+        self.common.hello.as_ref().map(|hello| (&*hello.name, hello.extended))
+    }
+
+    /// Whether the session was ended for its errors.
+    pub fn is_worn_out(&self) -> bool {
+        self.common.is_worn_out()
     }
 
     /// Command lines seen so far. A shell's deadline runs from the last change.
@@ -265,6 +313,9 @@ impl Session {
             Frame::Line { text, end, consumed } => (text, end, consumed),
         };
         self.common.commands += 1;
+        if !matches!(self.state, State::Secret(_)) {
+            self.common.tally.begin(Verb::of(text));
+        }
         let behind = input.len() > consumed;
         self.advance(|state, common| match state {
             State::Secret(secret) => secret.step(common, text, end),
@@ -275,6 +326,9 @@ impl Session {
 
     fn overlong(&mut self) {
         self.common.commands += 1;
+        if !matches!(self.state, State::Secret(_)) {
+            self.common.tally.begin(Verb::Unknown);
+        }
         self.advance(|state, common| match state {
             State::Secret(_) => {
                 common.refuse(&Answer::fixed(500, "5.5.6", "Authentication exchange line is too long"));
@@ -296,6 +350,8 @@ fn command(state: State, common: &mut Common, line: &[u8], end: LineEnd, behind:
             if line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT ")) {
                 common.note_refused_recipient(answer.status);
             }
+            let from = common.keeps_refusals.then(|| state.sender()).flatten();
+            common.keep_refusal(&answer, from, None);
             common.refuse(&answer);
             return state;
         }

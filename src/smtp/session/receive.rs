@@ -60,14 +60,16 @@ enum Way {
 /// The last octet is in.
 fn finish(common: &mut Common, transaction: Transaction, decoder: Decoder, way: Way) -> State {
     let size = decoder.received();
+    let (from, to) = transaction.named(common);
     let refusal = match decoder.finish() {
         Ok(body) if header_length(&body) <= common.terms.limits.header_size_max => {
             common.act = Some(Act::Accept(Box::new(transaction.complete(common, body))));
-            return State::Receipt(ExpectReceipt { way, size });
+            return State::Receipt(ExpectReceipt { way, size, from, to });
         }
         Ok(_) => HEADER_TOO_BIG,
         Err(fault) => reason(common, fault),
     };
+    common.keep_refusal(&refusal, from, to);
     common.refuse(&refusal);
     over()
 }
@@ -170,6 +172,9 @@ impl ExpectBdat {
 pub(super) struct ExpectReceipt {
     way: Way,
     size: u64,
+    /// For the log, if it is refused.
+    from: Option<Box<str>>,
+    to: Option<Box<str>>,
 }
 
 impl ExpectReceipt {
@@ -183,7 +188,10 @@ impl ExpectReceipt {
                 };
                 common.say(&Answer::new(250, "2.0.0", text));
             }
-            Err(answer) => common.refuse(&answer),
+            Err(answer) => {
+                common.keep_refusal(&answer, self.from, self.to);
+                common.refuse(&answer);
+            }
         }
         over()
     }

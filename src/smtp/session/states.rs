@@ -8,6 +8,7 @@ use super::super::command::Command;
 use super::super::data::Decoder;
 use super::login::{ExpectSecret, ExpectVerdict};
 use super::receive::{ExpectBdat, ExpectReceipt, ExpectText};
+use super::tally::{Refusal, Tally};
 use super::terms::{Link, Mode, Security, Terms};
 use super::transaction::{ExpectChunk, ExpectRcpt, Transaction};
 use super::{Act, Policy};
@@ -43,6 +44,15 @@ impl State {
         match self {
             State::Text(text) => Some(text.decoder_mut()),
             State::Bdat(bdat) => Some(bdat.decoder_mut()),
+            _ => None,
+        }
+    }
+
+    /// MAIL FROM, where there was one.
+    pub(super) fn sender(&self) -> Option<Box<str>> {
+        match self {
+            State::Rcpt(rcpt) => Some(rcpt.sender()),
+            State::Chunk(chunk) => Some(chunk.transaction.sender()),
             _ => None,
         }
     }
@@ -90,6 +100,8 @@ pub(super) struct Common {
     pub(super) link: Link,
     pub(super) hello: Option<Hello>,
     pub(super) login: Option<Arc<str>>,
+    /// Of the last AUTH.
+    pub(super) mechanism: Option<&'static str>,
     pub(super) out: Vec<u8>,
     pub(super) act: Option<Act>,
     pub(super) commands: u64,
@@ -102,6 +114,10 @@ pub(super) struct Common {
     pub(super) login_failures: u32,
     /// Enhanced statuses of RCPTs that were refused and not yet told of.
     pub(super) refused_recipients: Vec<&'static str>,
+    /// Refusals that were not yet told of, if anybody wants them.
+    pub(super) refusals: Vec<Refusal>,
+    pub(super) keeps_refusals: bool,
+    pub(super) tally: Tally,
     errors: u32,
     idle_commands: u32,
 }
@@ -122,6 +138,7 @@ impl Common {
             link,
             hello: None,
             login: None,
+            mechanism: None,
             out: Vec::new(),
             act: None,
             commands: 0,
@@ -130,6 +147,9 @@ impl Common {
             forsaken: false,
             login_failures: 0,
             refused_recipients: Vec::new(),
+            refusals: Vec::new(),
+            keeps_refusals: false,
+            tally: Tally::default(),
             errors: 0,
             idle_commands: 0,
         }
@@ -147,7 +167,23 @@ impl Common {
     /// Answers what the client should not have sent.
     pub(super) fn refuse(&mut self, answer: &Answer) {
         self.errors += 1;
+        self.tally.fail();
         answer.write(&mut self.out);
+    }
+
+    /// What a refusal will have to name, if anybody wants it.
+    pub(super) fn named(&self, what: &impl std::fmt::Display) -> Option<Box<str>> {
+        self.keeps_refusals.then(|| what.to_string().into())
+    }
+
+    /// Keeps a refusal for whoever logs them.
+    pub(super) fn keep_refusal(&mut self, answer: &Answer, from: Option<Box<str>>, to: Option<Box<str>>) {
+        /// In one step, in which at most so many commands fit that a peer would call it one.
+        const REFUSALS_MAX: usize = 4096;
+        let verb = self.tally.last().filter(|_| self.keeps_refusals && self.refusals.len() < REFUSALS_MAX);
+        if let Some(verb) = verb {
+            self.refusals.push(Refusal { verb, answer: answer.clone(), from, to });
+        }
     }
 
     /// A recipient was refused: for whoever counts them.
@@ -160,6 +196,9 @@ impl Common {
     }
 
     pub(super) fn close(&mut self, answer: &Answer) -> State {
+        if answer.code >= 400 {
+            self.tally.fail();
+        }
         answer.write(&mut self.out);
         self.act = Some(Act::Close);
         State::Ended
@@ -168,6 +207,8 @@ impl Common {
     /// Refuses DATA. RFC 2920 §3.1 lets nothing follow it in one group, so what does follow is a message, whose author
     /// would be writing our commands; and what comes next may be one.
     pub(super) fn refuse_data(&mut self, state: State, answer: &Answer, behind: bool) -> State {
+        let from = self.keeps_refusals.then(|| state.sender()).flatten();
+        self.keep_refusal(answer, from, None);
         if behind {
             return self.close(answer);
         }
@@ -339,16 +380,20 @@ pub(super) struct ExpectMail;
 impl ExpectMail {
     fn step(self, common: &mut Common, command: Command, behind: bool, policy: &impl Policy) -> State {
         match command {
-            Command::Mail(path, parameters) => match common.may_send() {
-                Err(answer) => self.refuse(common, &answer),
-                Ok(()) => match Transaction::begin(common, path, parameters, policy) {
+            Command::Mail(path, parameters) => {
+                let from = common.named(&path);
+                let begun = common.may_send().and_then(|()| Transaction::begin(common, path, parameters, policy));
+                match begun {
                     Ok(transaction) => {
                         common.say(&Answer::fixed(250, "2.1.0", "Ok"));
                         State::Rcpt(ExpectRcpt::new(transaction))
                     }
-                    Err(answer) => self.refuse(common, &answer),
-                },
-            },
+                    Err(answer) => {
+                        common.keep_refusal(&answer, from, None);
+                        self.refuse(common, &answer)
+                    }
+                }
+            }
             Command::Auth { mechanism, initial } => ExpectSecret::begin(common, mechanism, initial),
             Command::StartTls => self.start_tls(common, behind),
             Command::Bdat { size, .. } => ExpectBdat::refused(size, BARE_CHUNK, State::Mail(self)).begin(common),

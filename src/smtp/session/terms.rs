@@ -53,6 +53,8 @@ pub struct Link {
 pub struct Terms {
     /// Our name, in the greeting and in EHLO.
     pub hostname: Domain,
+    /// What a name without a domain gets. Default: our name.
+    pub origin: Option<Domain>,
     /// What the listener is for.
     pub mode: Mode,
     /// Bounds.

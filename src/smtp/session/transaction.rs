@@ -57,6 +57,7 @@ impl Transaction {
     ) -> Result<Transaction, Answer> {
         let reverse_path = match path {
             Path::Null => ReversePath::Null,
+            Path::Local(name) => ReversePath::Address(qualified(common, &name)?),
             Path::Mailbox(address) => ReversePath::Address(address),
             Path::Postmaster => ReversePath::Address(postmaster(common)?),
         };
@@ -71,6 +72,10 @@ impl Transaction {
             None => None,
         };
         policy.sender(common.login.as_deref(), &reverse_path)?;
+        // From strangers comes what was said of our mail, whoever says it.
+        if common.may_relay().is_ok() {
+            policy.access(&reverse_path)?;
+        }
         Ok(Transaction { reverse_path, parameters, release_at, recipients: Vec::new(), beyond: 0 })
     }
 
@@ -85,6 +90,7 @@ impl Transaction {
         let address = match path {
             Path::Null => return Err(Answer::fixed(501, "5.1.3", "Bad recipient: the address is missing")),
             Path::Mailbox(address) => address,
+            Path::Local(name) => qualified(common, &name)?,
             Path::Postmaster => postmaster(common)?,
         };
         let is_ours = match common.may_relay() {
@@ -105,9 +111,28 @@ impl Transaction {
         }
         if !is_ours {
             policy.recipient(common.login.as_deref(), &address)?;
+            policy.destination(&self.reverse_path, &address)?;
         }
         self.recipients.push((address, parameters.notify, parameters.original));
         Ok(())
+    }
+
+    /// MAIL FROM, for logs.
+    pub(super) fn sender(&self) -> Box<str> {
+        self.reverse_path.to_string().into()
+    }
+
+    /// The first recipient, for logs.
+    fn first(&self) -> Option<Box<str>> {
+        self.recipients.first().map(|(address, ..)| address.to_string().into())
+    }
+
+    /// Sender and first recipient, if anybody wants them.
+    pub(super) fn named(&self, common: &Common) -> (Option<Box<str>>, Option<Box<str>>) {
+        match common.keeps_refusals {
+            true => (Some(self.sender()), self.first()),
+            false => (None, None),
+        }
     }
 
     /// Counts a recipient beyond the limit, and tells whether that is still no error.
@@ -174,6 +199,13 @@ fn release_at(common: &Common, hold: Hold, now: Timestamp) -> Result<Timestamp, 
     }
 }
 
+/// A name without a domain, of a client that we relay for.
+fn qualified(common: &Common, name: &str) -> Result<Address, Answer> {
+    common.may_relay().map_err(|denied| denied.clone())?;
+    let origin = common.terms.origin.as_ref().unwrap_or(&common.terms.hostname);
+    Address::new(name, origin.clone()).map_err(|_| Answer::fixed(501, "5.1.3", "Bad address: a name without a domain"))
+}
+
 /// `<postmaster>` is ours: RFC 5321 §4.5.1.
 fn postmaster(common: &Common) -> Result<Address, Answer> {
     Address::new("postmaster", common.terms.hostname.clone())
@@ -189,17 +221,27 @@ impl ExpectRcpt {
         ExpectRcpt(transaction)
     }
 
+    pub(super) fn sender(&self) -> Box<str> {
+        self.0.sender()
+    }
+
     pub(super) fn step(mut self, common: &mut Common, command: Command, behind: bool, policy: &impl Policy) -> State {
         match command {
             Command::Rcpt(path, parameters) => {
+                let to = common.named(&path);
                 match self.0.recipient(common, path, parameters, policy) {
                     Ok(()) => common.say(&Answer::fixed(250, "2.1.5", "Ok")),
                     Err(answer) => {
                         common.note_refused_recipient(answer.status);
+                        let from = common.named(&self.0.reverse_path);
+                        common.keep_refusal(&answer, from, to);
                         match answer.code {
                             // RFC 5321 §4.5.3.1.10: who has a long list takes this for "the rest later", which is no
                             // error. Who goes on for as many again is not reading our answers.
-                            452 if self.0.is_patient(common) => common.say(&answer),
+                            452 if self.0.is_patient(common) => {
+                                common.tally.fail();
+                                common.say(&answer);
+                            }
                             _ => common.refuse(&answer),
                         }
                     }

@@ -205,27 +205,26 @@ pub fn read_line(line: &[u8], terms: &Terms) -> Row {
     row::read_json(line, terms)
 }
 
-/// A field as CSV has it.
-pub fn quote(field: &str) -> String {
-    csv::quote(field)
-}
-
 /// An entry as a line of our own CSV.
 pub fn csv_line(address: &Address, entry: &Entry, now: Timestamp) -> String {
-    let fields = [
-        address.to_string(),
-        entry.scope.name(),
-        entry.cause.name().to_owned(),
-        super::State::of(entry, now).name().to_owned(),
-        entry.added_at.rfc3339(),
-        entry.last_at.rfc3339(),
-        entry.expires_at.map_or_else(String::new, Timestamp::rfc3339),
-        entry.hits.to_string(),
-        entry.site.to_string(),
-        entry.source_id.map_or_else(String::new, |id| id.to_string()),
-        entry.evidence.to_string(),
-    ];
-    fields.map(|field| csv::quote(&field)).join(",")
+    csv_fields([
+        &address.to_string(),
+        &entry.scope.name(),
+        entry.cause.name(),
+        super::State::of(entry, now).name(),
+        &entry.added_at.rfc3339(),
+        &entry.last_at.rfc3339(),
+        &entry.expires_at.map_or_else(String::new, Timestamp::rfc3339),
+        &entry.hits.to_string(),
+        &entry.site,
+        &entry.source_id.map_or_else(String::new, |id| id.to_string()),
+        &entry.evidence,
+    ])
+}
+
+/// The fields of [`COLUMNS`] as a line.
+pub fn csv_fields(fields: [&str; 11]) -> String {
+    fields.map(csv::quote).join(",")
 }
 
 /// An entry as an object of our own JSON Lines; `null` where there is nothing.

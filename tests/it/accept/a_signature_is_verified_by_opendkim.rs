@@ -36,6 +36,7 @@ fn a_signature_is_verified_by_opendkim() {
         let unsigned = Unsigned {
             submission: QueueId::from_u64(number as u64),
             form: Form::AsAccepted,
+            variant: 0,
             author_domain: &domain,
             added_headers: &added,
             message: message.as_bytes(),

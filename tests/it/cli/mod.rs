@@ -1,6 +1,7 @@
 //! Scenarios of the command line, on the real binary.
 
 mod a_new_set_up_passes_its_own_check;
+mod programs_hand_mail_to_sendmail;
 mod the_sandbox_delivers_what_it_sends;
 
 use std::process::{Command, Output};

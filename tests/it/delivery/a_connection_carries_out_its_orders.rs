@@ -81,6 +81,7 @@ impl House {
             listener_control: postrider::message::Families::NONE,
             hide_client: false,
             fix_headers: true,
+            session: None,
         };
         let message = format!("From: <s@example.com>\r\nSubject: x\r\n\r\n{body}\r\n");
         let submission = Submission {
@@ -106,6 +107,7 @@ impl House {
             hosts: [host].into(),
             tls: TlsPolicy::None,
             login: None,
+            trust: None,
             return_path: postrider::mail::ReturnPath::Ours,
             allow_private: true,
             slots: SlotLimits::default(),

@@ -63,6 +63,8 @@ impl Zone {
                 "AAAA" => RData::AAAA(AAAA(rest[0].parse().unwrap())),
                 "CNAME" => RData::CNAME(CNAME(name(rest[0]))),
                 "TXT" => RData::TXT(TXT::new(rest.iter().map(|text| (*text).to_owned()).collect())),
+                // One string, spaces and all.
+                "TEXT" => RData::TXT(TXT::new(vec![rest.join(" ")])),
                 "PTR" => RData::PTR(PTR(name(rest[0]))),
                 _ => unreachable!("{kind}"),
             };

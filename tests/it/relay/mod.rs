@@ -1,5 +1,6 @@
 //! The daemon as its users meet it: a process, a config file, SMTP on both sides, signals. See `harness`.
 
+mod a_classic_log_tells_analysers_the_truth;
 mod a_flipped_byte_costs_one_message_at_most;
 mod a_full_disk_refuses_and_delivers_on;
 mod a_header_chooses_the_stream_and_never_leaves;
@@ -10,6 +11,7 @@ mod a_message_goes_through;
 mod a_newsletter_carries_its_own_way_back;
 mod a_quota_puts_mail_off_or_refuses_it;
 mod a_restart_keeps_the_queue;
+mod a_route_is_chosen_by_sender_and_recipient;
 mod a_scheduled_message_waits_for_its_time;
 mod a_sending_domain_is_stopped_where_it_is_refused;
 mod bytes_arrive_as_sent;
@@ -19,6 +21,7 @@ mod kill_nine_loses_nothing;
 mod no_end_of_data_smuggles_a_second_message;
 mod sighup_with_a_bad_file_keeps_the_old_one;
 mod sigterm_drains_within_ten_seconds;
+mod tables_say_who_a_message_is_from_and_whom_it_reaches;
 mod the_wrong_newsletter_is_stopped_by_its_tag;
 mod three_domains_behind_a_provider_share_its_limits;
 mod trace_and_audit_tell_what_the_peer_saw;

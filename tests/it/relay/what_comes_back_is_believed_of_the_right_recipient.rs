@@ -7,7 +7,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::harness::{Behaviour, Client, Daemon, PASSWORD, Peer, Receipt, Setup, USER, eventually, port};
+use bytes::Bytes;
+use postrider::mail::{Domain, QueueId};
+use postrider::signer::{Algorithm, Form, KeyFile, Settings, Signer, SigningDomain, Unsigned, generate};
+use postrider::time::Timestamp;
+
+use crate::harness::{Behaviour, Client, Daemon, Nameserver, PASSWORD, Peer, Receipt, Setup, USER, eventually, port};
 
 const WAIT: Duration = Duration::from_secs(30);
 const READERS: usize = 30;
@@ -21,6 +26,11 @@ struct House {
 
 impl House {
     fn start(peer: &Peer) -> House {
+        House::start_with(peer, "")
+    }
+
+    /// With more in its config.
+    fn start_with(peer: &Peer, more: &str) -> House {
         let mut daemon = Setup::relaying_to(peer.address()).with_postmaster().prepare();
         let local = || -> SocketAddr { format!("127.0.0.1:{}", port::free()).parse().unwrap() };
         let (world, page) = (local(), local());
@@ -33,7 +43,7 @@ impl House {
             );
         let more = format!(
             "[[listener]]\nbind = \"{world}\"\nmode = \"smtp\"\n\
-             [unsubscribe]\nurl = \"https://mail.example.com/u\"\nbind = \"{page}\"\nsender = \"Example\"\n"
+             [unsubscribe]\nurl = \"https://mail.example.com/u\"\nbind = \"{page}\"\nsender = \"Example\"\n{more}"
         );
         daemon.overwrite_config(&(text + &more));
         daemon.start();
@@ -280,4 +290,113 @@ fn and_a_bounce_of_transactional_mail_goes_on_to_its_sender() {
     house.send_order("last", "bob@dest.example");
     eventually("what came after it is there", WAIT, || peer.taken("last") == 1);
     assert_eq!(peer.receipts().iter().filter(|receipt| is_onward(receipt)).count(), 1);
+}
+
+/// A message with a signature of dest.test on top, and the record that verifies it.
+fn signed(message: &[u8]) -> (Vec<u8>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key.pem");
+    let new = generate(Algorithm::Ed25519, "e1").unwrap();
+    fs::write(&path, &new.pem).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let domain: Domain = "dest.test".parse().unwrap();
+    let domains = vec![SigningDomain { domain: domain.clone(), keys: vec![KeyFile { selector: "e1".into(), path }] }];
+    let signer = Signer::new(&Settings { domains, ..Settings::default() }).unwrap();
+    let record = signer.records().remove(0);
+    let unsigned = Unsigned {
+        submission: QueueId::from_u64(1),
+        form: Form::AsAccepted,
+        variant: 0,
+        author_domain: &domain,
+        added_headers: &Bytes::new(),
+        message,
+        header_bytes: message.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4,
+    };
+    let now = Timestamp::from_secs(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs());
+    let signature = signer.sign(&unsigned, now).unwrap();
+    ([&signature, message].concat(), format!("{}. TEXT {}", record.name, record.value))
+}
+
+#[test]
+fn and_a_report_is_shown_with_what_it_did_and_a_replay_of_any_of_them_counts_once() {
+    let bounce = dsn("ann@dest.example", "5.2.2", "Mailbox full");
+    let bounce =
+        [b"From: Mailer <mailer@dest.test>\r\n", &bounce[bounce.iter().position(|b| *b == b'\n').unwrap() + 1..]]
+            .concat();
+    let (bounce, record) = signed(&bounce);
+    let names = Nameserver::serve(&format!("mx.dest.test. TEXT v=spf1 ip4:127.0.0.1 -all\n{record}"));
+    let peer = Peer::keeping_bytes(Behaviour::Friendly);
+    let house = House::start_with(&peer, &format!("[dns]\nnameservers = [\"{}\"]\n", names.address()));
+    let path = |order: &str| {
+        house.send_order(order, "ann@dest.example");
+        eventually("it arrives", WAIT, || peer.taken(order) == 1);
+        peer.receipts().into_iter().find(|receipt| receipt.id == order).unwrap().from
+    };
+    let (first, second) = (path("first"), path("second"));
+    let bring = |to: &str, message: &[u8]| {
+        let mut client = Client::connect(house.world).unwrap();
+        client.command("EHLO mx.dest.test").unwrap().expect(250).unwrap();
+        let reply = client.deliver("", to, message).unwrap().expect(250).unwrap();
+        reply.text().split_whitespace().last().unwrap().to_owned()
+    };
+    let numbers: Vec<String> = [&first, &second, &first, &second].map(|to| bring(to, &bounce)).to_vec();
+    let shown = |number: &str| -> serde_json::Value {
+        let told = house.daemon.run(&["--json", "report", "show", number]);
+        serde_json::from_slice(&told.stdout).unwrap_or_else(|_| panic!("{told:?} {}", house.daemon.log()))
+    };
+    // What DNS says of it comes later than the 250.
+    eventually("SPF and DKIM are known", WAIT, || !shown(&numbers[0])["dkim"].is_null());
+    let report = shown(&numbers[0]);
+    let row = &report["recipients"][0];
+    assert_eq!(report["spf"], "pass mx.dest.test", "{report:#}");
+    assert_eq!(report["dkim"], "pass dest.test (e1)", "{report:#}");
+    let texts = ["kind", "token", "recipient", "class", "status", "effect", "why", "sent_on_to"];
+    let texts = texts.map(|name| row[name].as_str().unwrap_or_default());
+    assert_eq!(
+        texts,
+        [
+            "bounce",
+            "valid",
+            "ann@dest.example",
+            "mailbox-full",
+            "5.2.2",
+            "pending",
+            "a soft count: 1 of 5 messages, over 14 days or more",
+            "orders@example.com"
+        ],
+        "{report:#}"
+    );
+    assert!(row["text"].as_str().unwrap().contains("Mailbox full"), "{report:#}");
+    let effect = |number: &str| shown(number)["recipients"][0]["effect"].as_str().unwrap().to_owned();
+    let effects: Vec<String> = numbers.iter().map(|number| effect(number)).collect();
+    // The first one again, after the second: it was heard, though the list knows only of the last.
+    assert_eq!(effects, ["pending", "pending", "known", "known"]);
+    let list = house.daemon.run(&["--json", "suppression", "show", "ann@dest.example"]);
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(list[0]["hits"], 2, "{list:#}");
+
+    let letter = bring("postmaster@bounce.example.com", b"From: a@dest.test\r\nSubject: hello\r\n\r\nHello?\r\n");
+    let text = |arguments: &[&str]| {
+        let told = house.daemon.run(arguments);
+        assert!(told.status.success(), "{told:?}");
+        String::from_utf8(told.stdout).unwrap()
+    };
+    let told = text(&["report", "show", &letter]);
+    assert!(told.contains("read as     other\n") && told.contains("sent on to  ops@example.com as "), "{told}");
+    let list = text(&["report", "list"]);
+    assert_eq!(list.lines().count(), 1 + 5, "{list}");
+    assert_eq!(text(&["report", "list", "--effect", "pending"]).lines().count(), 1 + 2);
+    assert!(house.daemon.log().contains(&numbers[0]), "the log names the report");
+    assert!(!house.daemon.run(&["report", "show", "000000000001"]).status.success());
+
+    // Without a daemon the files are read; what was told is there after a crash.
+    std::thread::sleep(Duration::from_millis(300));
+    let House { mut daemon, .. } = house;
+    daemon.kill();
+    let told = daemon.run(&["report", "show", &numbers[0]]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(
+        told.contains("spf         pass mx.dest.test\n") && told.contains("recipient   ann@dest.example"),
+        "{told}"
+    );
 }

@@ -28,7 +28,7 @@ pub struct Bench {
 impl Bench {
     pub fn new(mode: Mode, link: Link, limits: Limits) -> Bench {
         let hostname = "relay.example".parse().unwrap();
-        let session = Session::new(Arc::new(Terms { hostname, mode, limits }), link);
+        let session = Session::new(Arc::new(Terms { hostname, origin: None, mode, limits }), link);
         let mut bench =
             Bench { session, input: Vec::new(), output: String::new(), messages: Vec::new(), closed: false };
         bench.take_output();

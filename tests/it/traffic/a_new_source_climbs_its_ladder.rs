@@ -8,7 +8,9 @@ use postrider::classify::{Feedback, Reaction, Signal};
 use postrider::mail::StreamKind::{self, Marketing, Transactional};
 use postrider::time::{Timestamp, Zone};
 use postrider::traffic::warmup::{Curve, SendHours, Steps};
-use postrider::traffic::{Fact, Limits, Operator, ProviderHandle, Rules, SourceHandle, Warming, WarmupOrder};
+use postrider::traffic::{
+    Fact, Limits, Operator, ProviderHandle, Rate, Rates, Rules, SourceHandle, Warming, WarmupOrder,
+};
 
 use super::world::{End, Place, Temper, World, secs};
 
@@ -155,4 +157,28 @@ fn a_clean_stop_costs_no_allowance() {
     world.run_for(secs(60));
     let now = world.engine.warmups()[0].view.used;
     assert!(now <= used + 1, "{used} before, {now} after");
+}
+
+#[test]
+fn while_the_warm_source_is_full_transactional_mail_takes_what_the_ladder_has_left() {
+    let mut world = world(2, 8);
+    for place in &mut world.places {
+        let messages = Rates::new(&[Rate { count: 100, per: secs(3600) }]).unwrap();
+        place.limits = Limits { messages, ..Limits::default() };
+    }
+    // Both sites' windows of the warm source together take 200 an hour.
+    let day = world.now.as_secs() / DAY;
+    put(&mut world, Transactional, 20);
+    world.run_for(secs(60));
+    assert_eq!(
+        (sent(&world, WARM, Transactional, day), sent(&world, NEW, Transactional, day)),
+        (20, 0),
+        "there is room"
+    );
+    put(&mut world, Transactional, 2000);
+    world.run_for(secs(3 * 3600));
+    assert_eq!(sent(&world, NEW, Transactional, day), TABLE[0], "and no more than the ladder says");
+    let warm = sent(&world, WARM, Transactional, day);
+    assert!((500..=640).contains(&warm), "{warm} over the warm one");
+    world.assert_none_stranded();
 }

@@ -1,5 +1,6 @@
 //! Scenarios of traffic.
 
+mod a_clock_that_is_set_delays_nothing;
 mod a_dead_site_holds_up_no_other;
 mod a_new_source_climbs_its_ladder;
 mod a_peers_connection_cap_is_found_without_hammering;
@@ -7,6 +8,7 @@ mod a_restart_brings_everything_back_at_once;
 mod hidden_limits_are_found_and_kept;
 mod marketing_floods_do_not_delay_a_login_code;
 mod no_window_is_ever_passed;
+mod one_sources_limit_at_a_domain_leaves_the_others_theirs;
 mod providers;
 mod sites_that_overlap_share_an_address;
 mod the_scheduler_drives_a_simulated_world;

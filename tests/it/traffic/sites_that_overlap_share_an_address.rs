@@ -239,3 +239,122 @@ fn and_an_address_is_forgotten_when_its_windows_have_passed() {
     world.run(90_000);
     assert!((1..=3).contains(&world.forgotten), "{}", world.forgotten);
 }
+
+/// Answers everything at once; the hosts of a target are at the address of its number.
+struct Quiet {
+    engine: Engine,
+    now: Timestamp,
+    /// What each target's site is.
+    sites: [u32; 3],
+    sent: Vec<(u32, QueueId)>,
+    forgot: Vec<Handle>,
+    last: QueueId,
+    /// Whose mail is gone before its connection is made.
+    taken: Option<QueueId>,
+}
+
+impl Quiet {
+    fn tell(&mut self, fact: Fact) {
+        let mut orders = Vec::new();
+        self.engine.apply(self.now, 0.5, fact, &mut orders);
+        for order in orders {
+            self.obey(order);
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        let limits = || {
+            let messages = Rates::new(&[Rate { count: 5, per: Duration::from_secs(3600) }]).unwrap();
+            Arc::new(SiteLimits::of_each(Limits { messages, ..Limits::default() }))
+        };
+        match order {
+            Order::Resolve(domain) => self.tell(Fact::Resolved {
+                domain,
+                target: TargetHandle(domain.0),
+                site: SiteHandle(self.sites[domain.0 as usize]),
+                provider: ProviderHandle(0),
+                limits: limits(),
+                own: None,
+                kept: Box::default(),
+                until: self.now.after(Duration::from_secs(1)),
+            }),
+            Order::Reserve(account) => {
+                self.engine.record(account);
+                self.tell(Fact::Reserved(account, true));
+            }
+            Order::Dial { connection, target, .. } => {
+                if let Some(id) = self.taken.take() {
+                    self.tell(Fact::Gone(id));
+                }
+                // The third's hosts are the first's.
+                self.tell(Fact::Arrived(connection, PlaceHandle(target.0 % 2)));
+                self.tell(Fact::Connected { connection, deliveries_max: None });
+            }
+            Order::Send { connection, id, .. } => {
+                self.sent.push((connection.0, id));
+                self.tell(Fact::MailWritten(connection, id));
+                self.tell(Fact::Settled { connection, id, due: None, signal: Feedback::Good.into() });
+            }
+            Order::Close(connection) => self.tell(Fact::Eof(connection)),
+            Order::Forget(handle) => self.forgot.push(handle),
+            Order::Expire(..) | Order::Fail(..) | Order::WakeAt(_) | Order::Frozen(..) => {}
+        }
+    }
+
+    fn put(&mut self, domain: u32) -> QueueId {
+        self.last = QueueId::next(self.last, self.now);
+        let put = Put {
+            id: self.last,
+            domain: DomainHandle(domain),
+            credential: CredentialHandle(0),
+            stream: StreamHandle(0),
+            pool: PoolHandle(0),
+            source: None,
+            kind: StreamKind::Transactional,
+            priority: 50,
+            engaged: false,
+            recipients: 1,
+            due: self.now,
+            expires_at: self.now.after(Duration::from_secs(86_400)),
+            held: false,
+        };
+        self.tell(Fact::Put(put));
+        self.last
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now = self.now.after(Duration::from_secs(1));
+            self.tell(Fact::Tick);
+        }
+    }
+}
+
+#[test]
+fn a_site_that_got_the_number_of_a_forgotten_one_was_never_at_its_address() {
+    let mut quiet = Quiet {
+        engine: Engine::new(Rules::default()),
+        now: START,
+        sites: [0, 0, 1],
+        sent: Vec::new(),
+        forgot: Vec::new(),
+        last: QueueId::MIN,
+        taken: None,
+    };
+    // A connection that carries nothing: the address is remembered for an hour, its site for ten minutes.
+    quiet.taken = Some(QueueId::next(QueueId::MIN, START));
+    quiet.put(0);
+    quiet.pass(1000);
+    assert!(quiet.sent.is_empty() && quiet.forgot.contains(&Handle::Site(SiteHandle(0))), "{:?}", quiet.forgot);
+    assert!(!quiet.forgot.contains(&Handle::Place(PlaceHandle(0))), "{:?}", quiet.forgot);
+    // Its number goes to a site elsewhere, which uses its window up.
+    for _ in 0..5 {
+        quiet.put(1);
+    }
+    quiet.pass(10);
+    assert_eq!(quiet.sent.len(), 5);
+    // Another site comes to the address; there nothing was sent.
+    let id = quiet.put(2);
+    quiet.pass(1);
+    assert_eq!(quiet.sent.last().map(|(_, id)| *id), Some(id), "{:?}", quiet.engine.why(quiet.now, id));
+}

@@ -12,9 +12,10 @@ use postrider::delivery::{ConnectionId, Event, Host, Order, Plan, Source, TlsPol
 use postrider::dns::{Failure, Finality};
 use postrider::mail::{Cause, Domain, EnhancedStatus, Outcome, QueueId, Reply, Stage, StreamKind};
 use postrider::queue::{Change, Waiting};
+use postrider::route::{Match, Recipients};
 use postrider::scheduler::NamedLimits;
 use postrider::scheduler::{
-    End, Found, Handle, Origin, Pool, Recipients, Route, Scheduler, Scope, Settings, SiteRule, Task, Which, World,
+    End, Found, Handle, Hop, Origin, Pool, Route, RouteWay, Scheduler, Scope, Settings, SiteRule, Task, Which, World,
 };
 use postrider::time::Timestamp;
 use postrider::traffic::Limits;
@@ -235,8 +236,11 @@ async fn what_waited_before_and_what_comes_after_is_attempted_once() {
 #[tokio::test]
 async fn a_route_goes_before_the_mx_and_names_its_own_hosts() {
     let route = Route {
-        recipients: Recipients::Any,
-        next_hops: vec![("kind-smarthost".into(), 2525)],
+        matches: Match::to(Recipients::Any),
+        name: "to *".into(),
+        way: RouteWay::Hosts(vec![Hop { name: "kind-smarthost".into(), port: 2525, mx: false }]),
+        pool: None,
+        trust: None,
         limits: Arc::new(NamedLimits::of_each(Limits { connections: 3, ..Limits::NONE })),
         tls: TlsPolicy::Verify,
         login: Some(("me".into(), "secret".into())),

@@ -193,6 +193,7 @@ pub struct World {
     /// Sends, in order: when, what, where.
     pub sent: Vec<(Timestamp, QueueId, u32, StreamKind)>,
     pub rules: Rules,
+    /// When the engine is told that time passed, by the time that passes for everybody.
     wake: Timestamp,
     last_id: QueueId,
     pub refusals: u32,
@@ -379,11 +380,6 @@ impl World {
         self.now = self.now.max(shown);
     }
 
-    /// It was set back, and ours waits until it is right.
-    pub fn stands_still(&self) -> bool {
-        self.now.as_millis() as i64 > self.real.as_millis() as i64 + self.ahead_ms
-    }
-
     /// The system's clock is set, and ours follows.
     pub fn set_clock(&mut self, by_ms: i64) {
         self.ahead_ms += by_ms;
@@ -393,7 +389,7 @@ impl World {
     fn run_until_real(&mut self, end: Timestamp) {
         loop {
             let event = self.events.first_key_value().map(|((at, _), _)| *at).unwrap_or(Timestamp::NEVER);
-            let wake = self.real_of(self.wake);
+            let wake = self.wake;
             let next = event.min(wake);
             if next > end {
                 self.pass_to(end);
@@ -438,7 +434,7 @@ impl World {
         let mut orders = Vec::new();
         let jitter = if self.is_even { 0.5 } else { self.random.f64() };
         let shown = self.now.as_millis() as i64 - self.real.as_millis() as i64 - self.ahead_at_start_ms;
-        if shown.abs_diff(self.told_ms) >= 3 && !self.hides_skew {
+        if shown != self.told_ms && !self.hides_skew {
             self.told_ms = shown;
             self.engine.apply(self.now, jitter, Fact::Skewed(shown), &mut orders);
         }
@@ -653,7 +649,7 @@ impl World {
                 assert_eq!(self.places[domain.0 as usize].temper, Temper::Never);
                 self.finish(id, End::Failed);
             }
-            Order::WakeAt(at) => self.wake = at,
+            Order::WakeAt(at) => self.wake = self.real.after(at.since(self.now)),
             Order::Frozen(source, provider) => self.frozen.push((source, provider)),
             Order::Forget(handle) => {
                 self.drop_records(handle);

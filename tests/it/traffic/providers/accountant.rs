@@ -302,10 +302,15 @@ impl Accountant {
         let (put, rank) = (&sent.put, rank_of(&sent.put));
         let warms = world.rules.warming.iter().any(Option::is_some);
         let level = (link.target, put.pool.0, put.kind, rank);
+        // What has limits of its own for single sources, of several, stands beside the others and has its turn as they have.
+        let pool = &world.rules.pools[usize::from(put.pool.0)];
+        let several = pool.iter().any(|source| Some(source) != pool.first());
+        let own = world.aims.get(&put.domain.0).and_then(|aim| aim.own.as_deref());
+        let apart = several && own.is_some_and(is_by_source);
         let (mut waits, mut own_waits) = (BTreeSet::new(), false);
         for other in world.waiting.values().filter(|other| is_able(world, link, other)) {
             let (theirs, their_rank) = (&other.put, rank_of(&other.put));
-            let alike = theirs.pool == put.pool && other.stays == sent.stays;
+            let alike = theirs.pool == put.pool && other.stays == sent.stays && !apart;
             if warms && !alike {
                 continue;
             }
@@ -327,7 +332,7 @@ impl Accountant {
                 waits.insert(theirs.credential.0);
             }
         }
-        if sent.stays.is_none() {
+        if sent.stays.is_none() && !apart {
             self.check_turns(level, put, &waits, own_waits);
         }
     }
@@ -445,6 +450,11 @@ impl Accountant {
         }
         self.tallies.retain(|account, _| account.holder != holder);
     }
+}
+
+fn is_by_source(own: &SiteLimits) -> bool {
+    let all = own.sources.iter().map(|(_, limits)| limits).chain([&own.each]);
+    all.into_iter().any(|limits| !limits.messages.is_empty() || !limits.recipients.is_empty())
 }
 
 /// Whether an envelope could go over this connection as well, by all that is known outside.

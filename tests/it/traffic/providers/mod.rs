@@ -70,7 +70,8 @@ fn in_random_worlds_every_promise_is_kept() {
     }
     let Sum { worlds, sends, dials, crashes, full } = sum;
     println!("{worlds} worlds: {sends} messages over {dials} connections, {crashes} crashes; {full} had a full window");
-    assert!(count < 50 || (full * 10 > worlds && crashes > worlds / 4), "they prove little");
+    let proves = full * 10 > worlds && crashes > worlds / 4;
+    assert!(proves || count == 1, "they prove little: {full} full windows and {crashes} crashes in {worlds} worlds");
 }
 
 /// Lives so many worlds of a kind; the seed of one that breaks a promise is printed.
@@ -107,8 +108,7 @@ fn a_dead_site_delays_no_other_by_more_than_a_tick() {
 fn a_provider_that_tells_nothing_refuses_rarely() {
     each(2, 50, |seed| {
         let day = strangers::day(seed);
-        // Each kind of limit is probed in its turn.
-        assert!(day.later <= 30 * day.hidden.kinds() && day.learning <= 60 && day.delivered > 1000, "{day:?}");
+        assert!(day.later <= 30 && day.learning <= 20 && day.used.is_none_or(|used| used >= 0.8), "{day:?}");
     });
 }
 

@@ -56,13 +56,6 @@ pub struct Hidden {
     pub trouble: u16,
 }
 
-impl Hidden {
-    /// How many kinds of limits it has.
-    pub fn kinds(&self) -> usize {
-        [self.cap.is_some(), !self.rates.is_empty(), self.deliveries.is_some()].iter().filter(|is| **is).count()
-    }
-}
-
 pub struct Provider {
     pub style: Style,
     pub hidden: Hidden,

@@ -1,5 +1,5 @@
 //! A provider of which nothing is known and nothing configured: how often does it have to refuse in a day? Its limits are
-//! of connections, of messages on one, and by the minute; those by the hour take longer to learn than a day.
+//! of connections, of messages on one, and by the second, the minute or the hour.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -54,38 +54,46 @@ impl Peers for Alone {
 /// What a day was like.
 #[derive(Debug)]
 pub struct Day {
-    pub hidden: Hidden,
+    #[allow(dead_code, reason = "printed where it is too much")]
     /// Refusals for a limit, while it is learned and in the day after that.
     pub learning: usize,
     pub later: usize,
-    pub delivered: usize,
+    /// Of what its limit by time takes, this share was delivered in the day after.
+    pub used: Option<f64>,
 }
 
 /// Mail waits all day for a provider with limits that it does not tell.
 pub fn day(seed: u64) -> Day {
     let mut random = fastrand::Rng::with_seed(seed);
     let least = random.u64(5..300);
-    let rate = random.bool().then(|| (random.usize(4..30), secs(60)));
+    let per = [1, 60, 3600][random.usize(0..3)];
+    let rate = random.bool().then(|| (random.usize(if per == 1 { 1..4 } else { 4..40 }), secs(per)));
     let cap = (rate.is_none() || random.bool()).then(|| random.u16(1..8));
     let deliveries = (random.u8(0..3) == 0).then(|| random.u32(2..30));
     // Without a rate nothing but its slowness bounds it.
     let takes_ms = if rate.is_none() { (20_000, 40_000) } else { (least, least * 2) };
     let hidden = Hidden { cap, rates: rate.into_iter().collect(), deliveries, takes_ms, ..Hidden::default() };
-    let provider = Rc::new(RefCell::new(Provider::new(seed, Style::Plain, hidden.clone())));
+    let provider = Rc::new(RefCell::new(Provider::new(seed, Style::Plain, hidden)));
     let place = Place { temper: Temper::Peer, site: 0, limits: Limits::NONE };
     let mut world = World::new(seed, Rules::default(), vec![place; 3]);
     world.peers = Some(Box::new(Alone(Rc::clone(&provider))));
-    let learned = START.after(secs(600));
+    // An hour that is full teaches nothing before it is over.
+    let learned = START.after(secs(600 + if per > 60 { per } else { 0 }));
+    let mut before = 0;
     while world.now < learned.after(secs(86_400)) {
-        while world.waiting.len() < 300 {
+        while world.waiting.len() < 400 {
             let mut put = world.envelope(random.u32(0..3), Marketing);
             put.expires_at = world.now.after(secs(20 * 86_400));
             world.put(put);
         }
-        world.run_for(secs(300));
+        if world.now <= learned {
+            before = world.ended.len();
+        }
+        world.run_for(secs(60));
     }
     let refusals = &provider.borrow().refusals;
     let learning = refusals.iter().filter(|(at, _)| *at < learned).count();
-    let delivered = world.ended.len();
-    Day { hidden, learning, later: refusals.len() - learning, delivered }
+    let delivered = world.ended.len() - before;
+    let used = rate.map(|(count, per)| delivered as f64 / (count as f64 * 86_400.0 / per.as_secs_f64()));
+    Day { learning, later: refusals.len() - learning, used }
 }

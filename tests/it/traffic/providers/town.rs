@@ -128,8 +128,14 @@ pub fn own_limits(random: &mut fastrand::Rng, making: Making) -> Option<Arc<Site
     if !making.limits || random.u8(0..8) > 0 {
         return None;
     }
-    let messages = windows(random, 1);
-    Some(Arc::new(SiteLimits { total: Limits { messages, ..Limits::NONE }, ..SiteLimits::of_each(Limits::NONE) }))
+    let limits = |random: &mut fastrand::Rng| Limits { messages: windows(random, 1), ..Limits::NONE };
+    let mut all = SiteLimits::of_each(Limits::NONE);
+    match random.u8(0..4) {
+        0 => all.each = limits(random),
+        1 => all.sources = Box::new([(SourceHandle(random.u16(0..3)), limits(random))]),
+        _ => all.total = limits(random),
+    }
+    Some(Arc::new(all))
 }
 
 fn hidden(random: &mut fastrand::Rng, making: Making) -> Hidden {
