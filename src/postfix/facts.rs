@@ -21,12 +21,6 @@ pub fn default_of(name: &str) -> Option<&'static str> {
     KNOWN.get(name).copied()
 }
 
-/// The names of all parameters of Postfix 3.7 that stand in the defaults.
-#[cfg(test)]
-pub fn known() -> impl Iterator<Item = &'static str> {
-    KNOWN.keys().copied()
-}
-
 /// A whole config.
 pub struct Facts<'a> {
     /// What main.cf sets.

@@ -103,6 +103,11 @@ impl Mapper<'_> {
             self.listener(service, view, &relaying, logs_in);
         }
         let tables: Vec<String> = access.unwrap_or_default();
+        let parents = items(&self.value("parent_domain_matches_subdomains"));
+        if !tables.is_empty() && !parents.iter().any(|name| name == "smtpd_access_maps") {
+            let why = "a domain in check_sender_access means those below it too here";
+            self.refuse("parent_domain_matches_subdomains", why, "add smtpd_access_maps to it");
+        }
         let kept: Vec<String> =
             tables.iter().filter_map(|table| self.table("smtpd_sender_restrictions", table)).collect();
         if !kept.is_empty() {
@@ -157,7 +162,13 @@ impl Mapper<'_> {
         }
         let may = |client: Client| lists.iter().all(|(_, steps)| restrict::outcome(steps, client) == Outcome::Permit);
         let client = |is_trusted, is_known, is_listed| Client { is_trusted, is_known, is_listed };
-        if may(client(false, false, false)) {
+        let is_local = self.is_local(service, view);
+        if may(client(false, false, false)) && is_local {
+            if !self.entries.iter().any(|entry| entry.parameter == "smtpd_relay_restrictions") {
+                let how = "listener.trusted_networks: the port is on loopback, and all of this machine may use it";
+                self.note(Action::Mapped, "smtpd_relay_restrictions", how);
+            }
+        } else if may(client(false, false, false)) {
             let why = "anybody may relay to anywhere over this port: it is an open relay";
             let instead =
                 "end smtpd_relay_restrictions with reject_unauth_destination; name your networks in mynetworks";
@@ -183,6 +194,20 @@ impl Mapper<'_> {
             self.refuse_of(service, "smtpd_recipient_restrictions", why, instead);
         }
         Some(Relaying { trusted, known, tables, is_closed, login_owns })
+    }
+
+    /// Whether only this machine's own programs can reach the port.
+    fn is_local(&self, service: &Service, view: View<'_>) -> bool {
+        let names = match service.name.rsplit_once(':') {
+            Some((host, _)) => vec![host.to_owned()],
+            None => items(&view.value("inet_interfaces")),
+        };
+        let is_loopback = |name: &String| {
+            let bare = name.trim_matches(['[', ']']);
+            matches!(bare, "loopback-only" | "localhost")
+                || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        };
+        !names.is_empty() && names.iter().all(is_loopback)
     }
 
     fn listener(&mut self, service: &Service, view: View<'_>, relaying: &Relaying, logs_in: bool) {

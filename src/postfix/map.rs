@@ -74,6 +74,8 @@ pub fn map(facts: &Facts<'_>, input: &Input<'_>) -> Import {
     mapper.sizes();
     mapper.times();
     mapper.reports();
+    mapper.log();
+    mapper.programs();
     mapper.services();
     mapper.rest();
     mapper.finish()
@@ -201,7 +203,13 @@ impl<'a> Mapper<'a> {
         let sending = origin.unwrap_or_else(|| self.target.hostname.clone());
         self.target.domains.push(SendingDomain { name: sending, dkim: Vec::new() });
         let delimiter = self.value("recipient_delimiter");
-        self.target.local.delimiter = delimiter;
+        let sound = |c: char| c.is_ascii_punctuation() && !"@\"\\<>(),:;[]".contains(c);
+        match delimiter.len() <= 4 && delimiter.chars().all(sound) {
+            true => self.target.local.delimiter = delimiter,
+            false => {
+                self.refuse("recipient_delimiter", "up to four signs such as \"+\" can begin an extension", "write +")
+            }
+        }
         if self.facts.global().flag("append_dot_mydomain") {
             let how = "names without a dot are left as they are; Postfix added its domain to them (user@host)";
             self.note(Action::Approximated, "append_dot_mydomain", how);
@@ -258,6 +266,14 @@ impl<'a> Mapper<'a> {
                 }
                 Err(_) => self.refuse("luser_relay", "it is no address alone", "write one address elsewhere"),
             }
+        }
+        let is_here = |text: &String| {
+            let domain = text.rsplit_once('@').map_or("", |(_, domain)| domain).to_ascii_lowercase();
+            domain == "localhost" || domain == self.target.hostname || self.target.local.domains.contains(&domain)
+        };
+        if unknown.as_ref().is_some_and(is_here) {
+            self.refuse("luser_relay", "it is a local name itself", "write an address elsewhere (--local-to ADDRESS)");
+            unknown = None;
         }
         let is_open = unknown.is_some();
         self.target.local.unknown = unknown;
@@ -419,7 +435,17 @@ impl<'a> Mapper<'a> {
             self.rewrite(key, tables, name);
         }
         self.virtual_aliases();
-        let masquerade = self.facts.global().list("masquerade_domains").unwrap_or_default();
+        let mut masquerade = self.facts.global().list("masquerade_domains").unwrap_or_default();
+        for item in &masquerade {
+            if item.trim_start_matches('!').parse::<Domain>().is_err() {
+                self.refuse(
+                    "masquerade_domains",
+                    format!("\"{item}\" is no domain"),
+                    "write domains, and !name for exceptions",
+                );
+            }
+        }
+        masquerade.retain(|item| item.trim_start_matches('!').parse::<Domain>().is_ok());
         self.rewrite("masquerade_domains", masquerade, "masquerade_domains");
         let exceptions = self.facts.global().list("masquerade_exceptions").unwrap_or_default();
         self.rewrite("masquerade_exceptions", exceptions, "masquerade_exceptions");
@@ -492,9 +518,19 @@ impl<'a> Mapper<'a> {
     /// One table as ours.
     pub fn table(&mut self, name: &str, table: &str) -> Option<String> {
         let (word, path) = match table::kind(table) {
-            Ok(Kind::Plain(path)) => ("texthash", path),
             Ok(Kind::Patterns(word, path)) => (word, path),
-            Ok(Kind::Inline(_) | Kind::Static(_)) => return Some(table.to_owned()),
+            Ok(Kind::Inline(rest) | Kind::Static(rest)) if !rest.is_empty() && !name.ends_with("header_checks") => {
+                return Some(table.trim_start_matches("proxy:").to_owned());
+            }
+            Ok(Kind::Inline(_) | Kind::Static(_)) => {
+                self.refuse(name, format!("{table}: patterns, or an answer, are expected"), "use regexp or pcre");
+                return None;
+            }
+            Ok(Kind::Plain(_)) if name.ends_with("header_checks") => {
+                self.refuse(name, format!("{table}: patterns are expected"), "use regexp or pcre");
+                return None;
+            }
+            Ok(Kind::Plain(path)) => ("texthash", path),
             Ok(Kind::Networks(_) | Kind::Random(_)) => {
                 self.refuse(name, format!("{table}: it is asked for addresses here"), "use texthash, regexp or pcre");
                 return None;
@@ -678,6 +714,53 @@ impl<'a> Mapper<'a> {
         if self.facts.is_set("notify_classes") {
             let how = "the key `postmaster` hears of alarms; copies of bounces are not sent to it";
             self.note(Action::Approximated, "notify_classes", how);
+        }
+    }
+
+    /// The log that analysers read goes on where it was.
+    fn log(&mut self) {
+        let file = self.value("maillog_file");
+        let classic = match file.as_str() {
+            "" => "syslog",
+            "/dev/stdout" => {
+                self.note(Action::Mapped, "maillog_file", "the log goes to standard error, which the container keeps");
+                return;
+            }
+            path if path.starts_with('/') => path,
+            path => {
+                self.refuse("maillog_file", format!("\"{path}\" is no absolute path"), "write one, or /dev/stdout");
+                return;
+            }
+        };
+        let from = if file.is_empty() { "syslog_facility" } else { "maillog_file" };
+        self.target.log.push(("classic", Value::Text(classic.to_owned()), from));
+    }
+
+    /// What users of this machine may do.
+    fn programs(&mut self) {
+        for (name, key) in [
+            ("authorized_submit_users", "submit_users"),
+            ("authorized_mailq_users", "list_users"),
+            ("authorized_flush_users", "flush_users"),
+        ] {
+            let list = match self.facts.global().list(name) {
+                Ok(list) => list,
+                Err(error) => {
+                    self.refuse(name, error, "name a file that can be read");
+                    continue;
+                }
+            };
+            if !self.facts.is_set(name) || list == ["static:anyone"] || list == ["static:all"] {
+                continue;
+            }
+            let odd = |user: &String| {
+                let name = user.trim_start_matches('!');
+                name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            };
+            match list.iter().any(odd) {
+                true => self.refuse(name, "users in tables are not looked up", "write their names"),
+                false => self.target.sendmail.push((key, Value::List(list), name)),
+            }
         }
     }
 

@@ -159,9 +159,9 @@ pub const ROWS: &[Row] = &[
         "let clients connect directly",
     ),
     ignore("smtpd_authorized_*", "XCLIENT and XFORWARD are not offered"),
-    refuse("authorized_submit_users", &["static:anyone"], "any local user may submit", "remove it"),
-    ignore("authorized_flush_users", "the control socket is for operators"),
-    ignore("authorized_mailq_users", "the control socket is for operators"),
+    map("authorized_submit_users", "sendmail.submit_users"),
+    map("authorized_flush_users", "sendmail.flush_users"),
+    map("authorized_mailq_users", "sendmail.list_users"),
     ignore("authorized_verp_clients", "VERP is our own: sending_domain.bounce_domain"),
     ignore("disable_vrfy_command", "VRFY tells nothing here"),
     ignore("strict_*", INBOUND),
@@ -251,7 +251,7 @@ pub const ROWS: &[Row] = &[
     map("smtp_host_lookup", "where names are looked up"),
     map("smtp_dns_support_level", "where names are looked up"),
     map("disable_dns_lookups", "where names are looked up"),
-    ignore("smtp_dns_re*", "DNSSEC is asked of no resolver"),
+    ignore("smtp_dns_resolver_options", "DNSSEC is asked of no resolver"),
     refuse("smtp_dns_reply_filter", &[], "answers of DNS were filtered", "remove it"),
     refuse(
         "smtp_reply_filter",
@@ -491,6 +491,7 @@ pub const ROWS: &[Row] = &[
     ignore("verp_*", "VERP is our own: sending_domain.bounce_domain"),
     ignore("*verp_delimiters*", "VERP is our own: sending_domain.bounce_domain"),
     // Postfix itself.
+    map("maillog_file", "log.classic, where it is a file"),
     ignore("maillog_file*", "the log goes to standard error, which systemd or the container keeps"),
     ignore("postlog*", LOGGING),
     ignore("syslog_*", "the log goes to standard error, which systemd or the container keeps"),
@@ -575,7 +576,23 @@ pub const ROWS: &[Row] = &[
     ignore("smtp_*", "how Postfix's client does what ours does by itself"),
     ignore("manpage_directory", PLACES),
     ignore("openssl_*", PLACES),
+    ignore("allow_min_user", "addresses that begin with \"-\" are no options to anybody here"),
+    ignore("alternate_config_directories", PLACES),
+    ignore("disable_verp_bounces", "VERP is our own: sending_domain.bounce_domain"),
+    ignore("dnssec_probe", "DNS is asked without DNSSEC"),
+    ignore("enable_threaded_bounces", "reports refer to the message by their own part"),
+    ignore("postmulti_*", PLACES),
+    ignore("service_*", PLACES),
+    ignore("tcp_windowsize", PLACES),
+    refuse(
+        "relocated_maps",
+        &[],
+        "senders were told new addresses",
+        "write [[route]] entries with `fail` and the text",
+    ),
 ];
+
+pub use super::facts::default_of;
 
 /// Parameters whose defaults matter: the report says them though nobody set them.
 pub const MATTERS: &[&str] = &[

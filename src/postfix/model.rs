@@ -223,6 +223,10 @@ pub struct Target {
     pub local: Local,
     /// Keys of `[rewrite]`.
     pub rewrite: Vec<Key>,
+    /// Keys of `[sendmail]`.
+    pub sendmail: Vec<Key>,
+    /// Keys of `[log]`.
+    pub log: Vec<Key>,
 }
 
 /// A string of TOML.
@@ -401,6 +405,8 @@ impl Target {
             page.some("unknown", local.unknown.as_deref());
         }
         page.keys("[rewrite]", &self.rewrite);
+        page.keys("[sendmail]", &self.sendmail);
+        page.keys("[log]", &self.log);
     }
 }
 

@@ -167,7 +167,10 @@ impl Mapper<'_> {
         let own = source_address(view);
         let ehlo = self.ehlo(view);
         let public = self.value("proxy_interfaces");
-        let public = public.parse::<std::net::IpAddr>().ok();
+        let public = public
+            .parse::<std::net::IpAddr>()
+            .ok()
+            .filter(|address| !address.is_unspecified() && !address.is_multicast());
         if self.facts.is_set("proxy_interfaces") && public.is_none() && !self.value("proxy_interfaces").is_empty() {
             self.note(
                 Action::Ignored,
@@ -211,6 +214,11 @@ impl Mapper<'_> {
                         public_address: None,
                     });
                 }
+                continue;
+            }
+            let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.@+".contains(c);
+            if service.name == "default" || service.name.len() > 64 || !service.name.chars().all(is_name) {
+                self.refuse_of(service, "smtp_bind_address", "a source cannot have this name", "rename the transport");
                 continue;
             }
             let (address, ehlo) = (source_address(view), self.ehlo(view));
@@ -545,6 +553,10 @@ impl Mapper<'_> {
             "error" | "retry" => {
                 let is_retry = transport == "retry";
                 route.way = ended(nexthop, is_retry);
+                let how = "retry: its mail is taken and waits in the queue; clients were told 450";
+                if is_retry && !self.entries.iter().any(|entry| entry.text == how) {
+                    self.note(Action::Approximated, whom.parameter, how);
+                }
                 return Some(route);
             }
             "discard" => return Some(route),
@@ -807,8 +819,10 @@ impl Mapper<'_> {
                 if !seen.insert(recipient.clone()) {
                     continue;
                 }
-                let (_, path) = map.rsplit_once(':').unwrap_or(("", &map));
-                let from = format!("transport_maps: {path}:{line}");
+                let from = match table::kind(&map) {
+                    Ok(Kind::Plain(path)) => format!("transport_maps: {path}:{line}"),
+                    _ => "transport_maps".to_owned(),
+                };
                 let own = answer(&value);
                 let every = std::iter::once(None).chain(senders.iter().map(Some));
                 for sender in every {
@@ -949,6 +963,7 @@ fn source_address(view: View<'_>) -> Option<String> {
         _ => None,
     };
     let own = unbraced(&own).trim_matches(['[', ']']).parse::<std::net::IpAddr>().ok();
+    let own = own.filter(|address| !address.is_multicast() && *address != std::net::IpAddr::from([255, 255, 255, 255]));
     own.or(single).map(|address| address.to_string())
 }
 
