@@ -79,6 +79,9 @@ impl Conf {
                 return Err(format!("KeyTable {names}: \"domain:selector:/path\" is expected"));
             };
             let meant = pattern.rsplit('@').next().unwrap_or_default().trim_start_matches("*.").to_ascii_lowercase();
+            if meant.parse::<crate::mail::Domain>().is_err() {
+                return Err(format!("\"{pattern}\" in the SigningTable names no one domain"));
+            }
             let domain = if domain == "%" { meant.clone() } else { domain.to_ascii_lowercase() };
             let is_own = meant == domain || meant.strip_suffix(&domain).is_some_and(|rest| rest.ends_with('.'));
             if !is_own {

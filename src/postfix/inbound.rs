@@ -114,9 +114,15 @@ impl Mapper<'_> {
             self.target.rewrite.push(("sender_access", Value::List(kept), "check_sender_access"));
         }
         if self.target.listeners.is_empty() {
-            let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 587));
-            let from = "Postfix served no port; one must stand here.".to_owned();
-            self.target.listeners.push(Listener { bind, mode: Mode::Submission, trusted: Vec::new(), from });
+            let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 25));
+            let from = "Postfix served no port; one must stand here, and serves nobody.".to_owned();
+            self.target.listeners.push(Listener { bind, mode: Mode::Smtp, trusted: Vec::new(), from });
+        }
+        let on_wire = self.target.listeners.iter().any(|listener| !listener.bind.ip().is_loopback());
+        if on_wire && self.target.local.aliases.is_some() {
+            let how = "mail that strangers bring for these names is refused: trusted networks and logins alone are served; \
+                       let an MX take it, and have it send what is for aliases here on";
+            self.note(Action::Approximated, "mydestination", how);
         }
         self.certificate();
         self.logins(takes_logins, login_owns);
@@ -134,16 +140,48 @@ impl Mapper<'_> {
                 }
             }
         }
-        let mut tables = Vec::new();
+        let may = |client: Client| lists.iter().all(|(_, steps)| restrict::outcome(steps, client) == Outcome::Permit);
+        let client = |is_trusted, is_known, is_listed| Client { is_trusted, is_known, is_listed };
+        // With a listed sender if there are tables: an unlisted one is refused by sender_access then.
+        let trusted = may(client(true, false, true)) || may(client(true, false, false));
+        let known =
+            view.flag("smtpd_sasl_auth_enable") && (may(client(false, true, true)) || may(client(false, true, false)));
+        let served = [(trusted, client(true, false, false)), (known, client(false, true, false))];
+        let served: Vec<Client> =
+            served.into_iter().filter(|(is_served, _)| *is_served).map(|(_, client)| client).collect();
+        let mut tables: Vec<(&str, String)> = Vec::new();
         let mut login_owns = false;
         for (name, steps) in &lists {
-            for step in steps {
+            for (place, step) in steps.iter().enumerate() {
+                let reached = |client: Client| restrict::reaches(steps, place, client);
                 match step {
                     Step::Refused(why) => {
                         self.refuse_of(service, name, why.clone(), "take it out of the list, if mail need not pass it");
                     }
-                    Step::SenderAccess(table) if !tables.contains(table) => tables.push(table.clone()),
-                    Step::LoginOwns => login_owns = true,
+                    Step::SenderAccess(table) if served.iter().all(|client| reached(*client)) => {
+                        tables.push((name, table.clone()));
+                    }
+                    Step::SenderAccess(_) if served.iter().any(|client| reached(*client)) => {
+                        let why = "the table of senders holds for some clients alone";
+                        let instead = "put permit_mynetworks and permit_sasl_authenticated on the same side of check_sender_access";
+                        self.refuse_of(service, name, why, instead);
+                    }
+                    Step::SenderAccess(table) => {
+                        let how = format!("check_sender_access {table}: only strangers came to it, who are not served");
+                        if !view.overrides(name) && !self.entries.iter().any(|entry| entry.text == how) {
+                            self.note(Action::Approximated, name, how);
+                        }
+                    }
+                    Step::Owned { by_logins, by_others } => {
+                        login_owns |= *by_logins && known && reached(client(false, true, false));
+                        let has_owners = !view.value("smtpd_sender_login_maps").is_empty();
+                        if *by_others && has_owners && trusted && reached(client(true, false, false)) {
+                            let why = "clients of mynetworks that do not log in could use no sender that somebody owns, and can here";
+                            let instead =
+                                "use reject_authenticated_sender_login_mismatch, or put permit_mynetworks before it";
+                            self.refuse_of(service, name, why, instead);
+                        }
+                    }
                     Step::Neutral(word) => {
                         let how = format!("{word}: mail that it refused is taken, and bounces if it cannot be sent");
                         let is_said = self.entries.iter().any(|entry| entry.text == how);
@@ -151,17 +189,10 @@ impl Mapper<'_> {
                             self.note(Action::Approximated, name, how);
                         }
                     }
-                    Step::Permit
-                    | Step::Reject
-                    | Step::Trusted
-                    | Step::Known
-                    | Step::Elsewhere
-                    | Step::SenderAccess(_) => {}
+                    Step::Permit | Step::Reject | Step::Trusted | Step::Known | Step::Elsewhere => {}
                 }
             }
         }
-        let may = |client: Client| lists.iter().all(|(_, steps)| restrict::outcome(steps, client) == Outcome::Permit);
-        let client = |is_trusted, is_known, is_listed| Client { is_trusted, is_known, is_listed };
         let is_local = self.is_local(service, view);
         if may(client(false, false, false)) && is_local {
             if !self.entries.iter().any(|entry| entry.parameter == "smtpd_relay_restrictions") {
@@ -178,18 +209,18 @@ impl Mapper<'_> {
                 "anybody who claimed a listed sender could relay; now the networks of mynetworks and logins alone may";
             self.note(Action::Approximated, "smtpd_relay_restrictions", how);
         }
-        // With a listed sender if there are tables: an unlisted one is refused by sender_access then.
-        let has_tables = !tables.is_empty();
-        let trusted = may(client(true, false, has_tables)) || may(client(true, false, false));
-        let known = may(client(false, true, has_tables)) || may(client(false, true, false));
-        let is_closed = has_tables && !may(client(true, false, false)) && !may(client(false, true, false));
-        if has_tables
-            && !is_closed
-            && may(client(true, false, false)) != may(client(false, true, false))
-            && known
-            && trusted
+        // All lists must let a sender pass, and ours has the tables of one.
+        if let Some((first, _)) = tables.first()
+            && tables.iter().any(|(name, _)| name != first)
         {
-            let why = "the table of senders holds for some clients alone";
+            let why = "two lists ask tables of senders, and a sender must pass both";
+            self.refuse_of(service, "check_sender_access", why, "put the tables into one list");
+        }
+        let tables: Vec<String> = tables.into_iter().map(|(_, table)| table).collect();
+        let open: Vec<bool> = served.iter().map(|client| may(*client)).collect();
+        let is_closed = !tables.is_empty() && !open.contains(&true);
+        if !tables.is_empty() && open.contains(&true) && open.contains(&false) {
+            let why = "senders that no table lists may be used by some clients alone";
             let instead = "put permit_mynetworks and permit_sasl_authenticated on the same side of check_sender_access";
             self.refuse_of(service, "smtpd_recipient_restrictions", why, instead);
         }
@@ -346,8 +377,8 @@ impl Mapper<'_> {
             };
             for text in texts {
                 match Network::read(&text) {
-                    Some(network) if network.length == 0 => {
-                        let why = "the whole internet may relay: it is an open relay";
+                    Some(network) if network.is_everybody() => {
+                        let why = "the whole internet, or a great part of it, may relay: it is an open relay";
                         self.refuse_of(service, "mynetworks", why, "name your own networks");
                     }
                     Some(network) => networks.push(network),
@@ -448,13 +479,6 @@ impl Mapper<'_> {
     fn logins(&mut self, takes_logins: bool, login_owns: bool) {
         let domains: Vec<String> = self.target.domains.iter().map(|domain| domain.name.clone()).collect();
         if !takes_logins {
-            self.target.credentials.push(Credential {
-                name: "unused".to_owned(),
-                hash: None,
-                from_domains: domains,
-                senders: Vec::new(),
-                is_disabled: true,
-            });
             if self.facts.is_set("smtpd_sasl_auth_enable") && self.facts.global().flag("smtpd_sasl_auth_enable") {
                 self.note(Action::Ignored, "smtpd_sasl_auth_enable", "no list lets who logged in do more than others");
             }
@@ -502,15 +526,21 @@ impl Mapper<'_> {
                 hash: Some(hash),
                 from_domains: domains.clone(),
                 senders: Vec::new(),
-                is_disabled: false,
             };
             if let Some(owners) = &owners {
                 own(&mut credential, owners, &domains);
+                for sender in shut_out(&credential, owners) {
+                    let why = format!(
+                        "{sender} is for others, and {name} may use all of its domain: here it could use this one too"
+                    );
+                    let instead = "name it beside the owners of the address, or write its senders out";
+                    self.refuse("smtpd_sender_login_maps", why, instead);
+                }
             }
             self.target.credentials.push(credential);
         }
         let how = match owners {
-            Some(_) => "credentials of --users, each with its senders",
+            Some(_) => "credentials of --users, each with its senders; a sender that nobody owns is nobody's here",
             None => "credentials of --users; each may use the sending domains, where Postfix let it use any sender",
         };
         let action = if owners.is_some() { Action::Mapped } else { Action::Approximated };
@@ -525,10 +555,17 @@ impl Mapper<'_> {
         if !login_owns {
             return None;
         }
-        let mut owners = Vec::new();
+        let mut owners: Vec<(String, Vec<String>)> = Vec::new();
         for map in items(&self.value("smtpd_sender_login_maps")) {
             match table::rows(&map, self.input.read) {
-                Ok(rows) => owners.extend(rows.into_iter().map(|(_, key, value)| (key, items(&value)))),
+                Ok(rows) => {
+                    for (_, key, value) in rows {
+                        // The first of several wins.
+                        if !owners.iter().any(|(other, _)| *other == key) {
+                            owners.push((key, items(&value)));
+                        }
+                    }
+                }
                 Err(error) => {
                     self.refuse("smtpd_sender_login_maps", error, "write it as a texthash table of senders and logins");
                 }
@@ -555,6 +592,15 @@ fn own(credential: &mut Credential, owners: &[(String, Vec<String>)], domains: &
     };
 }
 
+/// Senders of others in a domain that a login owns: Postfix asks for the address first, and then for its domain.
+fn shut_out(credential: &Credential, owners: &[(String, Vec<String>)]) -> Vec<String> {
+    let is_own = |domain: &str| credential.from_domains.iter().any(|own| own.strip_prefix('=') == Some(domain));
+    let exact = owners.iter().filter_map(|(sender, names)| Some((sender, sender.split_once('@')?, names)));
+    let foreign = exact
+        .filter(|(_, (local, domain), names)| !local.is_empty() && is_own(domain) && !names.contains(&credential.name));
+    foreign.map(|(sender, _, _)| sender.clone()).collect()
+}
+
 /// A network, in its lowest address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Network {
@@ -577,15 +623,16 @@ impl Network {
         }
         match address {
             IpAddr::V4(v4) => {
+                // With bits of a host in it, Postfix takes it for a mistake and lets nobody in.
                 let bits = u32::from(v4) & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-                Some(Network { address: Ipv4Addr::from(bits).into(), length })
+                (bits == u32::from(v4)).then_some(Network { address, length })
             }
             // ::ffff:127.0.0.0/104 is what a client of a socket for both families comes from.
             IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
                 Some(v4) if length >= 96 => Network::read(&format!("{v4}/{}", length - 96)),
                 _ => {
                     let bits = u128::from(v6) & u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-                    Some(Network { address: Ipv6Addr::from(bits).into(), length })
+                    (bits == u128::from(v6)).then_some(Network { address, length })
                 }
             },
         }
@@ -593,6 +640,19 @@ impl Network {
 
     fn is_loopback(&self) -> bool {
         self.address.is_loopback() || self.address == IpAddr::from([127, 0, 0, 0])
+    }
+
+    /// Wider than what anybody has: more than a class A of IPv4, or of IPv6 than a registry gives out; but for the addresses
+    /// that everybody may use at home.
+    fn is_everybody(&self) -> bool {
+        match self.address {
+            IpAddr::V4(_) => self.length < 8,
+            IpAddr::V6(v6) => {
+                self.length < 16
+                    && !(v6.is_unique_local() && self.length >= 7)
+                    && !(v6.is_unicast_link_local() && self.length >= 10)
+            }
+        }
     }
 
     fn is_wide(&self) -> bool {

@@ -93,14 +93,14 @@ impl<'a> Mapper<'a> {
 
     /// Says what became of a parameter.
     pub fn note(&mut self, action: Action, name: &str, text: impl Into<String>) {
-        let (place, value) = (self.place(name), shown(name, &self.value(name)));
+        let (place, value) = (self.place(name), self.shown(name, &self.value(name)));
         let (text, instead) = (text.into(), String::new());
         self.entries.push(Entry { action, parameter: name.to_owned(), place, value, text, instead });
     }
 
     /// Refuses a parameter: why, and what to do.
     pub fn refuse(&mut self, name: &str, why: impl Into<String>, instead: impl Into<String>) {
-        let (place, value) = (self.place(name), shown(name, &self.value(name)));
+        let (place, value) = (self.place(name), self.shown(name, &self.value(name)));
         self.refuse_at(name, place, value, why.into(), instead.into());
     }
 
@@ -108,13 +108,14 @@ impl<'a> Mapper<'a> {
     pub fn refuse_of(&mut self, service: &Service, name: &str, why: impl Into<String>, instead: impl Into<String>) {
         let own = service.overrides.iter().rev().find(|setting| setting.name == name);
         let value = own.map_or_else(|| self.facts.of(service).value(name), |setting| setting.value.clone());
-        self.refuse_at(name, place_of(service), shown(name, &value), why.into(), instead.into());
+        let value = self.shown(name, &value);
+        self.refuse_at(name, place_of(service), value, why.into(), instead.into());
     }
 
     /// What became of a service's own setting.
     pub fn note_of(&mut self, action: Action, service: &Service, name: &str, text: impl Into<String>) {
         self.understood.insert((service.line, name.to_owned()));
-        let value = shown(name, &self.facts.of(service).value(name));
+        let value = self.shown(name, &self.facts.of(service).value(name));
         let (text, instead) = (text.into(), String::new());
         self.entries.push(Entry { action, parameter: name.to_owned(), place: place_of(service), value, text, instead });
     }
@@ -135,6 +136,22 @@ impl<'a> Mapper<'a> {
         // One service after another may meet the same.
         if !self.entries.contains(&entry) {
             self.entries.push(entry);
+        }
+    }
+
+    /// A value for the report: no password, also where a name of the user's stands for one.
+    fn shown(&self, name: &str, value: &str) -> String {
+        if name.contains("password") {
+            return without_passwords(value);
+        }
+        let is_secret = |other: &super::syntax::Setting| {
+            other.name.contains("password") && self.facts.global().value(&other.name).contains(value)
+        };
+        let is_own = meaning::row(name).is_none();
+        let overrides = self.facts.services.iter().flat_map(|service| &service.overrides);
+        match is_own && !value.is_empty() && self.facts.settings.iter().chain(overrides).any(is_secret) {
+            true => "…".to_owned(),
+            false => value.to_owned(),
         }
     }
 
@@ -224,6 +241,15 @@ impl<'a> Mapper<'a> {
             self.note(Action::Mapped, "mydestination", "empty: nothing is local, and no aliases are read");
             return;
         }
+        let transport = self.value("local_transport");
+        if !["local", "error"].contains(&transport.split(':').next().unwrap_or_default()) {
+            let why = "mail for local names went by this transport, and has aliases alone here";
+            self.refuse(
+                "local_transport",
+                why,
+                "empty mydestination, and name the host in relayhost or transport_maps",
+            );
+        }
         let hostname = self.target.hostname.clone();
         if !domains.contains(&hostname) {
             let how = "the hostname is local too, which Postfix sent on; addresses there have aliases";
@@ -291,7 +317,10 @@ impl<'a> Mapper<'a> {
                 Err(error) => self.refuse("alias_maps", error, "write the aliases to a file such as /etc/aliases"),
             }
         }
-        let Some(path) = path else { return };
+        let Some(path) = path else {
+            self.no_aliases();
+            return;
+        };
         match (self.input.read)(&path) {
             Ok(text) => {
                 let bad = bad_aliases(&text);
@@ -319,8 +348,17 @@ impl<'a> Mapper<'a> {
             Err(_) if path == "/etc/aliases" => {
                 let how = "there is no such file: a local name is refused (550 5.1.1), or goes to --local-to ADDRESS";
                 self.note(Action::Approximated, "alias_maps", how);
+                self.no_aliases();
             }
             Err(error) => self.refuse("alias_maps", format!("{path}: {error}"), "name a file that can be read"),
+        }
+    }
+
+    /// Local names stay local where nobody has an alias: without a file, their mail would go where DNS says.
+    fn no_aliases(&mut self) {
+        if self.target.local.unknown.is_none() {
+            let path = self.keep("tables/aliases", "# Nobody has an alias.\n".to_owned(), false);
+            self.target.local.aliases = Some(path);
         }
     }
 
@@ -465,6 +503,14 @@ impl<'a> Mapper<'a> {
         if self.facts.is_set("local_header_rewrite_clients") && clients == "static:all" {
             let how = "headers of trusted clients and logins are rewritten: nobody else is served";
             self.note(Action::Mapped, "local_header_rewrite_clients", how);
+        }
+        let of_headers = ["canonical", "sender_canonical", "recipient_canonical", "masquerade_domains"];
+        let rewrites = self.target.rewrite.iter().any(|(key, _, _)| of_headers.contains(key));
+        let serves_others = self.target.listeners.iter().any(|listener| !listener.bind.ip().is_loopback());
+        if rewrites && serves_others && clients != "static:all" && !clients.contains("permit_mynetworks") {
+            let how = "headers of all clients that are served are rewritten; Postfix rewrote those of this machine's own mail, \
+                       and of others the envelope alone";
+            self.note(Action::Approximated, "local_header_rewrite_clients", how);
         }
     }
 
@@ -880,12 +926,15 @@ fn place_of(service: &Service) -> String {
     format!("master.cf:{} ({})", service.line, service.name)
 }
 
-/// A value for the report: no password.
-fn shown(name: &str, value: &str) -> String {
-    match name.contains("password") && value.contains("static:") {
-        true => "static:…".to_owned(),
-        false => value.to_owned(),
-    }
+/// The value of a table of passwords: files by their names, and no more of what is written in place than its type.
+fn without_passwords(value: &str) -> String {
+    let shown = |item: &String| match table::kind(item) {
+        Ok(Kind::Plain(path) | Kind::Patterns(_, path) | Kind::Networks(path)) if path.starts_with('/') => item.clone(),
+        Ok(Kind::Static(_)) => "static:…".to_owned(),
+        Ok(Kind::Inline(_)) => "inline:…".to_owned(),
+        Ok(_) | Err(_) => "…".to_owned(),
+    };
+    items(value).iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
 /// The last part of a path, for a copy.

@@ -75,8 +75,6 @@ pub struct Credential {
     pub from_domains: Vec<String>,
     /// Envelope senders beside them.
     pub senders: Vec<String>,
-    /// Kept, and refused.
-    pub is_disabled: bool,
 }
 
 /// A local address.
@@ -199,7 +197,7 @@ pub struct Target {
     pub tls: Option<(String, String)>,
     /// One or more.
     pub listeners: Vec<Listener>,
-    /// One or more.
+    /// Who logs in; none where nobody does.
     pub credentials: Vec<Credential>,
     /// Longest age of transactional mail, which is what comes in.
     pub max_age: Option<String>,
@@ -326,19 +324,12 @@ impl Target {
             }
         }
         for credential in &self.credentials {
-            let from = match credential.is_disabled {
-                true => "Postfix took no logins; one must stand here. `postrider credential add NAME` makes one.",
-                false => "From --users.",
-            };
-            page.section("[[credential]]", from);
+            page.section("[[credential]]", "From --users.");
             page.text("name", &credential.name);
             page.some("password_hash", credential.hash.as_deref());
             page.list("from_domains", &credential.from_domains);
             if !credential.senders.is_empty() {
                 page.list("senders", &credential.senders);
-            }
-            if credential.is_disabled {
-                page.0.push_str("disabled = true\n");
             }
         }
         page.keys("[limits]", &self.limits);

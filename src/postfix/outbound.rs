@@ -145,7 +145,16 @@ impl Mapper<'_> {
             self.note(Action::Mapped, "default_transport", "route.source, or no route: where DNS says");
         }
         self.transports(&default, &relayhost, &senders);
+        self.policies(&default);
         self.unused_limits();
+        let by_address = |route: &Route| {
+            route.recipient.contains('@') || route.sender.as_ref().is_some_and(|sender| !sender.starts_with(['@', '<']))
+        };
+        if !self.target.local.delimiter.is_empty() && self.target.routes.iter().any(by_address) {
+            let how = "a route for an address is for it without an extension alone: user+x@example.com takes the route of \
+                       its domain, where Postfix took that of user@example.com too";
+            self.note(Action::Approximated, "recipient_delimiter", how);
+        }
     }
 
     /// A route that says no more than no route does is left out.
@@ -203,7 +212,7 @@ impl Mapper<'_> {
                 self.note_of(Action::Mapped, service, name, "[source.NAME], or the routes of this transport");
             }
             let is_own = ["smtp_bind_address", "smtp_bind_address6", "inet_interfaces", "smtp_helo_name", "myhostname"];
-            if !is_own.iter().any(|name| view.overrides(name)) || matches!(service.name.as_str(), "smtp" | "relay") {
+            if !is_own.iter().any(|name| view.overrides(name)) || service.name == "smtp" {
                 if service.name == "smtp" && is_own.iter().any(|name| view.overrides(name)) {
                     let (address, ehlo) = (source_address(view), self.ehlo(view));
                     self.target.sources.retain(|source| source.name != "default");
@@ -321,7 +330,11 @@ impl Mapper<'_> {
                 "names of hosts are looked up by DNS; /etc/hosts is not read",
             );
         }
-        let level = self.level("", view, "smtp_tls_security_level", true);
+        // Routes to MX hosts refuse it themselves; in brackets, the next hop's name is the host's.
+        let level = match &*self.value("smtp_tls_security_level") {
+            "secure" => Some(Tls::Verify),
+            _ => self.level("", view, "smtp_tls_security_level", true),
+        };
         if let Some(tls) = level
             && tls != Tls::Implicit
         {
@@ -450,7 +463,8 @@ impl Mapper<'_> {
             "dane" | "dane-only" | "half-dane" | "fingerprint" => {
                 let why = format!("{word} is not spoken: connections would be less sure");
                 self.refuse(parameter, why, "use encrypt or verify, or may if that is enough");
-                Some(Tls::Require)
+                // Where --allow takes the refusal back: a host without TLSA records was met as "may" has it.
+                Some(if matches!(word, "dane" | "half-dane") { Tls::Opportunistic } else { Tls::Require })
             }
             other => {
                 self.refuse(parameter, format!("\"{other}\" is no level"), "write none, may, encrypt or verify");
@@ -461,73 +475,100 @@ impl Mapper<'_> {
 
     /// The policy of a next hop, as it is written: with brackets and port, or a domain and those above it.
     fn policy(&mut self, nexthop: &str, view: View<'_>) -> Option<String> {
-        let maps = items(&view.value("smtp_tls_policy_maps"));
-        for map in maps {
-            let Ok(rows) = self.rows("smtp_tls_policy_maps", &map) else { continue };
-            let find = |key: &str| rows.iter().find(|(_, other, _)| *other == key).map(|(_, _, value)| value.clone());
-            let nexthop = nexthop.to_ascii_lowercase();
-            if let Some(found) = find(&nexthop) {
-                return Some(found);
-            }
-            let mut rest = match nexthop.starts_with('[') {
-                true => "",
-                false => nexthop.as_str(),
-            };
-            while let Some((_, parent)) = rest.split_once('.') {
-                if let Some(found) = find(&format!(".{parent}")) {
-                    return Some(found);
-                }
-                rest = parent;
-            }
+        let mut rows = Vec::new();
+        for map in items(&view.value("smtp_tls_policy_maps")) {
+            rows.extend(self.rows("smtp_tls_policy_maps", &map).unwrap_or_default());
         }
-        None
+        let find = |key: &str| rows.iter().find(|(_, other, _)| *other == key).map(|(_, _, value)| value.clone());
+        let nexthop = nexthop.to_ascii_lowercase();
+        let mut rest = match nexthop.starts_with('[') || nexthop.contains(':') {
+            true => "",
+            false => nexthop.as_str(),
+        };
+        let mut found = find(&nexthop);
+        while found.is_none()
+            && let Some((_, parent)) = rest.split_once('.')
+        {
+            found = find(&format!(".{parent}"));
+            rest = parent;
+        }
+        found
     }
 
     fn rows(&mut self, parameter: &str, map: &str) -> Result<Vec<(usize, String, String)>, ()> {
         table::rows(map, self.input.read).map_err(|error| {
+            // What is no table may be a part of a password.
+            let is_hidden = parameter.contains("password") && table::kind(map).is_err();
+            let error = if is_hidden { "an item of it is no table that is read here".to_owned() } else { error };
             self.refuse(parameter, error, "write it as a texthash table of plain keys");
         })
     }
 
-    /// The user name and password file of a next hop.
-    fn login(&mut self, nexthop: &str, hops: &[Hop], sender: Option<&str>, view: View<'_>) -> Option<(String, String)> {
+    /// The user name and password file of a route: Postfix asks by sender, by host, by the next hop as it is written.
+    fn login(&mut self, dests: &[(String, Hop)], sender: Option<&str>, view: View<'_>) -> Option<(String, String)> {
         if !view.flag("smtp_sasl_auth_enable") {
             return None;
         }
-        let mut found: Option<String> = None;
-        for map in items_with_static(&view.value("smtp_sasl_password_maps")) {
-            if let Ok(Kind::Static(text)) = table::kind(&map) {
-                found.get_or_insert(text);
-                continue;
-            }
-            let Ok(rows) = self.rows("smtp_sasl_password_maps", &map) else { continue };
-            let find = |key: &str| {
-                let key = key.to_ascii_lowercase();
-                rows.iter().find(|(_, other, _)| *other == key).map(|(_, _, value)| value.clone())
-            };
-            let by_sender = sender.filter(|_| view.flag("smtp_sender_dependent_authentication")).and_then(find);
-            let by_host = || hops.iter().find_map(|hop| find(&hop.host));
-            if let Some(text) = by_sender.or_else(|| find(nexthop)).or_else(by_host) {
-                found.get_or_insert(text);
+        let parameter = "smtp_sasl_password_maps";
+        let mut maps: Vec<Passwords> = Vec::new();
+        for map in items_with_static(&view.value(parameter)) {
+            match table::kind(&map) {
+                Ok(Kind::Static(text)) => maps.push(Passwords::Of(text)),
+                _ => maps.extend(self.rows(parameter, &map).ok().map(Passwords::Rows)),
             }
         }
-        let text = found?;
+        let find = |key: &str| maps.iter().find_map(|map| map.find(key));
+        let sender = sender.filter(|sender| view.flag("smtp_sender_dependent_authentication") && *sender != "<>");
+        let by_sender = sender.and_then(|sender| {
+            let domain = || find(&sender[sender.find('@')?..]);
+            find(sender).or_else(domain)
+        });
+        let mut logins: Vec<Option<String>> = Vec::new();
+        for (dest, hop) in dests {
+            let by_host = || if hop.is_mx { None } else { find(&hop.host) };
+            let login = by_sender.clone().or_else(by_host).or_else(|| find(dest));
+            if !logins.contains(&login) {
+                logins.push(login);
+            }
+        }
+        if logins.len() > 1 {
+            let hosts: Vec<&str> = dests.iter().map(|(dest, _)| dest.as_str()).collect();
+            let why = format!("{} have not the same login, and a route shows one to all its hosts", hosts.join(", "));
+            self.refuse(parameter, why, "name one next hop, or those that have the same login");
+            return None;
+        }
+        let text = logins.pop().flatten()?;
         let Some((username, password)) = text.split_once(':').filter(|(_, password)| !password.is_empty()) else {
-            self.refuse("smtp_sasl_password_maps", "\"user:password\" is expected", "mend the entry");
+            self.refuse(parameter, "\"user:password\" is expected", "mend the entry");
             return None;
         };
-        let mechanisms = items(&view.value("smtp_sasl_mechanism_filter"));
-        let spoken = |name: &String| ["plain", "login"].contains(&name.to_ascii_lowercase().trim_start_matches('!'));
-        if !mechanisms.is_empty() && !mechanisms.iter().any(spoken) {
+        self.mechanisms(view);
+        let host = dests.first().map_or("relay", |(_, hop)| &hop.host);
+        let name = format!("passwords/{}", file_name(&format!("{host}-{username}")));
+        let kept = self.keep(&name, format!("{password}\n"), true);
+        Some((username.to_owned(), kept))
+    }
+
+    /// PLAIN and LOGIN are spoken, which must be allowed.
+    fn mechanisms(&mut self, view: View<'_>) {
+        let filter = items(&view.value("smtp_sasl_mechanism_filter"));
+        let allows = |name: &str| {
+            let mut words = filter.iter().map(|word| {
+                let bare = word.trim_start_matches('!').to_ascii_lowercase();
+                ((word.len() - word.trim_start_matches('!').len()) % 2 == 0, bare)
+            });
+            words.find(|(_, word)| word == name || word.starts_with("static:")).is_some_and(|(is_let, _)| is_let)
+        };
+        if !filter.is_empty() && !allows("plain") && !allows("login") {
             let why = "PLAIN and LOGIN are spoken at smarthosts, and neither is allowed";
             self.refuse("smtp_sasl_mechanism_filter", why, "use an app password, and allow plain or login");
         }
-        let name = format!(
-            "passwords/{}",
-            file_name(&format!("{}-{username}", hops.first().map_or("relay", |hop| &hop.host)))
-        );
-        let kept = self.keep(&name, format!("{password}\n"), true);
-        Some((username.to_owned(), kept))
+        let options = items(&view.value("smtp_sasl_tls_security_options"));
+        if options.iter().any(|option| option.eq_ignore_ascii_case("noplaintext")) {
+            let why = "the password itself was not said to the smarthost, and PLAIN under TLS is what is spoken here";
+            let instead = "set smtp_sasl_tls_security_options = noanonymous, if the smarthost may see it";
+            self.refuse("smtp_sasl_tls_security_options", why, instead);
+        }
     }
 
     /// One route: what a transport does with a next hop.
@@ -593,8 +634,9 @@ impl Mapper<'_> {
             Ok(found) => route.fallback = found.iter().map(Hop::to_string).collect(),
             Err(error) => self.refuse("smtp_fallback_relay", error, "mend the host"),
         }
+        let below = whom.recipient.starts_with('.').then_some(whom.recipient);
         let dest = match hops.is_empty() {
-            true => whom.domain.unwrap_or_default(),
+            true => whom.domain.or(below).unwrap_or_default(),
             false => nexthop,
         };
         let first = items(dest).into_iter().next().unwrap_or_default();
@@ -622,7 +664,10 @@ impl Mapper<'_> {
             return;
         }
         let own = self.target.delivery.iter().find(|(key, _, _)| *key == "tls").map(|(_, value, _)| value.clone());
-        route.login = self.login(&first, hops, whom.sender, view);
+        let written = items(nexthop).into_iter().chain(items(&fallback));
+        let all = hops.iter().cloned().chain(super::outbound::hops(&fallback).unwrap_or_default());
+        let dests: Vec<(String, Hop)> = written.zip(all).collect();
+        route.login = self.login(&dests, whom.sender, view);
         let in_clear = matches!(tls, Some(Tls::None | Tls::Opportunistic));
         let local = |hop: &Hop| {
             hop.host == "localhost" || hop.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -710,60 +755,26 @@ impl Mapper<'_> {
 
     /// Routes by sender. Answers the senders that have one, with the transport and next hop of each.
     fn sender_routes(&mut self, default: &Answer, relayhost: &str) -> Vec<(String, Answer)> {
-        let mut senders: Vec<(String, Answer)> = Vec::new();
-        let plain = |nexthop: &str| Answer {
-            transport: default.transport.clone(),
-            nexthop: if default.nexthop.is_empty() { nexthop.to_owned() } else { default.nexthop.clone() },
-        };
         let name = "sender_dependent_relayhost_maps";
-        for map in items(&self.value(name)) {
-            for (_, key, value) in self.rows(name, &map).unwrap_or_default() {
-                let Some(sender) = self.sender(name, &key) else { continue };
-                let nexthop = if value.eq_ignore_ascii_case("DUNNO") { relayhost } else { &value };
-                if !senders.iter().any(|(other, _)| *other == sender) {
-                    senders.push((sender, plain(nexthop)));
-                }
-            }
-        }
+        let relayhosts = self.by_sender(name);
         let name = "sender_dependent_default_transport_maps";
-        for map in items(&self.value(name)) {
-            if matches!(table::kind(&map), Ok(Kind::Random(_))) {
-                if self.target.sources.is_empty() {
-                    self.refuse(name, "its transports have no source address", "give them smtp_bind_address");
-                }
+        if self.is_random(name) && self.target.sources.is_empty() {
+            self.refuse(name, "its transports have no source address", "give them smtp_bind_address");
+        }
+        let transports = self.by_sender(name);
+        let logins = match self.facts.global().flag("smtp_sender_dependent_authentication") {
+            true => self.by_sender("smtp_sasl_password_maps"),
+            false => Vec::new(),
+        };
+        let mut senders: Vec<(String, Answer)> = Vec::new();
+        for (sender, _) in relayhosts.iter().chain(&transports).chain(&logins) {
+            if senders.iter().any(|(other, _)| other == sender) {
                 continue;
             }
-            for (_, key, value) in self.rows(name, &map).unwrap_or_default() {
-                let Some(sender) = self.sender(name, &key) else { continue };
-                if value.eq_ignore_ascii_case("DUNNO") {
-                    continue;
-                }
-                let own = answer(&value);
-                let hop = senders.iter().find(|(other, _)| *other == sender).map(|(_, answer)| answer.nexthop.clone());
-                let inherited = hop.or_else(|| domain_of(&sender, &senders)).unwrap_or_else(|| relayhost.to_owned());
-                let nexthop = if own.nexthop.is_empty() { inherited } else { own.nexthop };
-                senders.retain(|(other, _)| *other != sender);
-                senders.push((sender, Answer { transport: own.transport, nexthop }));
-            }
-        }
-        if self.facts.global().flag("smtp_sender_dependent_authentication") {
-            let base = plain(relayhost);
-            for map in items_with_static(&self.value("smtp_sasl_password_maps")) {
-                if matches!(table::kind(&map), Ok(Kind::Static(_))) {
-                    continue;
-                }
-                for (_, key, _) in self.rows("smtp_sasl_password_maps", &map).unwrap_or_default() {
-                    if !key.contains('@') {
-                        continue;
-                    }
-                    let Some(sender) = self.sender("smtp_sasl_password_maps", &key) else { continue };
-                    if !senders.iter().any(|(other, _)| *other == sender) {
-                        let inherited =
-                            senders.iter().find(|(other, _)| key.ends_with(other.as_str())).map(|(_, a)| a.clone());
-                        senders.push((sender, inherited.unwrap_or_else(|| base.clone())));
-                    }
-                }
-            }
+            let own = found_for(&transports, sender).map_or_else(|| default.clone(), answer);
+            let hop = found_for(&relayhosts, sender).unwrap_or(relayhost);
+            let nexthop = if own.nexthop.is_empty() { hop.to_owned() } else { own.nexthop };
+            senders.push((sender.clone(), Answer { transport: own.transport, nexthop }));
         }
         for (sender, answer) in senders.clone() {
             let whom = Whom {
@@ -777,6 +788,34 @@ impl Mapper<'_> {
             self.target.routes.extend(route);
         }
         senders
+    }
+
+    /// A table of senders: the first of several wins.
+    fn by_sender(&mut self, parameter: &'static str) -> Vec<(String, String)> {
+        let is_of_passwords = parameter == "smtp_sasl_password_maps";
+        let mut all: Vec<(String, String)> = Vec::new();
+        for map in items_with_static(&self.value(parameter)) {
+            if matches!(table::kind(&map), Ok(Kind::Random(_)))
+                || is_of_passwords && matches!(table::kind(&map), Ok(Kind::Static(_)))
+            {
+                continue;
+            }
+            for (_, key, value) in self.rows(parameter, &map).unwrap_or_default() {
+                // There, hosts are keys too.
+                if is_of_passwords && !key.contains('@') {
+                    continue;
+                }
+                let Some(sender) = self.sender(parameter, &key) else { continue };
+                if !all.iter().any(|(other, _)| *other == sender) {
+                    all.push((sender, value));
+                }
+            }
+        }
+        all
+    }
+
+    fn is_random(&self, parameter: &str) -> bool {
+        items(&self.value(parameter)).iter().any(|map| matches!(table::kind(map), Ok(Kind::Random(_))))
     }
 
     /// A key of a table of senders.
@@ -824,6 +863,13 @@ impl Mapper<'_> {
                     _ => "transport_maps".to_owned(),
                 };
                 let own = answer(&value);
+                if self.is_here(&recipient, domain.as_deref()) {
+                    if !["", "local"].contains(&own.transport.as_str()) || !own.nexthop.is_empty() {
+                        let why = format!("\"{key}\" is local by mydestination, and this sent its mail elsewhere");
+                        self.refuse(parameter, why, "take it out of mydestination (for \"*\": empty mydestination)");
+                    }
+                    continue;
+                }
                 let every = std::iter::once(None).chain(senders.iter().map(Some));
                 for sender in every {
                     let base = sender.map_or_else(
@@ -867,6 +913,20 @@ impl Mapper<'_> {
         }
     }
 
+    /// Whether a key of transport_maps means local names.
+    fn is_here(&self, recipient: &str, domain: Option<&str>) -> bool {
+        let local = &self.target.local;
+        if local.aliases.is_none() && local.unknown.is_none() {
+            return false;
+        }
+        recipient == "*"
+            || domain.is_some_and(|domain| {
+                domain == self.target.hostname
+                    || domain == "localhost"
+                    || local.domains.iter().any(|name| name == domain)
+            })
+    }
+
     /// A key of transport_maps as ours, and the one domain that it means.
     fn recipient(&mut self, key: &str, is_parent: bool) -> Option<(String, Option<String>)> {
         if key == "*" {
@@ -889,47 +949,69 @@ impl Mapper<'_> {
         None
     }
 
-    /// Policies of domains whose mail goes where DNS says, and limits of transports that nothing leads to.
-    fn unused_limits(&mut self) {
-        let is_usual = !self
-            .target
-            .routes
-            .iter()
-            .any(|route| route.recipient == "*" && route.sender.is_none() && !route.is_usual());
-        let facts = self.facts;
-        for map in items(&self.value("smtp_tls_policy_maps")) {
-            for (_, key, value) in self.rows("smtp_tls_policy_maps", &map).unwrap_or_default() {
-                if key.starts_with('[') || key.contains(':') || !is_usual {
+    /// Policies of domains whose mail goes where DNS says, for every sender.
+    fn policies(&mut self, default: &Answer) {
+        let from = "smtp_tls_policy_maps";
+        let whom = Whom { recipient: "*", sender: None, domain: None, parameter: from, from: from.to_owned() };
+        let has_default = self.target.routes.iter().any(|route| route.recipient == "*" && route.sender.is_none());
+        // Without a route for all, mail goes where DNS says by the default transport.
+        let base = match has_default || self.value(from).is_empty() {
+            true => None,
+            false => self.route(&default.transport, "", &whom),
+        };
+        if base.is_none() && !self.target.routes.iter().any(Route::is_usual) {
+            return;
+        }
+        let mut policies: Vec<(String, Tls)> = Vec::new();
+        for map in items(&self.value(from)) {
+            for (_, key, value) in self.rows(from, &map).unwrap_or_default() {
+                if key.starts_with('[') || key.contains(':') || policies.iter().any(|(other, _)| *other == key) {
                     continue;
                 }
-                let recipient = match key.strip_prefix('.') {
-                    Some(_) => key.clone(),
-                    None => format!("={key}"),
-                };
                 if key.trim_start_matches('.').parse::<Domain>().is_err() {
-                    self.refuse("smtp_tls_policy_maps", format!("the key \"{key}\" is no domain"), "mend the key");
+                    self.refuse(from, format!("the key \"{key}\" is no domain"), "mend the key");
                     continue;
                 }
-                let Some(tls) = self.tls_of(&value, "smtp_tls_policy_maps", &key) else { continue };
-                let from = "smtp_tls_policy_maps".to_owned();
-                if !key.starts_with('.') {
-                    // Within it: a route for the same name says it already.
-                    self.limit_domain(&key, Some(tls), None, &from);
-                } else if !self.target.routes.iter().any(|route| route.recipient == recipient && route.sender.is_none())
-                {
-                    let whom = Whom {
-                        recipient: &recipient,
-                        sender: None,
-                        domain: None,
-                        parameter: "smtp_tls_policy_maps",
-                        from,
-                    };
-                    if let Some(route) = self.route("smtp", "", &whom) {
-                        self.target.routes.push(Route { tls: Some(tls), ..route });
-                    }
-                }
+                policies.extend(self.tls_of(&value, from, &key).map(|tls| (key, tls)));
             }
         }
+        // What is below a name comes after the name: it is a part of that, and narrower.
+        policies.sort_by_key(|(key, _)| (!key.starts_with('.'), key.split('.').count()));
+        let mut senders: Vec<Option<String>> = vec![None];
+        for route in &self.target.routes {
+            if !senders.contains(&route.sender) {
+                senders.push(route.sender.clone());
+            }
+        }
+        for (key, tls) in policies {
+            let recipient = if key.starts_with('.') { key.clone() } else { format!("={key}") };
+            for sender in &senders {
+                let own = self.target.routes.iter().chain(&base).filter(|route| route.sender == *sender);
+                if own.clone().any(|route| route.recipient == recipient) {
+                    // It was made with this policy.
+                    continue;
+                }
+                let widest =
+                    own.filter(|route| covers(&route.recipient, &key)).max_by_key(|route| route.recipient.len());
+                let Some(widest) = widest.filter(|route| route.is_usual()).cloned() else { continue };
+                if !key.starts_with('.') && widest.tls.is_none() {
+                    self.limit_domain(&key, Some(tls), None, from);
+                    continue;
+                }
+                if self.target.routes.len() >= ROUTES_MAX {
+                    let why = format!("senders times policies make more than {ROUTES_MAX} routes");
+                    self.refuse(from, why, "name fewer of one of them");
+                    return;
+                }
+                let (recipient, from) = (recipient.clone(), from.to_owned());
+                self.target.routes.push(Route { recipient, tls: Some(tls), from, ..widest });
+            }
+        }
+    }
+
+    /// Limits of transports that nothing leads to.
+    fn unused_limits(&mut self) {
+        let facts = self.facts;
         for setting in &facts.settings {
             let is_said = self.entries.iter().any(|entry| entry.parameter == setting.name);
             let of = super::facts::PER_TRANSPORT.iter().find_map(|(suffix, _)| setting.name.strip_suffix(suffix));
@@ -946,6 +1028,19 @@ impl Mapper<'_> {
                 self.note(Action::Ignored, &setting.name, "no mail goes by this transport");
             }
         }
+    }
+}
+
+/// Whether a route's recipients hold those of a policy's key, and more.
+fn covers(recipient: &str, key: &str) -> bool {
+    let name = key.trim_start_matches('.');
+    match recipient {
+        "*" => true,
+        recipient if recipient.contains('@') || recipient.starts_with('=') => false,
+        recipient => match recipient.strip_prefix('.') {
+            Some(_) => name.ends_with(recipient),
+            None => name == recipient || name.ends_with(&format!(".{recipient}")),
+        },
     }
 }
 
@@ -983,10 +1078,31 @@ fn ended(text: &str, is_retry: bool) -> Way {
     if is_retry { Way::Retry(text) } else { Way::Fail(text) }
 }
 
-/// The next hop of the domain that a sender stands in.
-fn domain_of(sender: &str, senders: &[(String, Answer)]) -> Option<String> {
-    let (_, domain) = sender.split_once('@')?;
-    senders.iter().find(|(other, _)| *other == format!("@{domain}")).map(|(_, answer)| answer.nexthop.clone())
+/// What a table of senders has for one: by its address, else by its domain. DUNNO is nothing, and ends the look-up.
+fn found_for<'a>(rows: &'a [(String, String)], sender: &str) -> Option<&'a str> {
+    let find = |key: &str| rows.iter().find(|(other, _)| other == key).map(|(_, value)| value.as_str());
+    let found = find(sender).or_else(|| find(&sender[sender.find('@')?..]));
+    found.filter(|value| !value.eq_ignore_ascii_case("DUNNO"))
+}
+
+/// One of `smtp_sasl_password_maps`.
+enum Passwords {
+    /// One for everything.
+    Of(String),
+    /// By key.
+    Rows(Vec<(usize, String, String)>),
+}
+
+impl Passwords {
+    fn find(&self, key: &str) -> Option<String> {
+        match self {
+            Passwords::Of(text) => Some(text.clone()),
+            Passwords::Rows(rows) => {
+                let key = key.to_ascii_lowercase();
+                rows.iter().find(|(_, other, _)| *other == key).map(|(_, _, value)| value.clone())
+            }
+        }
+    }
 }
 
 /// A list in which `static:user:password` stands whole.

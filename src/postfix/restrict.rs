@@ -44,8 +44,8 @@ pub enum Step {
     Elsewhere,
     /// `check_sender_access`, with its table.
     SenderAccess(String),
-    /// Logins must own their senders.
-    LoginOwns,
+    /// A sender that somebody owns is for its owners alone: who is logged in, who is not, or both are held to it.
+    Owned { by_logins: bool, by_others: bool },
     /// It decides nothing about relaying.
     Neutral(String),
     /// It cannot be left out, and cannot be done.
@@ -150,12 +150,11 @@ fn walk(view: View<'_>, text: &str, classes: &[String], depth: usize, steps: &mu
             "permit_sasl_authenticated" => Step::Known,
             "reject_unauth_destination" | "defer_unauth_destination" | "check_relay_domains" => Step::Elsewhere,
             "check_sender_access" => Step::SenderAccess(argument()?),
-            "reject_sender_login_mismatch"
-            | "reject_authenticated_sender_login_mismatch"
-            | "reject_known_sender_login_mismatch" => Step::LoginOwns,
-            "reject_unauthenticated_sender_login_mismatch" => {
-                Step::Refused("strangers of mynetworks may use any sender here".to_owned())
+            "reject_sender_login_mismatch" | "reject_known_sender_login_mismatch" => {
+                Step::Owned { by_logins: true, by_others: true }
             }
+            "reject_authenticated_sender_login_mismatch" => Step::Owned { by_logins: true, by_others: false },
+            "reject_unauthenticated_sender_login_mismatch" => Step::Owned { by_logins: false, by_others: true },
             "warn_if_reject" => {
                 // The next one only warns.
                 if let Some(next) = words.next()
@@ -206,18 +205,26 @@ fn takes_argument(word: &str) -> bool {
     word == "check_sender_access" || WITH_ARGUMENT.contains(&word) || BLOCK_LISTS.contains(&word)
 }
 
-/// How a list ends for a client's mail to another domain.
-pub fn outcome(steps: &[Step], client: Client) -> Outcome {
-    for step in steps {
-        match step {
-            Step::Permit => return Outcome::Permit,
-            Step::Reject | Step::Elsewhere => return Outcome::Reject,
-            Step::Trusted if client.is_trusted => return Outcome::Permit,
-            Step::Known if client.is_known => return Outcome::Permit,
-            Step::SenderAccess(_) if client.is_listed => return Outcome::Permit,
-            Step::Trusted | Step::Known | Step::SenderAccess(_) => {}
-            Step::LoginOwns | Step::Neutral(_) | Step::Refused(_) => {}
+impl Step {
+    /// How the list ends here for a client's mail to another domain; `None`: it goes on.
+    fn end(&self, client: Client) -> Option<Outcome> {
+        match self {
+            Step::Permit => Some(Outcome::Permit),
+            Step::Reject | Step::Elsewhere => Some(Outcome::Reject),
+            Step::Trusted => client.is_trusted.then_some(Outcome::Permit),
+            Step::Known => client.is_known.then_some(Outcome::Permit),
+            Step::SenderAccess(_) => client.is_listed.then_some(Outcome::Permit),
+            Step::Owned { .. } | Step::Neutral(_) | Step::Refused(_) => None,
         }
     }
-    Outcome::Permit
+}
+
+/// How a list ends for a client's mail to another domain.
+pub fn outcome(steps: &[Step], client: Client) -> Outcome {
+    steps.iter().find_map(|step| step.end(client)).unwrap_or(Outcome::Permit)
+}
+
+/// Whether a client's walk through a list comes to the step at a place.
+pub fn reaches(steps: &[Step], place: usize, client: Client) -> bool {
+    steps.iter().take(place).all(|step| step.end(client).is_none())
 }

@@ -70,10 +70,12 @@ pub fn rows(name: &str, read: &dyn Fn(&str) -> Result<String, String>) -> Result
                 Some((0, key, value))
             });
             let pairs: Option<Vec<_>> = pairs.collect();
-            pairs.ok_or_else(|| format!("{name}: \"key=value\" items are expected"))
+            // Its text may hold passwords.
+            pairs.ok_or_else(|| "inline: \"key=value\" items are expected".to_owned())
         }
         Kind::Static(_) | Kind::Patterns(..) | Kind::Random(_) => {
-            Err(format!("{name}: a table of plain keys is expected"))
+            let word = name.split(':').next().unwrap_or_default();
+            Err(format!("{word}: a table of plain keys is expected"))
         }
     }
 }

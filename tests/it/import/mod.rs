@@ -1,6 +1,7 @@
 //! `postrider import postfix`: typical configs against their recorded outcome, refusals, Postfix's own answers, the command.
 
 mod answers;
+mod decisions;
 mod outcomes;
 mod refusals;
 mod the_command_writes_all_or_nothing;
