@@ -256,6 +256,13 @@ impl Meters {
         shut.map_or(Ok(room), Err)
     }
 
+    /// Whether somebody asked for allowance of a source that is not durable.
+    fn is_asked(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit) -> bool {
+        let mut is_asked = false;
+        self.looked_at(limits, source, unit, |meter| is_asked |= meter.is_asked());
+        is_asked
+    }
+
     /// The most that one transaction can ever take.
     fn largest(&mut self, limits: &SiteLimits, source: SourceHandle, unit: Unit) -> u32 {
         let mut largest = u32::MAX;
@@ -459,12 +466,14 @@ impl Engine {
         let limits = std::sync::Arc::clone(&known.limits);
         let dialing = u32::from(known.path(source).dialing);
         let connections = known.meters.room(&limits, source, Unit::Connections, now, Haste::Ahead(1));
-        // A connection spends no messages: one may be made before any are durable, so that a dead site has none written.
-        let mut one_if_unreserved = |unit| match known.meters.room(&limits, source, unit, now, haste) {
-            Err(Shut::Unreserved) => Ok(1),
+        // A connection spends no messages: one may be made before any are asked for, so that a dead site has none written.
+        // Once they are asked for, none is made before they are there: on a full disk it could carry nothing, would make
+        // room for the next, and so without end.
+        let mut one_if_unasked = |unit| match known.meters.room(&limits, source, unit, now, haste) {
+            Err(Shut::Unreserved) if !known.meters.is_asked(&limits, source, unit) => Ok(1),
             room => room,
         };
-        let (messages, recipients) = (one_if_unreserved(Unit::Messages), one_if_unreserved(Unit::Recipients));
+        let (messages, recipients) = (one_if_unasked(Unit::Messages), one_if_unasked(Unit::Recipients));
         let found = connections.and_then(|_| Ok(messages?.min(recipients?)));
         match found {
             Ok(room) if room > dialing => Ok(()),
@@ -497,11 +506,17 @@ impl Engine {
         known.meters.passed(&limits, source, Unit::Connections, |meter| meter.end(now, 1, 0));
     }
 
-    /// Asks for allowance of new connections before the last of it is spent.
+    /// Asks for allowance of new connections before the last of it is spent, and once more for what could not be written.
     pub(super) fn reserve_dials(&mut self, site: u32, source: SourceHandle, out: &mut Vec<Order>) {
         let known = &mut self.sites[site];
         let limits = std::sync::Arc::clone(&known.limits);
-        known.meters.ask(&limits, Holder::Site(SiteHandle(site)), source, &[Unit::Connections], out);
+        let mut units = vec![Unit::Connections];
+        for unit in [Unit::Messages, Unit::Recipients] {
+            let mut is_unwritten = false;
+            known.meters.looked_at(&limits, source, unit, |meter| is_unwritten |= meter.is_unwritten());
+            units.extend(is_unwritten.then_some(unit));
+        }
+        known.meters.ask(&limits, Holder::Site(SiteHandle(site)), source, &units, out);
     }
 
     /// Asks for allowance before the last of it is spent.

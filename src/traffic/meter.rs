@@ -88,6 +88,8 @@ pub(super) struct Meter {
     reserved: u32,
     /// A reservation is on its way to the disk: so many, and who was in flight when it was written down.
     asked: u32,
+    /// What was asked for last could not be written.
+    is_unwritten: bool,
     /// What is on its way to the disk speaks of a clock that was set since.
     is_stale: bool,
     /// What is used is durable before it is spent. Not of what was learned: a window that begins anew is not passed as a
@@ -208,6 +210,7 @@ impl Meter {
             flying: 0,
             reserved: 0,
             asked: 0,
+            is_unwritten: false,
             is_stale: false,
             kept: true,
         }
@@ -357,6 +360,16 @@ impl Meter {
         true
     }
 
+    /// Whether somebody asked for what is not durable: the disk has it yet, or could not write it.
+    pub fn is_asked(&self) -> bool {
+        self.asked > 0 || self.is_unwritten
+    }
+
+    /// Whether what was asked for could not be written.
+    pub fn is_unwritten(&self) -> bool {
+        self.is_unwritten
+    }
+
     fn chunk(&self) -> u32 {
         let kept = self.windows.iter().filter(|window| window.per() >= KEPT_FROM);
         kept.map(Window::count).min().map_or(0, |count| (count / CHUNKS).max(1))
@@ -365,6 +378,7 @@ impl Meter {
     /// What was asked for is durable, or is not to be had: then it is asked for again.
     pub fn reserved(&mut self, durable: bool) {
         let asked = std::mem::take(&mut self.asked);
+        self.is_unwritten = !durable;
         if durable {
             self.reserved = self.reserved.saturating_add(asked);
         }

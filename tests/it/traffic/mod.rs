@@ -2,6 +2,7 @@
 
 mod a_clock_that_is_set_delays_nothing;
 mod a_dead_site_holds_up_no_other;
+mod a_full_disk_is_no_reason_to_dial;
 mod a_new_source_climbs_its_ladder;
 mod a_peers_connection_cap_is_found_without_hammering;
 mod a_restart_brings_everything_back_at_once;

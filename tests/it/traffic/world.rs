@@ -197,6 +197,7 @@ pub struct World {
     wake: Timestamp,
     last_id: QueueId,
     pub refusals: u32,
+    pub dials: u32,
     pub most_open: usize,
     pub trace: u64,
     /// Stops checking of limits that a reload may have lowered under open connections.
@@ -274,6 +275,7 @@ impl World {
             wake: Timestamp::NEVER,
             last_id: QueueId::MIN,
             refusals: 0,
+            dials: 0,
             most_open: 0,
             trace: 0,
             limits_may_be_passed: false,
@@ -732,6 +734,7 @@ impl World {
     }
 
     fn dial(&mut self, connection: ConnectionHandle, source: SourceHandle, target: TargetHandle, domain: DomainHandle) {
+        self.dials += 1;
         let place = self.places[domain.0 as usize];
         let (at, site) = self.aims.get(&domain.0).map_or((place.site, place.site), |aim| (aim.target, aim.site));
         assert_eq!(at, target.0);

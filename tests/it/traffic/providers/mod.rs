@@ -47,10 +47,7 @@ fn live(seed: u64, making: Making) -> Days {
 
 #[test]
 fn in_random_worlds_every_promise_is_kept() {
-    let (first, count) = match number("POSTRIDER_WORLD") {
-        Some(seed) => (seed, 1),
-        None => (0, number("POSTRIDER_WORLDS").unwrap_or(WORLDS)),
-    };
+    let (first, count) = chosen(WORLDS, 1);
     let mut sum = Sum::default();
     for seed in first..first + count {
         let days = catch_unwind(AssertUnwindSafe(|| live(seed, making(seed)))).unwrap_or_else(|broken| {
@@ -74,12 +71,17 @@ fn in_random_worlds_every_promise_is_kept() {
     assert!(proves || count == 1, "they prove little: {full} full windows and {crashes} crashes in {worlds} worlds");
 }
 
+/// The first seed and how many: `few`, or one in `of_all` of POSTRIDER_WORLDS; from POSTRIDER_WORLD on, that one alone if
+/// no number is given.
+fn chosen(few: u64, of_all: u64) -> (u64, u64) {
+    let first = number("POSTRIDER_WORLD");
+    let many = number("POSTRIDER_WORLDS").map(|worlds| (worlds / of_all).max(few));
+    (first.unwrap_or(0), many.unwrap_or(if first.is_some() { 1 } else { few }))
+}
+
 /// Lives so many worlds of a kind; the seed of one that breaks a promise is printed.
 fn each(few: u64, of_all: u64, live: impl Fn(u64)) {
-    let (first, count) = match number("POSTRIDER_WORLD") {
-        Some(seed) => (seed, 1),
-        None => (0, number("POSTRIDER_WORLDS").map_or(few, |worlds| (worlds / of_all).max(few))),
-    };
+    let (first, count) = chosen(few, of_all);
     for seed in first..first + count {
         catch_unwind(AssertUnwindSafe(|| live(seed))).unwrap_or_else(|broken| {
             println!("POSTRIDER_WORLD={seed} shows it again");
