@@ -161,6 +161,27 @@ def serving(log):
         raise
 
 
+def look_ups(case, answers):
+    """What `postmap -q` says of each key that smtp(8) asks for: lookups.json, where the case has such tables."""
+    files = HERE / "cases" / case / "files/etc/postfix"
+    if not all((files / name).is_file() for name in ("sasl_passwd", "tls_policy")):
+        return
+    keys = set()
+    for answer in answers:
+        sender, nexthop = answer["sender"], answer["nexthop"]
+        if sender:
+            keys |= {sender, "@" + sender.split("@")[1]}
+        keys |= {nexthop, nexthop.split("]")[0].lstrip("[")}
+    found = {}
+    for name in ("sasl_passwd", "tls_policy"):
+        found[name] = {}
+        for key in sorted(keys):
+            asked = subprocess.run(["postmap", "-q", key, f"texthash:{files / name}"], capture_output=True, text=True)
+            if asked.returncode == 0:
+                found[name][key] = asked.stdout.rstrip("\n")
+    (HERE / "cases" / case / "lookups.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 CLIENTS = ["127.0.0.1", "10.0.0.7", "10.20.0.9", "172.17.0.2", "192.0.2.10", "203.0.113.9", "IPV6:::1", "IPV6:2001:db8::1"]
 SENDERS = ["a@example.com", "boss@example.com", "x@news.example.com", "plain@example.com", "boss@other.example", "u@other.example", "s@example.org", "z@elsewhere.example", ""]
 RECIPIENTS = [
@@ -195,6 +216,7 @@ def ask(case):
             raise
         finally:
             subprocess.run(["postfix", "-c", str(conf), "stop"], capture_output=True)
+        look_ups(case, answers)
         rows = ",\n".join(json.dumps(answer) for answer in answers)
         (HERE / "cases" / case / "answers.json").write_text(f"[\n{rows}\n]\n")
         print(case, sum(bool(answer["relays"]) for answer in answers), "of 200 relay")

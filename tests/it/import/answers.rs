@@ -100,8 +100,8 @@ fn theirs(answer: &Answer, master: &[syntax::Service], import: &Import) -> Way {
     Way { hops, source: if is_source { answer.transport.clone() } else { "default".to_owned() } }
 }
 
-/// The route that our config has for an envelope.
-fn ours(answer: &Answer, config: &Config) -> Way {
+/// The place of the route that our config has for an envelope.
+fn place(answer: &Answer, config: &Config) -> Option<usize> {
     let matches: Vec<Match> = config
         .routes
         .iter()
@@ -126,7 +126,12 @@ fn ours(answer: &Answer, config: &Config) -> Way {
         false => ReversePath::Address(answer.sender.parse().expect("an address")),
     };
     let recipient = answer.recipient.parse().expect("an address");
-    let Some(route) = route::best(matches.iter(), &sender, &recipient).map(|place| &config.routes[place]) else {
+    route::best(matches.iter(), &sender, &recipient)
+}
+
+/// The way that our config has for an envelope.
+fn ours(answer: &Answer, config: &Config) -> Way {
+    let Some(route) = place(answer, config).map(|place| &config.routes[place]) else {
         return Way { hops: vec!["mx:".to_owned()], source: "default".to_owned() };
     };
     let hops = match (&route.fail, &route.retry, route.discard) {
@@ -194,4 +199,42 @@ fn envelopes_go_where_postfix_sends_them_and_come_from_whom_it_lets_relay() {
         let is_local = config.listeners.iter().all(|listener| listener.bind.ip().is_loopback());
         assert!((10..190).contains(&relayed) || is_local && answers[0].relays.is_none(), "{case}: {relayed} relayed");
     }
+}
+
+/// What `postmap -q` says of each key that smtp(8) asks for, in the tables of passwords and of TLS policies.
+#[derive(serde::Deserialize)]
+struct LookUps {
+    sasl_passwd: BTreeMap<String, String>,
+    tls_policy: BTreeMap<String, String>,
+}
+
+/// Asks by sender, by its domain, by host and by next hop for the login, and by next hop for the policy, as Postfix does
+/// with `smtp_sender_dependent_authentication = yes` and `smtp_tls_security_level = verify`.
+#[test]
+fn logins_and_tls_are_those_that_postmap_finds() {
+    let case = "h-submission";
+    let import = import_case(case);
+    let config = Config::parse(&import.target.toml(), Path::new("postrider.toml")).expect("a sound config");
+    let text_of = |name: &str| std::fs::read_to_string(root().join("cases").join(case).join(name)).expect("a record");
+    let asked: LookUps = serde_json::from_str(&text_of("lookups.json")).expect("look-ups");
+    let answers: Vec<Answer> = serde_json::from_str(&text_of("answers.json")).expect("answers");
+    let mut seen = std::collections::BTreeSet::new();
+    for answer in &answers {
+        let route = &import.target.routes[place(answer, &config).expect("a route")];
+        let find = |key: &str| asked.sasl_passwd.get(key);
+        let (_, domain) = answer.sender.split_once('@').unwrap_or_default();
+        let host = answer.nexthop.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(host, _)| host);
+        let by_sender = find(&answer.sender).or_else(|| find(&format!("@{domain}")));
+        let login = by_sender.or_else(|| find(host?)).or_else(|| find(&answer.nexthop));
+        let ours = route.login.as_ref().map(|(name, path)| {
+            let file = import.files.iter().find(|file| file.path == *path).expect("its password");
+            format!("{name}:{}", file.text.trim_end())
+        });
+        assert_eq!(ours.as_ref(), login, "{answer:?}");
+        let policy = asked.tls_policy.get(&answer.nexthop).map_or("verify", String::as_str);
+        let tls = route.tls.map_or("verify", postfix::Tls::name);
+        assert_eq!(tls, if policy == "encrypt" { "require" } else { policy }, "{answer:?}");
+        seen.insert((ours, policy));
+    }
+    assert!(seen.len() >= 3, "{seen:?}");
 }
