@@ -9,6 +9,7 @@ pub mod time;
 // Floor 1: rules.
 pub mod classify;
 pub mod message;
+pub mod postfix;
 pub mod report;
 pub mod retry;
 pub mod rewrite;

@@ -9,6 +9,7 @@ pub mod client;
 pub mod credential;
 pub mod dkim;
 mod generate;
+mod import;
 mod init;
 mod metrics;
 mod moment;
@@ -74,6 +75,9 @@ const EXIT_CODES: &str =
 enum Command {
     /// Write a working config, keys and a credential, and print every DNS record to set.
     Init(init::Arguments),
+    /// Take over the config of another MTA.
+    #[command(subcommand)]
+    Import(import::Command),
     /// Run the daemon.
     Serve,
     /// Say what is wrong with the config; with --network, with DNS and the way out too.
@@ -187,6 +191,7 @@ pub fn main() -> ExitCode {
     let context = Context { config, json };
     let outcome = match command {
         Command::Init(arguments) => init::run(&context, &arguments).map(ExitCode::from),
+        Command::Import(command) => import::run(&context, &command, &mut io::stdout().lock()),
         Command::Serve => serve(&context).map(ExitCode::from),
         Command::Check(arguments) => check::run(&context, &arguments).map(ExitCode::from),
         Command::Sandbox(arguments) => sandbox::run(&arguments).map(ExitCode::from),

@@ -448,9 +448,16 @@ fn aligns(bounce: &Domain, sending: &Domain) -> bool {
 fn routes(config: &Config, judge: &mut Judge<'_>) {
     for (index, route) in config.routes.iter().enumerate() {
         let path = |key: &str| format!("route[{index}].{key}");
-        said(config, &format!("route[{index}]"), &route.says(), route.source.as_deref(), judge);
+        // One that says hosts too goes over its source alone, and all that it says is of the whole route.
+        let of_source = route.source.as_deref().filter(|_| !route.is_way());
+        said(config, &format!("route[{index}]"), &route.says(), of_source, judge);
         match route.is_way() {
-            true => whole_route(route, path, judge),
+            true => {
+                if let Some(source) = &route.source {
+                    judge.known(path("source"), "source", source, config.sources.keys());
+                }
+                whole_route(route, path, judge);
+            }
             false => {
                 let of_whole = [
                     ("fallback", !route.fallback.is_empty()),

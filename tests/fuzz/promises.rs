@@ -11,6 +11,7 @@ use postrider::history;
 use postrider::mail::{Cause, Marks, QueueId, Reply, Stage};
 use postrider::message::{self, Families, Family, HeaderLimits, Kind, Missing, Trace};
 use postrider::pickup;
+use postrider::postfix::Input;
 use postrider::report;
 use postrider::rewrite::{Aliases, Checks, Kind as TableKind, Moment, Table};
 use postrider::smtp::dialog::Capabilities;
@@ -26,7 +27,7 @@ use postrider::token::{self, Keys, Link, Token};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 18] = [
     ("bdat", bdat),
     ("classify", classify),
     ("config", config),
@@ -36,6 +37,8 @@ pub const TARGETS: [Target; 16] = [
     ("history_block", history_block),
     ("maildrop", maildrop),
     ("message", message),
+    ("postfix_main_cf", postfix_main_cf),
+    ("postfix_master_cf", postfix_master_cf),
     ("reply_reader", reply_reader),
     ("report", report),
     ("session", session),
@@ -407,4 +410,41 @@ fn unstuffed(out: &[u8]) -> Vec<u8> {
         message.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
     }
     message
+}
+
+/// main.cf: whatever it says, an import ends, and what it does not refuse our own loader takes.
+pub fn postfix_main_cf(octets: &[u8]) {
+    let Ok(main) = std::str::from_utf8(octets) else { return };
+    let master = "25 inet n - n - - smtpd\nsmtp unix - - n - - smtp\nerror unix - - n - - error\n";
+    imported(main, master);
+}
+
+/// master.cf: as main.cf, beside a config that is sound.
+pub fn postfix_master_cf(octets: &[u8]) {
+    let Ok(master) = std::str::from_utf8(octets) else { return };
+    imported("compatibility_level = 3.6\nmyhostname = a.example\nmydestination =\nmynetworks = 127.0.0.0/8\n", master);
+}
+
+fn imported(main: &str, master: &str) {
+    let read = |path: &str| match path {
+        "/t" => Ok("a.example smtp:[b.example]\n.c.example discard:\n@d.example [e.example]:25\n".to_owned()),
+        _ => Err("there is no such file".to_owned()),
+    };
+    let input = Input {
+        main,
+        master,
+        directory: "/etc/postfix",
+        hostname: "host.example.com",
+        read: &read,
+        hash: &|_| Err("no users are given".to_owned()),
+        users: None,
+        local_to: None,
+        opendkim: None,
+        allowed: &[],
+    };
+    let Ok(import) = postrider::postfix::import(&input) else { return };
+    let _ = import.report.text(&|_, title| title.to_owned());
+    let toml = import.target.toml();
+    let outcome = Config::parse(&toml, Path::new("postrider.toml"));
+    assert!(import.report.is_refused() || outcome.is_ok(), "{toml}\n{:?}", outcome.err());
 }

@@ -6,6 +6,7 @@ mod delivery;
 mod fuzz_corpus;
 mod harness;
 mod history;
+mod import;
 mod metrics;
 mod queue;
 mod relay;

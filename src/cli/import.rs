@@ -1,0 +1,263 @@
+//! `postrider import postfix DIR`: a config of ours from one of Postfix, and a report of what became of each parameter.
+//!
+//! Reads main.cf, master.cf and the files that they name; `crate::postfix` decides. It never overwrites, and where something is
+//! refused, nothing is written.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{Read as _, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+
+use super::{Context, Exit, Paint};
+use crate::config::Config;
+use crate::credential;
+use crate::postfix::{self, Action, Import, Input, NewFile, Report};
+
+/// Largest file that is read: tables of half a million addresses fit.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+const DIRECTORY_MODE: u32 = 0o750;
+/// Config and tables: the owner writes, the group reads.
+const FILE_MODE: u32 = 0o640;
+/// Passwords and keys.
+const SECRET_MODE: u32 = 0o600;
+/// Who must be able to read them.
+const USER: &str = "postrider";
+const CONFIG: &str = "postrider.toml";
+const REPORT: &str = "import.txt";
+/// Where OpenDKIM's config is, if nobody says.
+const OPENDKIM: &[&str] = &["/etc/opendkim.conf", "/etc/opendkim/opendkim.conf"];
+
+/// What can be imported.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Take over a Postfix config: write postrider.toml, its tables and keys, and say what became of each parameter.
+    Postfix(Arguments),
+}
+
+/// What `import postfix` is told.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The directory of main.cf and master.cf.
+    #[arg(default_value = "/etc/postfix", value_name = "DIR")]
+    directory: PathBuf,
+    /// Where postrider.toml and its files go; nothing there is overwritten.
+    #[arg(long, default_value = "/etc/postrider", value_name = "DIR")]
+    out: PathBuf,
+    /// Only show the report.
+    #[arg(long)]
+    dry_run: bool,
+    /// Users that log in: lines `name:password` or `name:{ARGON2ID}$argon2id$…`.
+    #[arg(long, value_name = "FILE")]
+    users: Option<PathBuf>,
+    /// OpenDKIM's config [default: /etc/opendkim.conf or /etc/opendkim/opendkim.conf, if there].
+    #[arg(long, value_name = "FILE")]
+    opendkim: Option<PathBuf>,
+    /// Where mail for local names without an alias goes, which had mailboxes.
+    #[arg(long, value_name = "ADDRESS")]
+    local_to: Option<crate::mail::Address>,
+    /// Leave a refused parameter out, whatever that changes. May be given more than once.
+    #[arg(long, value_name = "PARAMETER")]
+    allow: Vec<String>,
+}
+
+/// Runs the command: 0 if all is taken over, 1 if something is refused, 78 if the result is no sound config.
+///
+/// # Errors
+/// A file cannot be read or written, or is there already.
+pub fn run(context: &Context, command: &Command, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let Command::Postfix(arguments) = command;
+    let import = read(arguments)?;
+    let files = files(&import);
+    let mut outcome = Exit::Done;
+    let mut is_written = false;
+    if import.report.is_refused() {
+        outcome = Exit::Failed;
+    } else if let Err(problems) = Config::parse(&import.target.toml(), Path::new(CONFIG)) {
+        eprintln!("{problems}");
+        outcome = Exit::Config;
+    } else if !arguments.dry_run {
+        is_written = write(&arguments.out, &files)?;
+        if !is_written {
+            outcome = Exit::Config;
+        }
+    }
+    let shown = match context.json {
+        true => writeln!(out, "{:#}", as_json(&import, &files, is_written)),
+        false => show(&import, arguments, outcome, is_written, out),
+    };
+    match shown {
+        // `postrider import postfix | head` is no error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(outcome.into()),
+    }
+}
+
+fn read(arguments: &Arguments) -> anyhow::Result<Import> {
+    let directory = std::path::absolute(&arguments.directory)?;
+    let text_of = |path: &Path| text(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()));
+    let main = text_of(&directory.join("main.cf"))?;
+    // A directory with main.cf alone has the services that Postfix is installed with.
+    let master = match text(&directory.join("master.cf")) {
+        Ok(text) => text,
+        Err(error) => bail!("{}: {error}", directory.join("master.cf").display()),
+    };
+    let users = arguments.users.as_deref().map(text_of).transpose()?;
+    let opendkim = match &arguments.opendkim {
+        Some(path) => Some((path.display().to_string(), text_of(path)?)),
+        None => OPENDKIM.iter().find_map(|path| Some(((*path).to_owned(), text(Path::new(path)).ok()?))),
+    };
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let shown = directory.display().to_string();
+    let local_to = arguments.local_to.as_ref().map(ToString::to_string);
+    let input = Input {
+        main: &main,
+        master: &master,
+        directory: &shown,
+        hostname: hostname.trim(),
+        read: &|path| text(Path::new(path)),
+        hash: &|password| credential::hash(password).map_err(|error| error.to_string()),
+        users: users.as_deref(),
+        local_to: local_to.as_deref(),
+        opendkim: opendkim.as_ref().map(|(path, text)| (path.as_str(), text.as_str())),
+        allowed: &arguments.allow,
+    };
+    postfix::import(&input).map_err(|(file, flaw)| anyhow::anyhow!("{shown}/{file}, {flaw}"))
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        _ => error.to_string(),
+    })?;
+    // A pipe or device has no end.
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    if !is_file {
+        return Err("it is no file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("it is larger than {FILE_BYTES_MAX} octets"));
+    }
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+}
+
+/// Everything that is written.
+fn files(import: &Import) -> Vec<NewFile> {
+    let plain = |path: &str, text: String| NewFile { path: path.to_owned(), text, is_secret: false };
+    let mut files = vec![plain(CONFIG, import.target.toml())];
+    files.push(plain(REPORT, import.report.text(&|_, title| title.to_owned())));
+    files.extend(import.files.iter().cloned());
+    files
+}
+
+/// Writes all files or none, and looks whether the daemon would take them.
+fn write(directory: &Path, files: &[NewFile]) -> anyhow::Result<bool> {
+    let directory = std::path::absolute(directory)?;
+    if let Some(file) = files.iter().find(|file| super::exists(&directory.join(&file.path))) {
+        bail!("{} is there already; nothing was written", directory.join(&file.path).display());
+    }
+    let mut written = Vec::new();
+    let outcome = files.iter().try_for_each(|file| write_one(&directory, file, &mut written));
+    let outcome = outcome.map(|()| Config::load(&directory.join(CONFIG)));
+    // Half an import would stop the next one.
+    let undo = |written: &[PathBuf]| written.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    match outcome {
+        Ok(Ok(_)) => {
+            hand_over(&directory, files);
+            Ok(true)
+        }
+        Ok(Err(problems)) => {
+            undo(&written);
+            eprintln!("{problems}");
+            Ok(false)
+        }
+        Err(error) => {
+            undo(&written);
+            Err(error)
+        }
+    }
+}
+
+fn write_one(directory: &Path, file: &NewFile, written: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let path = directory.join(&file.path);
+    let context = || format!("{} cannot be written", path.display());
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(parent).with_context(context)?;
+    }
+    let mode = if file.is_secret { SECRET_MODE } else { FILE_MODE };
+    let mut target = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).with_context(context)?;
+    written.push(path.clone());
+    target.write_all(file.text.as_bytes()).and_then(|()| target.sync_all()).with_context(context)
+}
+
+/// Gives keys and passwords to the service's user, and the rest to its group, if there is one.
+fn hand_over(directory: &Path, files: &[NewFile]) {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let Some((uid, gid)) = ids(&users, USER) else { return };
+    let below = |file: &NewFile| Path::new(&file.path).parent().map(|parent| directory.join(parent));
+    for parent in files.iter().filter_map(below) {
+        let _ = std::os::unix::fs::chown(parent, None, Some(gid));
+    }
+    for file in files {
+        let owner = file.is_secret.then_some(uid);
+        let _ = std::os::unix::fs::chown(directory.join(&file.path), owner, Some(gid));
+    }
+}
+
+fn ids(users: &str, name: &str) -> Option<(u32, u32)> {
+    let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
+    let mut fields = line.split(':').skip(2);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn show(
+    import: &Import,
+    arguments: &Arguments,
+    outcome: Exit,
+    is_written: bool,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let paint = Paint::of_stdout();
+    let heading = |action: Action, title: &str| match action {
+        Action::Refused => paint.red(title),
+        Action::Approximated => paint.yellow(title),
+        Action::Mapped => paint.green(title),
+        Action::Ignored => paint.dim(title),
+    };
+    write!(out, "{}", import.report.text(&heading))?;
+    let counts = Action::ALL.map(|action| format!("{} {}", import.report.count(action), action.name())).join(", ");
+    let end = match (outcome, is_written) {
+        (_, true) => format!("written to {}; next: `postrider -c {0}/{CONFIG} check`", arguments.out.display()),
+        (Exit::Done, false) => "nothing was written (--dry-run)".to_owned(),
+        (Exit::Failed, false) => "nothing was written: mend what was refused, or see --allow".to_owned(),
+        (Exit::Config | Exit::NoDaemon, false) => "nothing was written: the config has errors".to_owned(),
+    };
+    writeln!(out, "\n{counts}; {end}")
+}
+
+fn as_json(import: &Import, files: &[NewFile], is_written: bool) -> serde_json::Value {
+    let entry = |entry: &postfix::Entry| {
+        json!({
+            "action": entry.action.name(),
+            "parameter": entry.parameter,
+            "place": entry.place,
+            "value": entry.value,
+            "text": entry.text,
+            "instead": entry.instead,
+        })
+    };
+    let Report { entries } = &import.report;
+    json!({
+        "counts": Action::ALL.map(|action| (action.name(), import.report.count(action))).into_iter()
+            .collect::<std::collections::BTreeMap<_, _>>(),
+        "entries": entries.iter().map(entry).collect::<Vec<_>>(),
+        "files": files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(),
+        "written": is_written,
+    })
+}

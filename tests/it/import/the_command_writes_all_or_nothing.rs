@@ -1,0 +1,64 @@
+//! The command: files, modes, exit codes; nothing is overwritten, and nothing is written where something is refused.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use super::root;
+
+fn run(arguments: &[&str]) -> Output {
+    let binary = env!("CARGO_BIN_EXE_postrider");
+    Command::new(binary).args(["import", "postfix"]).args(arguments).output().expect("postrider")
+}
+
+/// The case's directory with a master.cf beside its main.cf.
+fn prepared(case: &str, into: &Path) {
+    let (main, master) = super::texts(case);
+    std::fs::write(into.join("main.cf"), main).expect("main.cf");
+    std::fs::write(into.join("master.cf"), master).expect("master.cf");
+}
+
+#[test]
+fn a_config_is_written_whole_once_and_loads() {
+    let from = tempfile::tempdir().expect("a directory");
+    prepared("d-sendgrid", from.path());
+    let out = from.path().join("out");
+    let (dir, target) = (from.path().to_str().expect("a path"), out.to_str().expect("a path"));
+    let dry = run(&[dir, "--out", target, "--dry-run"]);
+    assert_eq!(dry.status.code(), Some(0), "{}", String::from_utf8_lossy(&dry.stderr));
+    assert!(!out.exists());
+    let done = run(&[dir, "--out", target, "--json"]);
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!((json["written"].as_bool(), json["counts"]["refused"].as_u64()), (Some(true), Some(0)));
+    let mode = |path: &str| std::fs::metadata(out.join(path)).expect(path).permissions().mode() & 0o777;
+    assert_eq!(mode("passwords/smtp.sendgrid.net-apikey"), 0o600);
+    assert_eq!((mode("postrider.toml"), mode("import.txt")), (0o640, 0o640));
+    let check = Command::new(env!("CARGO_BIN_EXE_postrider"))
+        .args(["-c", out.join("postrider.toml").to_str().expect("a path"), "check"])
+        .output()
+        .expect("postrider");
+    assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stderr));
+    let again = run(&[dir, "--out", target]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
+}
+
+#[test]
+fn where_something_is_refused_nothing_is_written() {
+    let from = tempfile::tempdir().expect("a directory");
+    prepared("d-sendgrid", from.path());
+    let main = from.path().join("main.cf");
+    let text = std::fs::read_to_string(&main).expect("main.cf") + "content_filter = x:y\n";
+    std::fs::write(&main, text).expect("main.cf");
+    let out = from.path().join("out");
+    let dir = from.path().to_str().expect("a path");
+    let outcome = run(&[dir, "--out", out.to_str().expect("a path")]);
+    assert_eq!(outcome.status.code(), Some(1));
+    let shown = String::from_utf8_lossy(&outcome.stdout);
+    assert!(shown.starts_with("refused (1)\n  content_filter "), "{shown}");
+    assert!(!out.exists());
+    let broken = std::fs::write(&main, "a b\n").map(|()| run(&[dir])).expect("main.cf");
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("main.cf, line 1"));
+    assert!(root().is_dir());
+}
