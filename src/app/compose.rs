@@ -150,7 +150,7 @@ pub fn door(config: &Config, tokens: Keys) -> anyhow::Result<accept::Settings> {
 pub fn pickup(config: &Config) -> pickup::Settings {
     let told = &config.sendmail;
     pickup::Settings {
-        origin: config.hostname.clone(),
+        origin: config.local.origin.clone().unwrap_or_else(|| config.hostname.clone()),
         stream: told.stream.as_deref().map(Into::into),
         control: told.control_headers.iter().copied().collect(),
         size_max: config.limits.message.bytes(),

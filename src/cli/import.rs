@@ -20,6 +20,11 @@ use crate::postfix::{self, Action, Import, Input, NewFile, Report};
 /// Largest file that is read: tables of half a million addresses fit.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 const DIRECTORY_MODE: u32 = 0o750;
+/// What `--replace` adds to the name of a file that was there.
+const BEFORE: &str = ".before";
+/// How systemd hands over the certificate, and where such a file belongs.
+const CREDENTIALS: &str = "systemd/tls.conf";
+const DROP_IN: &str = "/etc/systemd/system/postrider.service.d/tls.conf";
 /// Config and tables: the owner writes, the group reads.
 const FILE_MODE: u32 = 0o640;
 /// Passwords and keys.
@@ -44,9 +49,12 @@ pub struct Arguments {
     /// The directory of main.cf and master.cf.
     #[arg(default_value = "/etc/postfix", value_name = "DIR")]
     directory: PathBuf,
-    /// Where postrider.toml and its files go; nothing there is overwritten.
+    /// Where postrider.toml and its files go; nothing there is overwritten without --replace.
     #[arg(long, default_value = "/etc/postrider", value_name = "DIR")]
     out: PathBuf,
+    /// Put the new files in the place of those that are there, which stay beside them under NAME.before
+    #[arg(long)]
+    replace: bool,
     /// Only show the report.
     #[arg(long)]
     dry_run: bool,
@@ -80,7 +88,7 @@ pub fn run(context: &Context, command: &Command, out: &mut dyn Write) -> anyhow:
         eprintln!("{problems}");
         outcome = Exit::Config;
     } else if !arguments.dry_run {
-        is_written = write(&arguments.out, &files)?;
+        is_written = write(&arguments.out, &files, arguments.replace)?;
         if !is_written {
             outcome = Exit::Config;
         }
@@ -154,19 +162,48 @@ fn files(import: &Import) -> Vec<NewFile> {
     files.push(plain(REPORT, import.report.text(&|_, title| title.to_owned())));
     files.extend(import.files.iter().cloned());
     files
+        .extend(import.target.tls.as_ref().map(|(certificate, key)| plain(CREDENTIALS, credentials(certificate, key))));
+    files
+}
+
+/// A drop-in by which root hands the daemon a certificate and key that its user may not read, as most may not.
+fn credentials(certificate: &str, key: &str) -> String {
+    let mut text = "# Postfix opened these as root. The daemon's user need not read them: systemd hands them over at each start.\n\
+                    [Service]\nLoadCredential=\n"
+        .to_owned();
+    let both = [certificate, key];
+    let different = if certificate == key { &both[..1] } else { &both[..] };
+    for path in different {
+        let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+        text += &format!("LoadCredential={name}:{path}\n");
+    }
+    text
 }
 
 /// Writes all files or none, and looks whether the daemon would take them.
-fn write(directory: &Path, files: &[NewFile]) -> anyhow::Result<bool> {
+fn write(directory: &Path, files: &[NewFile], replaces: bool) -> anyhow::Result<bool> {
     let directory = std::path::absolute(directory)?;
-    if let Some(file) = files.iter().find(|file| super::exists(&directory.join(&file.path))) {
-        bail!("{} is there already; nothing was written", directory.join(&file.path).display());
+    let there: Vec<PathBuf> =
+        files.iter().map(|file| directory.join(&file.path)).filter(|path| super::exists(path)).collect();
+    if let Some(path) = there.first().filter(|_| !replaces) {
+        bail!("{} is there already; nothing was written. See --replace", path.display());
     }
-    let mut written = Vec::new();
-    let outcome = files.iter().try_for_each(|file| write_one(&directory, file, &mut written));
+    let (mut moved, mut written) = (Vec::new(), Vec::new());
+    let moving = there.into_iter().try_for_each(|path| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(BEFORE);
+        let aside = path.with_file_name(name);
+        std::fs::rename(&path, &aside).with_context(|| format!("{} cannot be moved", path.display()))?;
+        moved.push((aside, path));
+        anyhow::Ok(())
+    });
+    let outcome = moving.and_then(|()| files.iter().try_for_each(|file| write_one(&directory, file, &mut written)));
     let outcome = outcome.map(|()| Config::load(&directory.join(CONFIG)));
     // Half an import would stop the next one.
-    let undo = |written: &[PathBuf]| written.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    let undo = |written: &[PathBuf]| {
+        written.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        moved.iter().for_each(|(aside, path)| drop(std::fs::rename(aside, path)));
+    };
     match outcome {
         Ok(Ok(_)) => {
             hand_over(&directory, files);
@@ -233,7 +270,13 @@ fn show(
     write!(out, "{}", import.report.text(&heading))?;
     let counts = Action::ALL.map(|action| format!("{} {}", import.report.count(action), action.name())).join(", ");
     let end = match (outcome, is_written) {
-        (_, true) => format!("written to {}; next: `postrider -c {0}/{CONFIG} check`", arguments.out.display()),
+        (_, true) => {
+            let out = arguments.out.display();
+            let handed = import.target.tls.as_ref().map_or(String::new(), |_| {
+                format!("\n  install -D -m 0644 {out}/{CREDENTIALS} {DROP_IN} && systemctl daemon-reload")
+            });
+            format!("written to {out}; next, as root:\n  postrider -c {out}/{CONFIG} check{handed}")
+        }
         (Exit::Done, false) => "nothing was written (--dry-run)".to_owned(),
         (Exit::Failed, false) => "nothing was written: mend what was refused, or see --allow".to_owned(),
         (Exit::Config | Exit::NoDaemon, false) => "nothing was written: the config has errors".to_owned(),

@@ -461,7 +461,17 @@ impl Errand {
         let (mut nowhere, mut refusals) = (Vec::new(), Vec::new());
         let recipients = std::mem::take(&mut submission.recipients);
         for recipient in recipients {
-            match self.door.check_destination(&submission.reverse_path, &recipient.0, self.now) {
+            let address = &recipient.0;
+            let destination = match address.local().starts_with('-') {
+                // Postfix's allow_min_user: an option that stands behind the addresses is nobody's name.
+                true => Err(Refusal {
+                    code: 550,
+                    status: "5.1.3",
+                    text: format!("<{address}>: bad address syntax: it begins with -"),
+                }),
+                false => self.door.check_destination(&submission.reverse_path, address, self.now),
+            };
+            match destination {
                 Err(refusal) if refusal.code >= 500 => {
                     nowhere.push(recipient);
                     refusals.push(refusal);

@@ -453,15 +453,24 @@ def with_postfix(machine, expected):
     return statuses, found
 
 
+def credentials(machine):
+    """Does what systemd does with LoadCredential= of the drop-in that the import wrote."""
+    drop_in = machine.root / "etc/postrider/systemd/tls.conf"
+    if not drop_in.exists():
+        return {}
+    for name, path in re.findall(r"^LoadCredential=(.+?):(.+)$", drop_in.read_text(), re.M):
+        machine.run(["install", "-D", "-m", "0400", "-o", "postrider", path, f"/run/credentials/{name}"])
+    return {"CREDENTIALS_DIRECTORY": "/run/credentials"}
+
+
 def with_postrider(machine, expected):
     shutil.copy(PACKAGE, machine.root / "tmp/postrider.deb")
     machine.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "/tmp/postrider.deb"], seconds=180)
-    machine.run(["rm", "-f", "/etc/postrider/postrider.toml"])
-    said = machine.run(["postrider", "import", "postfix", "/etc/postfix"], check=False)
+    said = machine.run(["postrider", "import", "postfix", "/etc/postfix", "--replace"], check=False)
     if said.returncode:
         raise SystemExit(f"import: exit {said.returncode}\n{said.stdout}\n{said.stderr}")
-    machine.run(["sh", "-c", "chgrp -R postrider /etc/postrider && chmod -R g+rX /etc/postrider"])
-    daemon = subprocess.Popen([*INSIDE, "chroot", "--userspec", "postrider:postrider", machine.root, "postrider", "serve"], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **credentials(machine)}
+    daemon = subprocess.Popen([*INSIDE, "chroot", "--userspec", "postrider:postrider", machine.root, "postrider", "serve"], env=environment,
                               stderr=open(machine.root / "tmp/postrider.log", "wb"))
     try:
         until = time.monotonic() + 20

@@ -42,6 +42,29 @@ fn a_config_is_written_whole_once_and_loads() {
     let again = run(&[dir, "--out", target]);
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
+    std::fs::write(out.join("postrider.toml"), "mine").expect("the config");
+    let over = run(&[dir, "--out", target, "--replace"]);
+    assert_eq!(over.status.code(), Some(0), "{}", String::from_utf8_lossy(&over.stderr));
+    let text = |path: &str| std::fs::read_to_string(out.join(path)).expect(path);
+    assert_eq!(text("postrider.toml.before"), "mine");
+    assert!(text("postrider.toml").contains("smtp.sendgrid.net"));
+}
+
+#[test]
+fn what_was_there_comes_back_where_the_new_config_has_errors() {
+    let from = tempfile::tempdir().expect("a directory");
+    prepared("d-sendgrid", from.path());
+    let out = from.path().join("out");
+    std::fs::create_dir_all(out.join("passwords")).expect("a directory");
+    std::fs::write(out.join("postrider.toml"), "mine").expect("the config");
+    // A directory where a file has to go.
+    std::fs::create_dir_all(out.join("import.txt.before/full")).expect("a directory");
+    std::fs::write(out.join("import.txt"), "an older report").expect("the report");
+    let (dir, target) = (from.path().to_str().expect("a path"), out.to_str().expect("a path"));
+    let failed = run(&[dir, "--out", target, "--replace"]);
+    assert_eq!(failed.status.code(), Some(1), "{}", String::from_utf8_lossy(&failed.stderr));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("import.txt cannot be moved"));
+    assert_eq!(std::fs::read_to_string(out.join("postrider.toml")).expect("the config"), "mine");
 }
 
 #[test]
