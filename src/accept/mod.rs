@@ -42,7 +42,7 @@ use conclude::{End, Told};
 use intake::Intake;
 pub use letterhead::REPORTS_AFTER;
 pub use observe::{Learned, Observed, Via};
-use quota::{Denied, Quotas, Rules, Taken};
+use quota::{Denied, Exempt, Quotas, Rules, Taken};
 pub use settings::{DEFAULT_STREAM, Over, Rights, RouteRule, SenderDomain, Sending, Settings, Stream};
 pub use suppressed::Blocked;
 pub use withheld::Kept;
@@ -412,8 +412,13 @@ impl Door {
 
     /// Sets when a message may go by quotas and caps, or refuses it.
     fn admit(&self, rules: &Rules, envelopes: &mut Vec<Envelope>, now: Timestamp) -> Result<Taken, Refusal> {
+        let exempt = match rules.are_none() {
+            true => Exempt::default(),
+            false => self.exempt(envelopes, now),
+        };
         let stream = envelopes.first().map(|envelope| envelope.stream.clone()).unwrap_or_default();
-        self.quotas.admit(rules, envelopes, now, &mut || self.queue.next_id(now)).map_err(|denied| match denied {
+        let admitted = self.quotas.admit(rules, envelopes, &exempt, now, &mut || self.queue.next_id(now));
+        admitted.map_err(|denied| match denied {
             Denied::Quota(refusal, recipients) => {
                 self.events.over_quota(OverQuota::Refused, recipients);
                 refusal

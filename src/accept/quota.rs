@@ -5,12 +5,12 @@
 //!
 //! Quotas count recipients, at the time that the quota gives them: what its sender scheduled, or a cap puts off further,
 //! counts when it was handed in. Each quota gives its time by itself: mail that one credential must wait with does not
-//! stand in the way of another's on the same stream.
+//! stand in the way of another's on the same stream. Who is suppressed gets nothing, so neither quotas nor caps count him.
 
 mod caps;
 mod meter;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -85,7 +85,7 @@ impl Rules {
         smallest.map_or(usize::MAX, |count| count as usize)
     }
 
-    fn are_none(&self) -> bool {
+    pub(super) fn are_none(&self) -> bool {
         self.quotas.is_empty() && self.cap.is_empty()
     }
 
@@ -104,6 +104,14 @@ pub(super) struct Taken {
     pub(super) queued: usize,
     /// Recipients that their cap put off.
     pub(super) capped: usize,
+}
+
+/// Recipients that nothing counts, since they get nothing.
+pub(super) type Exempt = HashSet<Address>;
+
+fn counted(envelope: &Envelope, exempt: &Exempt) -> usize {
+    let all = envelope.recipients.iter();
+    all.filter(|recipient| !exempt.contains(&recipient.address)).count()
 }
 
 /// Why a message cannot be accepted now.
@@ -138,6 +146,7 @@ impl Quotas {
         &self,
         rules: &Rules,
         envelopes: &mut Vec<Envelope>,
+        exempt: &Exempt,
         now: Timestamp,
         next_id: &mut dyn FnMut() -> QueueId,
     ) -> Result<Taken, Denied> {
@@ -145,9 +154,9 @@ impl Quotas {
             return Ok(Taken::default());
         }
         let mut state = self.lock();
-        state.check(rules, envelopes, now)?;
+        state.check(rules, envelopes, exempt, now)?;
         let mut taken = Taken { stream: rules.stream.clone(), ..Taken::default() };
-        match state.put_off(rules, envelopes, now, next_id, &mut taken) {
+        match state.put_off(rules, (envelopes, exempt), now, next_id, &mut taken) {
             Ok(()) => Ok(taken),
             Err(denied) => {
                 state.give_back(&taken);
@@ -206,8 +215,11 @@ impl Quotas {
 
 impl State {
     /// What refuses, before anything is taken.
-    fn check(&mut self, rules: &Rules, envelopes: &[Envelope], now: Timestamp) -> Result<(), Denied> {
-        let count = envelopes.iter().map(|envelope| envelope.recipients.len()).sum();
+    fn check(&mut self, rules: &Rules, envelopes: &[Envelope], exempt: &Exempt, now: Timestamp) -> Result<(), Denied> {
+        let count = envelopes.iter().map(|envelope| counted(envelope, exempt)).sum();
+        if count == 0 {
+            return Ok(());
+        }
         for (holder, rates, _) in rules.with(Over::Refuse) {
             self.slot(holder, *rates, now, count, now)?;
         }
@@ -215,7 +227,8 @@ impl State {
             return Ok(());
         }
         for envelope in envelopes {
-            for Recipient { address, .. } in &envelope.recipients {
+            let capped_ones = envelope.recipients.iter().filter(|recipient| !exempt.contains(&recipient.address));
+            for Recipient { address, .. } in capped_ones {
                 let (at, rate) = self.cap_slot(rules, address, now, envelope.release_at, envelope.release_at)?;
                 if at > envelope.release_at {
                     return Err(Denied::Cap(capped(rules, address, rate, now, at)));
@@ -229,14 +242,17 @@ impl State {
     fn put_off(
         &mut self,
         rules: &Rules,
-        envelopes: &mut Vec<Envelope>,
+        (envelopes, exempt): (&mut Vec<Envelope>, &Exempt),
         now: Timestamp,
         next_id: &mut dyn FnMut() -> QueueId,
         taken: &mut Taken,
     ) -> Result<(), Denied> {
         let mut split_off = Vec::new();
         for envelope in envelopes.iter_mut() {
-            let count = envelope.recipients.len();
+            let count = counted(envelope, exempt);
+            if count == 0 {
+                continue;
+            }
             let mut is_over = false;
             for (holder, rates, over) in &rules.quotas {
                 let latest = match over {
@@ -250,7 +266,7 @@ impl State {
             }
             taken.queued += if is_over { count } else { 0 };
             if !rules.cap.is_empty() {
-                let parts = self.put_off_capped(rules, envelope, now, taken)?;
+                let parts = self.put_off_capped(rules, (envelope, exempt), now, taken)?;
                 split_off.extend(parts.into_iter().map(|part| Envelope { id: next_id(), ..part }));
             }
         }
@@ -262,13 +278,15 @@ impl State {
     fn put_off_capped(
         &mut self,
         rules: &Rules,
-        envelope: &mut Envelope,
+        (envelope, exempt): (&mut Envelope, &Exempt),
         now: Timestamp,
         taken: &mut Taken,
     ) -> Result<Vec<Envelope>, Denied> {
         let from = envelope.release_at;
         let mut groups: Vec<(Timestamp, Rate, Vec<Recipient>)> = Vec::new();
-        for recipient in std::mem::take(&mut envelope.recipients) {
+        let all = std::mem::take(&mut envelope.recipients);
+        let (suppressed, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|to| exempt.contains(&to.address));
+        for recipient in others {
             let (at, rate) = self.cap_slot(rules, &recipient.address, now, from, now.after(WAIT_MAX).max(from))?;
             let hash = self.hash(&recipient.address);
             taken.caps.push(self.caps.entry(rules.stream.clone()).or_default().take(hash, at));
@@ -277,6 +295,10 @@ impl State {
                 Some((_, _, group)) => group.push(recipient),
                 None => groups.push((at, rate, vec![recipient])),
             }
+        }
+        // They end when the message is accepted, with whichever part they are in.
+        if let Some((.., group)) = groups.first_mut() {
+            group.extend(suppressed);
         }
         let mut parts = groups.into_iter().map(|(at, rate, recipients)| {
             let mut part = Envelope { recipients, ..envelope.clone() };

@@ -15,6 +15,7 @@ use crate::report::PeerReports;
 use crate::suppression::{Entry, Suppressions};
 use crate::time::Timestamp;
 
+use super::quota::Exempt;
 use super::settings::Settings;
 use super::{Door, Refusal};
 
@@ -88,6 +89,16 @@ impl Door {
         blocked.iter().for_each(|(_, entry)| self.events.suppressed(Suppressing::Waiting, entry.cause.name()));
         let after = after_suppressed(lease.progress(), blocked, now);
         self.settle(lease, after, PeerReports::No, now).await
+    }
+
+    /// Of a message that comes in: to whom nothing will go, so that it uses up nothing.
+    pub(super) fn exempt(&self, envelopes: &[Envelope], now: Timestamp) -> Exempt {
+        let of = |envelope: &Envelope| {
+            let blocked = self.blocked(envelope, &envelope.untried(), now).into_iter();
+            let found = blocked.filter_map(|(place, _)| Some(envelope.recipients.get(place)?.address.clone()));
+            found.collect::<Vec<_>>()
+        };
+        envelopes.iter().flat_map(of).collect()
     }
 
     /// Of a message that comes in: which of its envelopes have recipients that get nothing.

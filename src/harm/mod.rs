@@ -228,6 +228,14 @@ impl Harm {
         self.holds_any() && lock(&self.shared.book).suspension(credential).is_some()
     }
 
+    /// Why a credential may not send; `None`: it may.
+    pub fn why_suspended(&self, credential: &str) -> Option<String> {
+        match self.holds_any() {
+            true => lock(&self.shared.book).suspension(credential).map(|suspension| suspension.sentence(credential)),
+            false => None,
+        }
+    }
+
     /// Pauses of now.
     pub fn pauses(&self) -> Vec<(Sender, Pause)> {
         lock(&self.shared.book).pauses().map(|(sender, pause)| (sender.clone(), pause.clone())).collect()

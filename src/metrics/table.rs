@@ -210,8 +210,8 @@ table! {
         "Connections turned away with 421: at `limits.connections` (`all`) or `limits.connections_per_client` (`client`).",
         "all: raise the limit or find who holds them. client: one client is too eager.";
     Logins = Counter "postrider_logins_total", "logins", ["result"],
-        "Attempts to log in: `accepted`, `rejected`, or `busy` (no time to verify it).",
-        "rejected: somebody guesses, or an application has an old password. busy: an attack with passwords.";
+        "Attempts to log in: `accepted`, `rejected`, `suspended` (the right secret, of a credential that is), or `busy` (no time to verify it).",
+        "rejected: somebody guesses, or an application has an old password. suspended: `postrider rates` says whose. busy: an attack with passwords.";
     BodyMemory = Gauge "postrider_body_memory_bytes", "bytes", [],
         "Memory reserved for messages that are being received.",
         "Near its limit: clients wait, then get 452 4.3.1.";

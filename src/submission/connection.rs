@@ -350,19 +350,28 @@ impl<G: Gate> Connection<G> {
     async fn verify(&mut self, login: Login) {
         let outcome = self.shared.credentials.verify(&login.name, &login.secret).await;
         let (denial, end) = match outcome {
-            Ok(name) => {
-                self.shared.counts.login(LoginEnd::Accepted);
-                return self.session.verified(Ok(name));
-            }
+            Ok(name) => match self.shared.gate.why_suspended(&name) {
+                None => {
+                    self.shared.counts.login(LoginEnd::Accepted);
+                    return self.session.verified(Ok(name));
+                }
+                Some(why) => {
+                    tracing::info!(client = %self.client.ip(), credential = %name, "login refused: {why}");
+                    (Denial::Suspended, LoginEnd::Suspended)
+                }
+            },
             Err(VerifyError::Busy) => (Denial::Busy, LoginEnd::Busy),
             Err(VerifyError::Rejected) => (Denial::Rejected, LoginEnd::Rejected),
         };
         self.shared.counts.login(end);
-        tracing::info!(client = %self.client.ip(), user = %login.name, reason = ?denial, "login failed");
+        if denial != Denial::Suspended {
+            tracing::info!(client = %self.client.ip(), user = %login.name, reason = ?denial, "login failed");
+        }
         self.shared.maillog.write_of(self.log, || {
             let (peer, mechanism) = (maillog::peer(self.client.ip()), self.session.mechanism().unwrap_or("PLAIN"));
             let reason = match denial {
                 Denial::Rejected => "authentication failure",
+                Denial::Suspended => "the credential is suspended",
                 Denial::Busy => "Connection lost to authentication server",
             };
             let user = login.name.replace([',', ' '], "?");

@@ -24,6 +24,8 @@ pub(super) struct Counts {
 pub(super) enum LoginEnd {
     Accepted,
     Rejected,
+    /// With the right secret of a credential that is suspended.
+    Suspended,
     /// There was no time to verify it.
     Busy,
 }
@@ -90,6 +92,7 @@ impl Counts {
         self.logins.one(match end {
             LoginEnd::Accepted => "accepted",
             LoginEnd::Rejected => "rejected",
+            LoginEnd::Suspended => "suspended",
             LoginEnd::Busy => "busy",
         });
     }

@@ -30,6 +30,11 @@ pub trait Gate: Clone + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Why a credential may not log in for now, for the log; its client is told less.
+    fn why_suspended(&self, _credential: &str) -> Option<String> {
+        None
+    }
+
     /// Whether mail of a credential, or of a listener without one, may go to this recipient: asked where the listener
     /// refuses those that are suppressed.
     ///
@@ -91,6 +96,10 @@ impl Gate for Door {
 
     fn check_suspended(&self, credential: Option<&str>) -> Result<(), Refusal> {
         Door::check_suspended(self, credential)
+    }
+
+    fn why_suspended(&self, credential: &str) -> Option<String> {
+        self.harm().why_suspended(credential)
     }
 
     fn check_recipient(

@@ -252,6 +252,7 @@ struct House {
     quotas: Quotas,
     rights: Rights,
     stream: Stream,
+    exempt: Exempt,
     last: u64,
 }
 
@@ -259,7 +260,7 @@ impl House {
     fn new(rights: (&[(u32, u64)], Over), stream: (&[(u32, u64)], Over), cap: &[(u32, u64)]) -> House {
         let rights = Rights { quota: rates(rights.0), over: rights.1, ..Rights::default() };
         let stream = Stream { quota: rates(stream.0), over: stream.1, recipient_cap: rates(cap), ..Stream::default() };
-        House { quotas: Quotas::default(), rights, stream, last: 1000 }
+        House { quotas: Quotas::default(), rights, stream, exempt: Exempt::default(), last: 1000 }
     }
 
     /// One message of two envelopes at most, by the number of recipients; shows each envelope as `count@seconds`.
@@ -276,7 +277,7 @@ impl House {
             *last += 1;
             QueueId::from_u64(*last)
         };
-        let taken = self.quotas.admit(&rules, &mut envelopes, secs(now), &mut next_id)?;
+        let taken = self.quotas.admit(&rules, &mut envelopes, &self.exempt, secs(now), &mut next_id)?;
         let ids: Vec<u64> = envelopes.iter().map(|envelope| envelope.id.as_u64()).collect();
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "ids rise: {ids:?}");
         let shown = envelopes.iter().map(|envelope| {
@@ -324,6 +325,30 @@ fn over_a_quota_mail_waits_or_is_refused_with_the_time_to_come_again() {
     );
     assert_eq!(house.shown("shop", 0, &["b@x.example"]), refused);
     assert_eq!(house.shown("shop", 61, &["b@x.example"]), "1@61", "who comes at that time finds room");
+}
+
+#[test]
+fn who_is_suppressed_uses_up_nothing_and_waits_for_nothing() {
+    for over in [QUEUE, REFUSE] {
+        let mut house = House::new((&[(2, 60)], over), (&[(2, 60)], over), &[(1, 60)]);
+        house.exempt = ["dead@x.example", "gone@x.example"].map(|to| to.parse().unwrap()).into();
+        for _ in 0..3 {
+            assert_eq!(house.shown("shop", 0, &["dead@x.example", "gone@x.example", "dead@x.example"]), "3@0");
+        }
+        assert_eq!(house.shown("shop", 0, &["dead@x.example", "a@x.example", "b@x.example", "gone@x.example"]), "4@0");
+        let full = house.shown("shop", 0, &["dead@x.example", "c@x.example"]);
+        match over {
+            QUEUE => assert_eq!(full, "2@60 the quota 2/1m of the credential shop"),
+            REFUSE => assert!(full.starts_with("451 4.7.1 the quota 2/1m of the credential shop is used up"), "{full}"),
+        }
+        assert_eq!(house.shown("shop", 0, &["dead@x.example"]), "1@0", "though the quota is used up");
+    }
+    // By caps an envelope is split: who is suppressed goes with its first part.
+    let mut house = House::new((&[], QUEUE), (&[], QUEUE), &[(1, 60)]);
+    house.exempt = ["dead@x.example".parse().unwrap()].into();
+    assert_eq!(house.shown("shop", 0, &["a@x.example"]), "1@0");
+    let split = house.shown("shop", 0, &["a@x.example", "dead@x.example", "b@x.example"]);
+    assert_eq!(split, "2@60 recipient_cap 1/1m of the stream otp; 1@0");
 }
 
 #[test]

@@ -14,11 +14,15 @@ use super::terms::{Mode, Security};
 pub enum Denial {
     /// Wrong name, wrong password, or a disabled credential: the client is never told which.
     Rejected,
+    /// Name and secret are right, and the credential is suspended.
+    Suspended,
     /// Not checked: too many wait to be.
     Busy,
 }
 
 const REJECTED: Answer = Answer::fixed(535, "5.7.8", "Error: authentication failed: name or password is wrong");
+/// RFC 4954 §6: credentials that are "invalid or insufficient". A 454 would have a thief, and an application, try for days.
+const SUSPENDED: Answer = Answer::fixed(535, "5.7.8", "This credential is suspended");
 const BUSY: Answer = Answer::fixed(454, "4.7.0", "Temporary authentication failure: try again later");
 const ENCRYPT_FIRST: Answer =
     Answer::fixed(538, "5.7.11", "Encryption required: issue STARTTLS before AUTH, or use port 465 with TLS");
@@ -97,6 +101,8 @@ impl ExpectVerdict {
                 common.login_failures += 1;
                 common.refuse(&REJECTED);
             }
+            // Nobody guessed: it costs no more than any other error.
+            Err(Denial::Suspended) => common.refuse(&SUSPENDED),
             Err(Denial::Busy) => {
                 common.tally.fail();
                 common.say(&BUSY);

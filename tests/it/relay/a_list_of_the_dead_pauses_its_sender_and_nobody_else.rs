@@ -80,7 +80,10 @@ fn until_an_operator_says_so() {
     assert!(said(&daemon, &["credential", "disable", USER, "--hold-queue"]).contains("mail is held"));
     let ids = waiting(&daemon);
     eventually("its mail is held", LIMIT, || said(&daemon, &["why", &ids[0]]).contains("is suspended since"));
-    assert_eq!(newsletter(&daemon, "refused", "jo@one.example"), 535);
+    let mut thief = Client::connect(daemon.submission).unwrap();
+    thief.hello().unwrap();
+    let refused = thief.log_in(USER, PASSWORD).unwrap_err().to_string();
+    assert!(refused.contains("535") && refused.contains("suspended"), "{refused}");
     assert!(said(&daemon, &["credential", "enable", USER]).contains("goes on"));
     assert_eq!(newsletter(&daemon, "welcome", "jo@one.example"), 250);
     peer.become_(Behaviour::Friendly);

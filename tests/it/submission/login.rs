@@ -1,5 +1,6 @@
 //! Logging in over sockets.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use postrider::credential::CredentialFile;
@@ -65,6 +66,22 @@ async fn failures_wait_longer_each_session_and_the_session_goes_on() {
         }
         assert_eq!(client.say("QUIT").await, "221 2.0.0 Bye\r\n");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspended_credential_is_told_so_at_once_and_guesses_nothing() {
+    let slow = Settings { login_failure_delay: Duration::from_secs(60), ..Settings::default() };
+    let daemon = Daemon::start(all_modes(), slow);
+    daemon.gate.suspended.store(true, Ordering::Relaxed);
+    let mut client = daemon.client(1).await;
+    client.say("EHLO a").await;
+    // As often as ends a session of who guesses, and each would wait for a minute.
+    for _ in 0..6 {
+        assert_eq!(client.say("AUTH PLAIN AHNob3AAc2VjcmV0").await, "535 5.7.8 This credential is suspended\r\n");
+    }
+    assert!(client.say("MAIL FROM:<a@b.example>").await.starts_with("530 5.7.0 "), "nobody is logged in");
+    daemon.gate.suspended.store(false, Ordering::Relaxed);
+    assert!(client.say("AUTH PLAIN AHNob3AAc2VjcmV0").await.starts_with("235 "));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

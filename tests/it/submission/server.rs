@@ -1,6 +1,7 @@
 //! A server on loopback with a gate that keeps everything in memory, and a client that speaks by hand.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct FakeGate {
     pub permits: Arc<Semaphore>,
     /// Gets a permit for each message that asks to be accepted.
     pub asked: Arc<Semaphore>,
+    /// Every credential is suspended.
+    pub suspended: Arc<AtomicBool>,
 }
 
 impl Gate for FakeGate {
@@ -41,6 +44,10 @@ impl Gate for FakeGate {
             true => Err(Refusal { code: 550, status: "5.7.1", text: "not yours".to_owned() }),
             false => Ok(()),
         }
+    }
+
+    fn why_suspended(&self, credential: &str) -> Option<String> {
+        self.suspended.load(Ordering::Relaxed).then(|| format!("{credential} is suspended: a test"))
     }
 
     async fn accept(&self, submission: Submission) -> Result<Kept, Refusal> {
@@ -109,6 +116,7 @@ impl Daemon {
             kept: Arc::default(),
             permits: Arc::new(Semaphore::new(100_000)),
             asked: Arc::new(Semaphore::new(0)),
+            suspended: Arc::default(),
         };
         let plan = Plan { hostname: "relay.example".parse().unwrap(), listeners, settings };
         let clock = Arc::new(Clock::default());

@@ -53,7 +53,7 @@ fn add(daemon: &Daemon, address: &str, more: &[&str]) -> String {
 #[test]
 fn it_is_accepted_and_reported_and_a_neighbour_gets_its_mail() {
     let peer = Peer::start(Behaviour::Friendly);
-    let daemon = start(&peer, "quota = [\"2/3s\", \"1000/1d\"]", "");
+    let daemon = start(&peer, "quota = [\"1/3s\", \"1000/1d\"]", "");
     let said = add(
         &daemon,
         "Dead@d1.example",
@@ -66,7 +66,7 @@ fn it_is_accepted_and_reported_and_a_neighbour_gets_its_mail() {
     let reply = hand_in(&mut client, "dead", "dead@D1.example");
     assert_eq!(reply.code, 250, "a refused recipient costs many clients the whole message");
     assert_eq!(hand_in(&mut client, "quiet", "quiet@d1.example").code, 250);
-    // Over the quota: it waits, and its recipient comes to the list meanwhile.
+    // Over the quota, of which the first took nothing: it waits, and its recipient comes to the list meanwhile.
     assert_eq!(hand_in(&mut client, "late", "late@d1.example").code, 250);
     assert_eq!(hand_in(&mut client, "alive", "alive@d1.example").code, 250);
     add(&daemon, "late@d1.example", &["--cause", "complaint"]);
