@@ -59,8 +59,8 @@ impl Follower {
 
     async fn tell_again(&self) {
         for affected in self.door.harm().take_affected() {
-            let is_meant = move |waiting: &Waiting| affected.is(&waiting.credential, &waiting.stream);
-            self.scheduler.tell_again(Box::new(self.queue.waiting().filter(is_meant))).await;
+            let meant = move |waiting: Waiting| affected.is(&waiting.credential, &waiting.stream).then_some(waiting);
+            self.scheduler.tell_again(Box::new(self.queue.waiting().map(meant))).await;
         }
     }
 

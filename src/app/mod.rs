@@ -209,6 +209,11 @@ impl Daemon {
         door.restore_quotas();
         watchman::start_courier(door.clone(), clock.clone());
         queue.set_reporter(door.reporter());
+        let (harm, respite_clock) = (door.harm().clone(), clock.clone());
+        queue.set_respite(Arc::new(move |life| {
+            let whose = (life.credential, life.stream, life.kind);
+            harm.expiry(whose, (life.accepted_at, life.expires_at), respite_clock.now())
+        }));
         let mut server = submission::Server::bind(
             compose::submission(&config),
             server_tls.clone(),
@@ -479,14 +484,14 @@ fn traffic_of(scheduler: Handle, door: Door, clock: Arc<Clock>) -> http::Traffic
                     let sender = Sender::parse(&request.sender)
                         .ok_or_else(|| "a sender is CREDENTIAL/STREAM, as `postrider rates` shows it".to_owned())?;
                     tracing::info!(%sender, by = %request.by, "resumed");
-                    let done = door.harm().resume(&sender).await?;
+                    let done = door.harm().resume(&sender, now).await?;
                     door.alarms().clear(Alarm::SenderPaused, &sender.to_string());
                     Ok(done.into())
                 }
                 http::Ask::HoldCredential(request) => match request.hold {
                     true => door.harm().suspend(&request.name, &request.by, now).await.map(Into::into),
                     false => {
-                        let done = door.harm().unsuspend(&request.name).await?;
+                        let done = door.harm().unsuspend(&request.name, now).await?;
                         door.alarms().clear(Alarm::CredentialSuspended, &request.name);
                         Ok(done.unwrap_or_else(|| format!("{}'s mail was not held", request.name)).into())
                     }

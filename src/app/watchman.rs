@@ -146,10 +146,7 @@ async fn count(house: &House) {
     let stranded = stranded(house).await;
     house.stranded.store(stranded.len() as u64, Ordering::Relaxed);
     let (alarms, now) = (house.door.alarms(), house.clock.now());
-    // The age of what is paused does not count.
-    let harm = house.door.harm();
-    let none_paused = harm.pauses().is_empty() && harm.suspensions().is_empty();
-    report(alarms, Cause::MessagesPastAge, (past_age > 0 && none_paused).then(|| format!("{past_age} envelopes")), now);
+    report(alarms, Cause::MessagesPastAge, (past_age > 0).then(|| format!("{past_age} envelopes")), now);
     let detail = stranded.first().map(|first| format!("{} envelopes, {first} among them", stranded.len()));
     report(alarms, Cause::NoNextEvent, detail, now);
 }

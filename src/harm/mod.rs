@@ -6,7 +6,7 @@
 //!
 //! | what | where | `kill -9` loses |
 //! |---|---|---|
-//! | pauses and suspensions | state table 12 | nothing: each is durable before it is told |
+//! | pauses and suspensions, and when past ones were | state table 12 | nothing: each is durable before it is told |
 //! | counts of rates | state table 12 | five minutes at most |
 //! | sites' shares, storms | state table 11 | a minute at most |
 //! | deliveries | `delivered/` in the data directory | ten seconds at most; a power failure what the kernel had not written |
@@ -28,7 +28,7 @@ use tracing::error;
 
 use crate::evidence::{Answer, Circumstances, Means, Share, Sites, Turn};
 use crate::mail::{Address, StreamKind};
-use crate::rates::{Became, Book, Counts, Hold, Mail, Pause, Scope, Sender, Span, Step, Suspension, Thresholds};
+use crate::rates::{Became, Book, Counts, Hold, Mail, Pause, Rests, Scope, Sender, Span, Step, Suspension, Thresholds};
 use crate::spool::{Spool, StateValue};
 use crate::time::Timestamp;
 
@@ -100,6 +100,8 @@ struct Shared {
     deliveries: Mutex<Deliveries>,
     /// Whether anybody is held: so that nobody locks to find none.
     holds_any: AtomicBool,
+    /// Whether anybody's mail is or was held, and may wait for longer.
+    lengthens_any: AtomicBool,
     affected: Mutex<BTreeSet<Affected>>,
     changes: watch::Sender<u64>,
     spool: Option<Spool>,
@@ -119,13 +121,14 @@ impl Harm {
         for (key, record) in entries(&spool, RATES) {
             restore(&mut book, &key, &record);
         }
-        let holds_any = AtomicBool::new(book.holds_any());
+        let (holds_any, lengthens_any) = (AtomicBool::new(book.holds_any()), AtomicBool::new(book.lengthens_any()));
         let shared = Shared {
             settings: ArcSwap::from_pointee(settings),
             book: Mutex::new(book),
             sites: Mutex::new(sites),
             deliveries: Mutex::new(deliveries),
             holds_any,
+            lengthens_any,
             spool: Some(spool),
             written: Mutex::new((now, now)),
             ..Shared::default()
@@ -179,7 +182,7 @@ impl Harm {
         let settings = self.shared.settings.load();
         let mut book = lock(&self.shared.book);
         let steps = book.count(mail, became, &settings.thresholds, now);
-        self.shared.holds_any.store(book.holds_any(), Ordering::Release);
+        self.note(&book);
         drop(book);
         for step in &steps {
             match step {
@@ -196,10 +199,21 @@ impl Harm {
         for step in steps {
             match step {
                 Step::Pause(sender, pause) => self.keep(pause_key(sender), Some(pause.record())).await,
-                Step::Recovered(sender) => self.keep(pause_key(sender), None).await,
+                Step::Recovered(sender) => {
+                    self.keep_rests(Scope::Sender(sender.clone())).await;
+                    self.keep(pause_key(sender), None).await
+                }
                 Step::Suspend(name, suspension) => self.keep(suspension_key(name), Some(suspension.record())).await,
                 Step::Warn(..) => true,
             };
+        }
+    }
+
+    /// When mail expires that was accepted at `life.0` and would at `life.1`: while it is held its time stands still.
+    pub fn expiry(&self, whose: (&str, &str, StreamKind), life: (Timestamp, Timestamp), now: Timestamp) -> Timestamp {
+        match self.shared.lengthens_any.load(Ordering::Acquire) {
+            true => lock(&self.shared.book).expiry(whose, life, now),
+            false => life.1,
         }
     }
 
@@ -256,12 +270,13 @@ impl Harm {
     ///
     /// # Errors
     /// A sentence: it is not paused, or that could not be written down, and it is paused again after a restart.
-    pub async fn resume(&self, sender: &Sender) -> Result<String, String> {
-        let was = self.change(|book| book.resume(sender));
+    pub async fn resume(&self, sender: &Sender, now: Timestamp) -> Result<String, String> {
+        let was = self.change(|book| book.resume(sender, now));
         if !was {
             return Err(format!("{sender} is not paused: `postrider rates` shows who is"));
         }
         self.tell(Affected::Sender(sender.clone()));
+        self.keep_rests(Scope::Sender(sender.clone())).await;
         match self.keep(pause_key(sender), None).await {
             true => Ok(format!("{sender} goes on; its counts begin anew")),
             false => Err(format!("{sender} goes on, but that could not be written down: a restart pauses it again")),
@@ -290,11 +305,12 @@ impl Harm {
     ///
     /// # Errors
     /// A sentence: it could not be written down.
-    pub async fn unsuspend(&self, credential: &str) -> Result<Option<String>, String> {
-        if !self.change(|book| book.unsuspend(credential)) {
+    pub async fn unsuspend(&self, credential: &str, now: Timestamp) -> Result<Option<String>, String> {
+        if !self.change(|book| book.unsuspend(credential, now)) {
             return Ok(None);
         }
         self.tell(Affected::Credential(credential.into()));
+        self.keep_rests(Scope::Credential(credential.into())).await;
         match self.keep(suspension_key(credential), None).await {
             true => Ok(Some(format!("{credential}'s mail goes on"))),
             false => Err(format!("{credential}'s mail goes on, but that could not be written down")),
@@ -304,8 +320,20 @@ impl Harm {
     fn change<T>(&self, change: impl FnOnce(&mut Book) -> T) -> T {
         let mut book = lock(&self.shared.book);
         let changed = change(&mut book);
-        self.shared.holds_any.store(book.holds_any(), Ordering::Release);
+        self.note(&book);
         changed
+    }
+
+    fn note(&self, book: &Book) {
+        self.shared.holds_any.store(book.holds_any(), Ordering::Release);
+        self.shared.lengthens_any.store(book.lengthens_any(), Ordering::Release);
+    }
+
+    /// Writes down when a sender's or credential's mail was held: before the end of the hold is, so that a crash between the
+    /// two holds it on, and none makes it older.
+    async fn keep_rests(&self, scope: Scope) -> bool {
+        let record = lock(&self.shared.book).rests(&scope).map(Rests::record);
+        self.keep(rests_key(&scope), record).await
     }
 
     fn tell(&self, affected: Affected) {
@@ -345,10 +373,13 @@ impl Harm {
             self.write_sites().await;
         }
         if counts_due {
-            let changed = self.change(|book| {
+            let (changed, forgotten) = self.change(|book| {
                 book.forget(now);
-                book.changed()
+                (book.changed(), book.drop_rests(now))
             });
+            for scope in forgotten {
+                self.put(RATES, rests_key(&scope), None).await;
+            }
             for (scope, record) in changed {
                 self.put(RATES, counts_key(&scope), record.map(Bytes::from)).await;
             }
@@ -402,6 +433,10 @@ fn suspension_key(credential: &str) -> String {
     format!("suspension\n{credential}")
 }
 
+fn rests_key(scope: &Scope) -> String {
+    format!("rests\n{}\n{}", scope.kind(), scope.name())
+}
+
 fn counts_key(scope: &Scope) -> String {
     format!("counts\n{}\n{}", scope.kind(), scope.name())
 }
@@ -416,6 +451,11 @@ fn restore(book: &mut Book, key: &str, record: &[u8]) {
         }
         Some(("suspension", credential)) => {
             book.suspend(credential, Suspension::read(text()));
+        }
+        Some(("rests", scope)) => {
+            if let Some(scope) = scope.split_once('\n').and_then(|(kind, name)| Scope::read(kind, name)) {
+                book.restore_rests(scope, Rests::read(text()));
+            }
         }
         Some(("counts", scope)) => {
             if let Some(scope) = scope.split_once('\n').and_then(|(kind, name)| Scope::read(kind, name)) {

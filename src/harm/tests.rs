@@ -82,12 +82,14 @@ async fn a_pause_holds_its_sender_alone_until_it_is_resumed() {
     assert_eq!(harm.take_affected(), [Affected::Sender(Sender::new("shop", "news"))]);
     assert!(harm.why_held("shop", "news", StreamKind::Marketing).unwrap().contains("100.00 % of 200"));
     let sender = Sender::new("shop", "news");
-    harm.resume(&sender).await.unwrap();
-    assert!(harm.resume(&sender).await.is_err() && !harm.holds("shop", "news", StreamKind::Marketing));
+    harm.resume(&sender, NOW).await.unwrap();
+    assert!(harm.resume(&sender, NOW).await.is_err() && !harm.holds("shop", "news", StreamKind::Marketing));
     harm.suspend("shop", "root\n", NOW).await.unwrap();
     assert!(harm.is_suspended("shop") && harm.holds("shop", "orders", StreamKind::Transactional));
     assert!(harm.why_held("shop", "orders", StreamKind::Transactional).unwrap().contains("by root"));
-    assert!(harm.unsuspend("shop").await.unwrap().is_some() && harm.unsuspend("shop").await.unwrap().is_none());
+    assert!(
+        harm.unsuspend("shop", NOW).await.unwrap().is_some() && harm.unsuspend("shop", NOW).await.unwrap().is_none()
+    );
     let circumstances = harm.circumstances(&address("a@b.example"), "google", Means::Reply, NOW);
     assert_eq!(circumstances, Circumstances::default());
     harm.delivered(&address("A@b.example"), NOW);

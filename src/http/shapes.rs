@@ -134,7 +134,9 @@ impl Envelope {
                 let envelope = &stored.envelope;
                 shape.submission = envelope.submission.to_string();
                 shape.accepted_at = envelope.accepted_at.rfc3339();
-                shape.expires_at = envelope.expires_at.rfc3339();
+                // To the millisecond, unless a hold of its sender's mail made it later.
+                let expires_at = Some(envelope.expires_at).filter(|at| waiting.expires_at.since(*at).as_secs() == 0);
+                shape.expires_at = expires_at.unwrap_or(waiting.expires_at).rfc3339();
                 shape.sender = envelope.reverse_path.to_string();
                 shape.return_path = envelope.return_path.as_ref().map(ToString::to_string);
                 shape.message_id = envelope.message_id.to_string();

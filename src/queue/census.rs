@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::row::{Flags, Row};
+use super::table::Table;
 use super::{Queue, blocking};
 use crate::mail::{QueueId, StreamKind};
 use crate::metrics::count::NAMES_MAX;
@@ -105,7 +106,7 @@ impl Queue {
         let table = self.shared.table();
         let mut last = None;
         for row in table.rows_after(after).take(SCAN_ROWS) {
-            census.count(row, table.stream_of(row), self.shared.opened, now);
+            census.count(&table, row, self.shared.opened, now);
             last = Some(row.id);
         }
         match last {
@@ -117,14 +118,16 @@ impl Queue {
 
 /// Whether an envelope should have expired. One whose longest age passed while the daemon was down, or while it was held,
 /// is still tried for [`GRACE`]; a release makes it due.
-fn is_past_age(row: &Row, opened: Timestamp, now: Timestamp) -> bool {
+/// Paused mail has not expired, however long that lasts.
+fn is_past_age(row: &Row, expires_at: Timestamp, opened: Timestamp, now: Timestamp) -> bool {
     let released = if row.due > now { Timestamp::ZERO } else { row.due };
-    let last_turn = row.expires_at().max(opened).max(released).after(GRACE);
-    row.expires_at() != Timestamp::NEVER && now >= last_turn.after(PAST_AGE_GRACE)
+    let last_turn = expires_at.max(opened).max(released).after(GRACE);
+    expires_at != Timestamp::NEVER && now >= last_turn.after(PAST_AGE_GRACE)
 }
 
 impl Census {
-    fn count(&mut self, row: &Row, stream: &Arc<str>, opened: Timestamp, now: Timestamp) {
+    fn count(&mut self, table: &Table, row: &Row, opened: Timestamp, now: Timestamp) {
+        let stream = table.stream_of(row);
         let (kind, standing) = (row.kind().name(), Standing::of(row, now));
         // Mail of streams that left the config can wait; their number is bounded by what the config ever was.
         let key = (Arc::clone(stream), kind, standing);
@@ -140,7 +143,7 @@ impl Census {
             *oldest = (*oldest).max(now.since(row.due));
         }
         let is_stopped = matches!(standing, Standing::Held | Standing::Leased);
-        if !is_stopped && is_past_age(row, opened, now) {
+        if !is_stopped && is_past_age(row, table.expiry_of(row), opened, now) {
             self.past_age += 1;
         }
     }
@@ -169,7 +172,6 @@ impl Census {
 mod tests {
     use super::*;
     use crate::queue::samples::envelope;
-    use crate::queue::table::Table;
     use crate::spool::{Position, Sequence};
 
     #[test]
@@ -192,7 +194,7 @@ mod tests {
         table.put_off(id(3), Some(now.after(Duration::from_secs(5))));
         let mut census = Census::default();
         for row in table.rows_after(QueueId::MIN) {
-            census.count(row, table.stream_of(row), opened, now);
+            census.count(&table, row, opened, now);
         }
         let by_standing: BTreeMap<Standing, u64> =
             census.counts.iter().map(|((_, _, standing), (envelopes, _))| (*standing, *envelopes)).collect();
@@ -202,9 +204,30 @@ mod tests {
         assert_eq!(census.past_age(), 1);
         // The daemon was down when it expired, or it was held till now: it has a quarter of an hour.
         let row = *table.rows_after(id(5)).next().unwrap();
-        assert!(is_past_age(&row, opened, now) && !is_past_age(&row, now.before(Duration::from_secs(959)), now));
-        assert!(!is_past_age(&Row { due: now, ..row }, opened, now));
-        assert!(is_past_age(&Row { due: now.after(Duration::from_secs(1)), ..row }, opened, now));
+        let past = |row: Row, opened| is_past_age(&row, row.expires_at(), opened, now);
+        assert!(past(row, opened) && !past(row, now.before(Duration::from_secs(959))));
+        assert!(!past(Row { due: now, ..row }, opened));
+        assert!(past(Row { due: now.after(Duration::from_secs(1)), ..row }, opened));
+        // Only paused mail is left out.
+        let past_age_of = |paused: u64| {
+            let mut table = Table::default();
+            for number in 6..=7 {
+                let mut envelope = envelope(number);
+                envelope.stream = format!("stream{number}").into();
+                envelope.accepted_at = now.before(Duration::from_secs(5000));
+                envelope.release_at = envelope.accepted_at;
+                envelope.expires_at = now.before(Duration::from_secs(961));
+                table.place(Sequence(number), Position { segment: 1, offset: number as u32 }, &envelope, None);
+            }
+            table.set_respite(Arc::new(move |life| match life.stream == format!("stream{paused}") {
+                true => Timestamp::NEVER,
+                false => life.expires_at,
+            }));
+            let mut census = Census::default();
+            table.rows_after(QueueId::MIN).for_each(|row| census.count(&table, row, opened, now));
+            census.past_age()
+        };
+        assert_eq!((past_age_of(0), past_age_of(7)), (2, 1));
         let mut page = Page::default();
         census.write(&mut page);
         let text = page.text();

@@ -38,6 +38,7 @@ pub struct Lease {
 
 impl Lease {
     pub(super) fn new(queue: Queue, envelope: Arc<Envelope>, progress: Progress, place: Place) -> Lease {
+        let envelope = queue.respited(envelope);
         Lease {
             queue,
             envelope,

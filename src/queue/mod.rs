@@ -155,6 +155,25 @@ pub type Sink = Arc<dyn Fn(Change) + Send + Sync>;
 /// after. It writes the log line, and returns the DSN that goes along, if the sender must hear of it.
 pub type Reporter = Arc<dyn Fn(&Envelope, &Progress, &Progress) -> Option<Prepared> + Send + Sync>;
 
+/// How long an envelope may wait, as it was accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Life<'a> {
+    /// The credential's name.
+    pub credential: &'a str,
+    /// The stream's name.
+    pub stream: &'a str,
+    /// The stream's kind.
+    pub kind: StreamKind,
+    /// When its id was made.
+    pub accepted_at: Timestamp,
+    /// When its longest age passes.
+    pub expires_at: Timestamp,
+}
+
+/// When an envelope expires: later than its age says, if its sender's mail was held. Called with the table locked: it must
+/// not block, and must not call the queue.
+pub type Respite = Arc<dyn Fn(&Life<'_>) -> Timestamp + Send + Sync>;
+
 /// The queue's handle. Cheap to clone.
 #[derive(Clone)]
 pub struct Queue {
@@ -283,6 +302,27 @@ impl Queue {
     /// Names who reports the settles that the queue makes itself.
     pub fn set_reporter(&self, reporter: Reporter) {
         *lock(&self.shared.reporter) = Some(reporter);
+    }
+
+    /// Names who says when envelopes expire. Leases, rows and counts from now on have it from there.
+    pub fn set_respite(&self, respite: Respite) {
+        self.shared.table().set_respite(respite);
+    }
+
+    /// An envelope with the time at which it expires as things are now.
+    fn respited(&self, envelope: Arc<Envelope>) -> Arc<Envelope> {
+        let life = Life {
+            credential: &envelope.credential,
+            stream: &envelope.stream,
+            kind: envelope.kind,
+            accepted_at: envelope.id.made_at(),
+            expires_at: envelope.expires_at,
+        };
+        let expires_at = self.shared.table().expiry(&life);
+        match expires_at == envelope.expires_at {
+            true => envelope,
+            false => Arc::new(Envelope { expires_at, ..Envelope::clone(&envelope) }),
+        }
     }
 
     /// Makes a message durable. When this returns, a 250 may be answered.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::names::{NONE, Names};
 use super::row::{self, Flags, Row, RowNames};
-use super::{Change, Waiting};
+use super::{Change, Life, Respite, Waiting};
 use crate::mail::{Domain, Envelope, Progress, QueueId, RecipientState, StreamKind};
 use crate::spool::{Place, Position, Sequence};
 use crate::time::Timestamp;
@@ -21,8 +21,8 @@ const CHUNK_ROWS: usize = 512;
 const CHANGED_SLACK: usize = 4096;
 
 /// The rows, and what the next checkpoint must write.
-#[derive(Debug)]
 pub(super) struct Table {
+    respite: Option<Respite>,
     chunks: Vec<Box<[Row]>>,
     free: Vec<u32>,
     places: BTreeMap<QueueId, u32>,
@@ -65,6 +65,7 @@ pub(super) struct Seen {
 impl Default for Table {
     fn default() -> Self {
         Table {
+            respite: None,
             chunks: Vec::new(),
             free: Vec::new(),
             places: BTreeMap::new(),
@@ -208,6 +209,27 @@ impl Table {
     pub(super) fn rows_after(&self, after: QueueId) -> impl Iterator<Item = &Row> {
         let places = self.places.range((Bound::Excluded(after), Bound::Unbounded));
         places.filter_map(|(_, place)| self.at(*place))
+    }
+
+    pub(super) fn set_respite(&mut self, respite: Respite) {
+        self.respite = Some(respite);
+    }
+
+    /// When an envelope expires.
+    pub(super) fn expiry(&self, life: &Life<'_>) -> Timestamp {
+        self.respite.as_ref().map_or(life.expires_at, |respite| respite(life))
+    }
+
+    /// When a row's envelope does.
+    pub(super) fn expiry_of(&self, row: &Row) -> Timestamp {
+        let credential = self.words.name(u32::from(row.credential)).unwrap_or(&self.no_word);
+        self.expiry(&Life {
+            credential,
+            stream: self.stream_of(row),
+            kind: row.kind(),
+            accepted_at: row.id.made_at(),
+            expires_at: row.expires_at(),
+        })
     }
 
     /// The name of a row's stream.
@@ -501,7 +523,7 @@ impl Table {
             attempts: u16::from(row.attempts),
             recipients: row.recipients,
             due: row.due,
-            expires_at: row.expires_at(),
+            expires_at: self.expiry_of(&row),
             held: row.flags.has(Flags::HELD),
             source: names.source,
         };

@@ -7,6 +7,7 @@
 //! Only marketing mail is ever paused, and only what one credential sends on one stream. A credential of whose recipients
 //! many never existed is suspended whole: that is what a stolen login looks like.
 
+mod rest;
 mod ring;
 mod scope;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::mail::StreamKind;
 use crate::time::Timestamp;
 
+pub use rest::Rests;
 pub use ring::{Counts, Span, Windows};
 pub use scope::{Scope, Sender};
 
@@ -179,6 +181,8 @@ pub struct Book {
     windows: HashMap<Scope, Windows>,
     pauses: BTreeMap<Sender, Pause>,
     suspensions: BTreeMap<Box<str>, Suspension>,
+    /// When mail of senders and of credentials was held.
+    rests: BTreeMap<Scope, Rests>,
     /// Counts that began anew, and are to be removed where they are kept.
     dropped: Vec<Scope>,
 }
@@ -191,7 +195,7 @@ impl Book {
         }
         let mut steps = Vec::new();
         let sender = Sender::new(mail.credential, mail.stream);
-        self.follow(&sender, became, limits, &mut steps);
+        self.follow(&sender, became, limits, now, &mut steps);
         match became {
             Became::Complained { .. } => self.judge_complaints(mail, &sender, limits, now, &mut steps),
             Became::Bounced { .. } => {
@@ -215,13 +219,13 @@ impl Book {
     }
 
     /// A bounce pause looks at what went since.
-    fn follow(&mut self, sender: &Sender, became: Became, limits: &Thresholds, steps: &mut Vec<Step>) {
+    fn follow(&mut self, sender: &Sender, became: Became, limits: &Thresholds, now: Timestamp, steps: &mut Vec<Step>) {
         let Some(pause) = self.pauses.get_mut(sender) else { return };
         pause.after.count(became);
         let (share, of) = pause.after.bounce_share();
         let has_recovered = of >= limits.bounce_volume && share <= limits.bounce_pause * RECOVERED;
         if pause.why == Why::Bounces && has_recovered {
-            self.begin_anew(sender);
+            self.begin_anew(sender, now);
             steps.push(Step::Recovered(sender.clone()));
         }
     }
@@ -282,7 +286,9 @@ impl Book {
         }
     }
 
-    fn pause(&mut self, sender: &Sender, pause: Pause, steps: &mut Vec<Step>) {
+    fn pause(&mut self, sender: &Sender, mut pause: Pause, steps: &mut Vec<Step>) {
+        // Its mail is held since the first of two.
+        pause.since = self.pauses.get(sender).map_or(pause.since, |before| before.since.min(pause.since));
         if self.pauses.len() < HOLDS_MAX || self.pauses.contains_key(sender) {
             self.pauses.insert(sender.clone(), pause.clone());
             steps.push(Step::Pause(sender.clone(), pause));
@@ -324,27 +330,84 @@ impl Book {
         }
     }
 
+    /// When mail expires that was accepted at `life.0` and would at `life.1`: its time stands still while it is held.
+    pub fn expiry(
+        &self,
+        (credential, stream, kind): (&str, &str, StreamKind),
+        life: (Timestamp, Timestamp),
+        now: Timestamp,
+    ) -> Timestamp {
+        let mut spans = Vec::new();
+        let mut rested = |scope: &Scope| {
+            spans.extend_from_slice(self.rests.get(scope).map(Rests::spans).unwrap_or_default());
+        };
+        rested(&Scope::Credential(credential.into()));
+        let mut held: Vec<Timestamp> = self.suspensions.get(credential).map(|found| found.since).into_iter().collect();
+        if kind == StreamKind::Marketing {
+            let sender = Sender::new(credential, stream);
+            held.extend(self.pauses.get(&sender).map(|pause| pause.since));
+            rested(&Scope::Sender(sender));
+        }
+        let is_held = !held.is_empty();
+        spans.extend(held.into_iter().map(|since| (since, now)));
+        rest::expiry(life, spans, is_held, now)
+    }
+
+    /// When mail of this sender or credential was held.
+    pub fn rests(&self, scope: &Scope) -> Option<&Rests> {
+        self.rests.get(scope)
+    }
+
+    /// Whether mail of anybody is held, or was.
+    pub fn lengthens_any(&self) -> bool {
+        self.holds_any() || !self.rests.is_empty()
+    }
+
+    /// Takes up what was kept of past holds.
+    pub fn restore_rests(&mut self, scope: Scope, rests: Rests) {
+        if rests != Rests::default() && self.rests.len() < 2 * HOLDS_MAX {
+            self.rests.insert(scope, rests);
+        }
+    }
+
+    /// Drops past holds that matter to no mail any more, and the oldest where there are too many: to be removed where they
+    /// are kept.
+    pub fn drop_rests(&mut self, now: Timestamp) -> Vec<Scope> {
+        let mut dropped: Vec<Scope> =
+            self.rests.iter().filter(|(_, rests)| rests.is_forgotten(now)).map(|(scope, _)| scope.clone()).collect();
+        let mut ages: Vec<_> = self.rests.iter().map(|(scope, rests)| (rests.last(), scope)).collect();
+        ages.sort_unstable();
+        let over = ages.len().saturating_sub(HOLDS_MAX);
+        dropped.extend(ages.into_iter().take(over).map(|(_, scope)| scope.clone()));
+        dropped.iter().for_each(|scope| drop(self.rests.remove(scope)));
+        dropped
+    }
+
     /// Whether anything holds anybody.
     pub fn holds_any(&self) -> bool {
         !self.pauses.is_empty() || !self.suspensions.is_empty()
     }
 
     /// A person ends a pause: its counts begin anew, so that the same complaints do not pause it again. False: there was none.
-    pub fn resume(&mut self, sender: &Sender) -> bool {
+    pub fn resume(&mut self, sender: &Sender, now: Timestamp) -> bool {
         let was = self.pauses.contains_key(sender);
         if was {
-            self.begin_anew(sender);
+            self.begin_anew(sender, now);
         }
         was
     }
 
-    fn begin_anew(&mut self, sender: &Sender) {
-        self.pauses.remove(sender);
+    fn begin_anew(&mut self, sender: &Sender, now: Timestamp) {
+        if let Some(pause) = self.pauses.remove(sender) {
+            self.rests.entry(Scope::Sender(sender.clone())).or_default().add(pause.since, now);
+        }
         self.drop_counts(Scope::Sender(sender.clone()));
     }
 
     /// A person suspends a credential. False: there are too many.
-    pub fn suspend(&mut self, credential: &str, suspension: Suspension) -> bool {
+    pub fn suspend(&mut self, credential: &str, mut suspension: Suspension) -> bool {
+        let before = self.suspensions.get(credential);
+        suspension.since = before.map_or(suspension.since, |before| before.since.min(suspension.since));
         let fits = self.suspensions.len() < HOLDS_MAX || self.suspensions.contains_key(credential);
         if fits {
             self.suspensions.insert(credential.into(), suspension);
@@ -353,9 +416,11 @@ impl Book {
     }
 
     /// A person lets a credential in again; the last hour's strangers are forgotten. False: it was not suspended.
-    pub fn unsuspend(&mut self, credential: &str) -> bool {
-        let was = self.suspensions.remove(credential).is_some();
-        if was {
+    pub fn unsuspend(&mut self, credential: &str, now: Timestamp) -> bool {
+        let suspension = self.suspensions.remove(credential);
+        let was = suspension.is_some();
+        if let Some(suspension) = suspension {
+            self.rests.entry(Scope::Credential(credential.into())).or_default().add(suspension.since, now);
             self.drop_counts(Scope::Credential(credential.into()));
         }
         was

@@ -78,7 +78,7 @@ fn complaints_warn_and_then_pause_the_sender_until_a_person_resumes_it() {
     // Good mail does not end it, only a person does; the same complaints do not begin it again.
     bench.count(&NEWS, DELIVERED, 5000, later);
     assert!(bench.is_held(&NEWS));
-    assert!(bench.book.resume(&sender()) && !bench.book.resume(&sender()));
+    assert!(bench.book.resume(&sender(), NOW) && !bench.book.resume(&sender(), NOW));
     bench.complaint(NOW, later);
     assert!(!bench.is_held(&NEWS));
 }
@@ -174,7 +174,7 @@ fn a_stolen_login_is_suspended_and_a_providers_bad_day_is_not_one() {
     assert!(!bench.is_held(&Mail { credential: "blog", ..ORDERS }));
     assert!(bench.book.suspension("shop").is_some());
     assert_eq!(bench.steps.len(), 1);
-    assert!(bench.book.unsuspend("shop") && !bench.book.unsuspend("shop"));
+    assert!(bench.book.unsuspend("shop", NOW) && !bench.book.unsuspend("shop", NOW));
     bench.count(&ORDERS, STRANGER, 1, NOW);
     assert!(!bench.is_held(&ORDERS), "what was counted before is forgotten");
     let mut incident = Bench::new();
@@ -236,7 +236,7 @@ fn counts_and_pauses_are_kept_over_a_restart() {
     assert_eq!(Pause::read("gibberish").why, Why::Complaints, "what cannot be read pauses");
     let suspension = Suspension { since: NOW, because: "by root: stolen".into() };
     assert_eq!(Suspension::read(&suspension.record()), suspension);
-    bench.book.resume(&sender());
+    bench.book.resume(&sender(), NOW);
     assert!(bench.book.changed().contains(&(Scope::Sender(sender()), None)), "what began anew is removed");
     bench.book.forget(NOW.after(DAY * 9));
     assert!(bench.book.counts(Span::Week, NOW).is_empty());
@@ -268,4 +268,32 @@ fn scopes_are_bounded() {
         bench.count(&Mail { domain: &domain, ..NEWS }, DELIVERED, 1, NOW.after(Duration::from_secs(number)));
     }
     assert!(bench.book.windows.len() <= SCOPES_MAX);
+}
+
+#[test]
+fn mail_that_is_held_does_not_grow_older() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (news, orders) = (("shop", "newsletter", StreamKind::Marketing), ("shop", "orders", StreamKind::Transactional));
+    let life = (NOW, NOW.after(2 * DAY));
+    let mut bench = Bench::new();
+    bench.count(&NEWS, DELIVERED, 100, NOW).count(&NEWS, GONE, 100, NOW.after(DAY));
+    assert!(bench.is_held(&NEWS));
+    let (book, later) = (&mut bench.book, NOW.after(10 * DAY));
+    assert!(book.expiry(news, life, later) > later, "however long it lasts");
+    assert_eq!(book.expiry(orders, life, later), life.1, "others expire");
+    assert!(book.resume(&sender(), later));
+    assert_eq!(book.expiry(news, life, later.after(HOUR)), later.after(DAY), "the day that it had");
+    assert_eq!(book.expiry(news, (later, later.after(HOUR)), later), later.after(HOUR), "what came after has its own");
+    // A suspension holds all; a second order changes nothing of when it began.
+    for (since, because) in [(later, "by ann"), (later.after(HOUR), "by bob")] {
+        assert!(book.suspend("shop", Suspension { since, because: because.into() }));
+    }
+    assert!(book.unsuspend("shop", later.after(3 * DAY)));
+    assert_eq!(book.expiry(news, life, later.after(3 * DAY)), later.after(4 * DAY));
+    assert_eq!(book.expiry(orders, (later, later.after(HOUR)), later.after(3 * DAY)), later.after(3 * DAY + HOUR));
+    assert!(book.lengthens_any() && !book.holds_any());
+    assert_eq!(book.drop_rests(later), []);
+    assert_eq!(book.drop_rests(later.after(200 * DAY)).len(), 2);
+    assert!(!book.lengthens_any());
 }

@@ -17,7 +17,7 @@ use super::recent::{Ended, Recent};
 use super::resolve::{BELIEVED_FOR, DISCARDED, SiteKey, Target, TargetKey, Way, WayKey, resolve};
 use super::suspend::{Said, Suspensions};
 use super::world::{End, World};
-use super::{Command, Inbox, NamedLimits, Rows, Settings};
+use super::{Command, Inbox, Meant, NamedLimits, Settings};
 use crate::classify::{Feedback, Reaction, Signal};
 use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, SlotLimits, Source, Words};
 use crate::dns::{Failure, Finality};
@@ -125,7 +125,7 @@ pub(super) struct Clerk<W> {
     /// Some route takes one source, so that a pool depends on it.
     routes_have_pools: bool,
     /// Envelopes whose sender was paused or goes on: to be told to the engine anew.
-    again: VecDeque<Rows>,
+    again: VecDeque<Meant>,
 }
 
 impl<W: World> Clerk<W> {
@@ -212,7 +212,7 @@ impl<W: World> Clerk<W> {
             self.end_suspensions();
             self.loading = self.loading && self.load(&mut waiting);
             if let Some(mut rows) = self.again.pop_front()
-                && self.load(&mut rows)
+                && self.tell_some(&mut rows)
             {
                 self.again.push_front(rows);
             }
@@ -232,6 +232,19 @@ impl<W: World> Clerk<W> {
         for _ in 0..BATCH {
             match waiting.next() {
                 Some(waiting) => self.heard_change(Change::Waiting(waiting)),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Looks at some of what may have to be told anew. Bounded by rows, not by those that are meant, of which there may be
+    /// none. False: that was all.
+    fn tell_some(&mut self, rows: &mut Meant) -> bool {
+        for _ in 0..BATCH {
+            match rows.next() {
+                Some(Some(waiting)) => self.heard_change(Change::Waiting(waiting)),
+                Some(None) => {}
                 None => return false,
             }
         }
@@ -274,6 +287,7 @@ impl<W: World> Clerk<W> {
         };
         // A pool that left the config is served by the first one.
         let pool = self.pools.find(pool).unwrap_or_default();
+        let is_paused = self.world.holds(&waiting.credential, &waiting.stream, waiting.kind);
         Put {
             id: waiting.id,
             domain: DomainHandle(self.domains.number(&key, || None)),
@@ -286,8 +300,9 @@ impl<W: World> Clerk<W> {
             engaged: waiting.engaged,
             recipients: waiting.recipients,
             due: waiting.due,
-            expires_at: waiting.expires_at,
-            held: waiting.held || self.world.holds(&waiting.credential, &waiting.stream, waiting.kind),
+            // Told anew when the pause is over: until then what a pause lets go does not expire either.
+            expires_at: if is_paused { Timestamp::NEVER } else { waiting.expires_at },
+            held: waiting.held || is_paused,
         }
     }
 

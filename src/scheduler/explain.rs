@@ -27,7 +27,7 @@ impl<W: World> Clerk<W> {
     fn explain(&self, constraint: Constraint, id: QueueId, now: Timestamp) -> Value {
         match constraint {
             Constraint::Held => match self.world.why_held(id) {
-                Some(sentence) => said("paused", &sentence, None, None),
+                Some(sentence) => said("paused", &format!("{sentence}; it does not grow older meanwhile"), None, None),
                 None => said("held", "it is held, until somebody releases it", None, None),
             },
             Constraint::Attempted(_) => said("attempted", "it is being delivered right now", None, None),

@@ -75,6 +75,8 @@ impl Inbox {
 
 /// Rows of the queue, one after the other.
 pub type Rows = Box<dyn Iterator<Item = Waiting> + Send>;
+/// All rows; of those that are not meant, `None`: whoever takes some bounds how many are looked at.
+pub type Meant = Box<dyn Iterator<Item = Option<Waiting>> + Send>;
 
 /// What others ask of the scheduler.
 enum Command {
@@ -92,7 +94,7 @@ enum Command {
     Suspend(Scope, Option<Duration>, Arc<str>, Said),
     Resume(Scope, Arc<str>, Said),
     Probe,
-    TellAgain(Rows),
+    TellAgain(Meant),
     LetGo(Rows),
     Stop(Duration, oneshot::Sender<usize>),
 }
@@ -193,7 +195,7 @@ impl Handle {
     }
 
     /// These envelopes' sender was paused, or goes on: they are held or let go, bit by bit.
-    pub async fn tell_again(&self, rows: Rows) {
+    pub async fn tell_again(&self, rows: Meant) {
         // A scheduler that has stopped holds nothing.
         let _ = self.commands.send(Command::TellAgain(rows)).await;
     }

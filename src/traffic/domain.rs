@@ -38,6 +38,8 @@ pub(super) struct Domain {
     pub hosts: Hosts,
     /// A look-up is in line or on its way.
     pub asked: bool,
+    /// What is being looked up speaks of a config that was changed since: to be asked for once more.
+    pub outdated: bool,
     /// It stands in the line of domains whose mail fails.
     pub in_failing: bool,
     failures: u8,
@@ -122,6 +124,7 @@ impl Engine {
             let new = Domain {
                 hosts: Hosts::Unknown,
                 asked: false,
+                outdated: false,
                 in_failing: false,
                 failures: 0,
                 alarm: Timestamp::NEVER,
@@ -190,9 +193,20 @@ impl Engine {
         }
     }
 
+    /// Asks again where the config was changed: an answer that is on its way may speak of the old one.
+    pub(super) fn ask_anew(&mut self, domain: u32) {
+        match self.domains.get_mut(domain).filter(|known| known.asked) {
+            Some(known) => known.outdated = true,
+            None => self.ask(domain),
+        }
+    }
+
     pub(super) fn resolve_more(&mut self, out: &mut Vec<Order>) {
         while self.resolving < self.rules.lookups.max(1) {
             let Some(domain) = self.to_resolve.pop_front() else { return };
+            if let Some(known) = self.domains.get_mut(domain) {
+                known.outdated = false;
+            }
             self.resolving += 1;
             out.push(Order::Resolve(DomainHandle(domain)));
         }
@@ -202,7 +216,11 @@ impl Engine {
     fn answered(&mut self, domain: u32) -> bool {
         let Some(known) = self.domains.get_mut(domain).filter(|known| known.asked) else { return false };
         known.asked = false;
+        let outdated = std::mem::take(&mut known.outdated);
         self.resolving = self.resolving.saturating_sub(1);
+        if outdated {
+            self.ask(domain);
+        }
         true
     }
 

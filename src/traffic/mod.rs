@@ -302,7 +302,7 @@ impl Engine {
         }
         self.replace_flows(out);
         for domain in 0..self.domains.slots() {
-            self.ask(domain);
+            self.ask_anew(domain);
         }
         self.feed_all(out);
     }

@@ -49,14 +49,14 @@ impl Engine {
         }
     }
 
-    /// What is known of an envelope changed. On its way, a hold matters, and, if it comes back untried because another had
-    /// its lease (an operator's order), when it is due: that other one has just let go of it.
+    /// What is known of an envelope changed. On its way, a hold and its new deadline matter, and, if it comes back untried
+    /// because another had its lease (an operator's order), when it is due: that other one has just let go of it.
     fn change(&mut self, slot: u32, put: Put, deadline: Timestamp, out: &mut Vec<Order>) {
         match self.rows[slot].state {
             State::Flying | State::Ending => {
                 let row = &mut self.rows[slot];
                 row.flags = HEARD | if put.held { row.flags | HOLD } else { row.flags & !HOLD };
-                row.due = put.due;
+                (row.due, row.deadline) = (put.due, deadline);
             }
             State::Free | State::Held | State::Later | State::Ready | State::Dying => {
                 self.unplace(slot);

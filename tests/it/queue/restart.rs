@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use postrider::harm::{self, Harm};
 use postrider::queue::{Order, Ordered, Queue};
 use postrider::store::{self, Opener, TreeKind};
 use postrider::time::Timestamp;
@@ -59,6 +60,54 @@ fn the_rows_are_the_same_after_a_stop_and_after_a_kill() {
                 queue.close();
                 drop(queue);
             }
+        }
+    });
+}
+
+/// The books on this queue's spool, which says from now on when mail expires, were it this late.
+fn books(queue: &Queue, dir: &Path, now: Timestamp) -> Harm {
+    let harm = Harm::open(harm::Settings::default(), queue.spool().clone(), dir.join("delivered"), now);
+    let asked = harm.clone();
+    queue.set_respite(Arc::new(move |life| {
+        asked.expiry((life.credential, life.stream, life.kind), (life.accepted_at, life.expires_at), now)
+    }));
+    harm
+}
+
+#[test]
+fn mail_that_was_held_has_the_rest_of_its_life_after_a_kill_too() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = kit::open(dir.path());
+        let mut envelope = kit::envelope(&queue, &["a@d1.example"]);
+        let accepted = envelope.id.made_at();
+        envelope.expires_at = accepted.after(24 * HOUR);
+        let id = kit::put_envelope(&queue, envelope).await;
+        let stranger =
+            postrider::mail::Envelope { credential: "other".into(), ..kit::envelope(&queue, &["b@d1.example"]) };
+        let stranger = kit::put_envelope(&queue, stranger).await;
+        let (held, released) = (accepted.after(HOUR), accepted.after(1000 * HOUR));
+        let harm = books(&queue, dir.path(), released);
+        harm.suspend("shop", "ann", held).await.unwrap();
+        let killed = tempfile::tempdir().unwrap();
+        kit::copy(dir.path(), killed.path());
+        assert!(harm.unsuspend("shop", released).await.unwrap().is_some());
+        let resumed = tempfile::tempdir().unwrap();
+        kit::copy(dir.path(), resumed.path());
+        queue.close();
+        drop((queue, harm));
+        // While it was held, it had as much left as when that began; and so it has afterwards.
+        for dir in [&killed, &resumed] {
+            let queue = kit::open(dir.path());
+            books(&queue, dir.path(), released);
+            let seconds = |at: Timestamp| at.as_millis().div_ceil(1000);
+            let want = released.after(23 * HOUR);
+            assert_eq!(seconds(queue.waiting_one(id).unwrap().expires_at), seconds(want));
+            assert_eq!(lease(&queue, id).await.envelope().expires_at, want);
+            let theirs = lease(&queue, stranger).await.envelope().expires_at;
+            assert!(theirs < accepted.after(200 * HOUR), "others grow older");
+            queue.close();
         }
     });
 }

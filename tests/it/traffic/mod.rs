@@ -5,6 +5,7 @@ mod a_dead_site_holds_up_no_other;
 mod a_full_disk_is_no_reason_to_dial;
 mod a_new_source_climbs_its_ladder;
 mod a_peers_connection_cap_is_found_without_hammering;
+mod a_reload_reaches_what_is_being_looked_up;
 mod a_restart_brings_everything_back_at_once;
 mod hidden_limits_are_found_and_kept;
 mod marketing_floods_do_not_delay_a_login_code;
