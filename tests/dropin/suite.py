@@ -312,12 +312,7 @@ class Machine:
         target.write_text(textwrap.dedent(text))
 
     def run(self, argv, stdin=None, user=None, check=True, seconds=60):
-        # The peers of this network have addresses for documentation, to which nothing is sent otherwise.
-    config = machine.root / "etc/postrider/postrider.toml"
-    text = config.read_text()
-    line = "allow_private_peers = true\n"
-    config.write_text(text.replace("[delivery]\n", f"[delivery]\n{line}", 1) if "[delivery]\n" in text else f"{text}\n[delivery]\n{line}")
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
         command = [*INSIDE, "chroot", *(["--userspec", user] if user else []), str(self.root), *argv]
         done = subprocess.run(command, input=stdin, text=True, capture_output=True, env=environment, timeout=seconds)
         if check and done.returncode:
@@ -474,6 +469,11 @@ def with_postrider(machine, expected):
     said = machine.run(["postrider", "import", "postfix", "/etc/postfix", "--replace"], check=False)
     if said.returncode:
         raise SystemExit(f"import: exit {said.returncode}\n{said.stdout}\n{said.stderr}")
+    # The peers of this network have addresses for documentation, to which nothing is sent otherwise.
+    config = machine.root / "etc/postrider/postrider.toml"
+    text = config.read_text()
+    line = "allow_private_peers = true\n"
+    config.write_text(text.replace("[delivery]\n", f"[delivery]\n{line}", 1) if "[delivery]\n" in text else f"{text}\n[delivery]\n{line}")
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **credentials(machine)}
     daemon = subprocess.Popen([*INSIDE, "chroot", "--userspec", "postrider:postrider", machine.root, "postrider", "serve"], env=environment,
                               stderr=open(machine.root / "tmp/postrider.log", "wb"))
