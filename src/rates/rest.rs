@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn time_stands_still_while_mail_is_held() {
-        let cases: &[(&str, &[(u64, u64)], u64)] = &[
+        type Case = (&'static str, &'static [(u64, u64)], u64);
+        let cases: &[Case] = &[
             ("never held", &[], 5000),
             ("before it came", &[(100, 900)], 5000),
             ("it came meanwhile", &[(500, 1500)], 5500),
