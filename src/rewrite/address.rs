@@ -83,8 +83,22 @@ fn look_up(tables: &Tables, home: &Home, address: &Address) -> Result<Option<Fou
     Ok(found(tables.find_part(&format!("@{domain}"))?, ""))
 }
 
+/// What becomes of an extension that no key had: Postfix's propagate_unmatched_extensions, as it is unless changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unmatched {
+    /// It is added to the answer: canonical(5) and virtual(5).
+    Kept,
+    /// generic(5), and the tables of copies.
+    Dropped,
+}
+
 /// All that an address stands for by one look-up; `None`: the tables do not know it.
-pub(super) fn ask(tables: &Tables, home: &Home, address: &Address) -> Result<Option<Vec<Address>>, Trouble> {
+pub(super) fn ask(
+    tables: &Tables,
+    home: &Home,
+    address: &Address,
+    unmatched: Unmatched,
+) -> Result<Option<Vec<Address>>, Trouble> {
     if tables.is_empty() {
         return Ok(None);
     }
@@ -97,7 +111,8 @@ pub(super) fn ask(tables: &Tables, home: &Home, address: &Address) -> Result<Opt
             whole = format!("{}{text}", address.local());
             (&*whole, "")
         }
-        false => (text, &*found.extension),
+        false if unmatched == Unmatched::Kept => (text, &*found.extension),
+        false => (text, ""),
     };
     let all = list(text).into_iter().map(|text| extended(home, &text, extension).ok_or(Trouble::NoAddress));
     let all: Vec<Address> = all.collect::<Result<_, _>>()?;
@@ -144,7 +159,7 @@ pub(super) fn list(text: &str) -> Vec<String> {
 pub(super) fn map(tables: &Tables, home: &Home, address: Address) -> Result<Address, Trouble> {
     let mut address = address;
     for _ in 0..DEPTH_MAX {
-        let Some(next) = ask(tables, home, &address)?.and_then(|all| all.into_iter().next()) else {
+        let Some(next) = ask(tables, home, &address, Unmatched::Kept)?.and_then(|all| all.into_iter().next()) else {
             return Ok(address);
         };
         if same(&next, &address) {

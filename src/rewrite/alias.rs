@@ -159,7 +159,7 @@ pub(super) fn expand(
             return Err(Trouble::Loop.into());
         }
         let mut is_end = true;
-        if let Some(next) = address::ask(tables, home, &address)? {
+        if let Some(next) = address::ask(tables, home, &address, address::Unmatched::Kept)? {
             is_end = next.iter().any(|next| address::same(next, &address));
             work.extend(
                 next.into_iter().filter(|next| !address::same(next, &address)).rev().map(|next| (next, depth + 1)),

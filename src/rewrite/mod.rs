@@ -176,7 +176,7 @@ impl Rewriting {
     }
 
     fn copy(&self, tables: &Tables, address: &Address) -> Result<Vec<Address>, Trouble> {
-        Ok(address::ask(tables, &self.home, address)?.unwrap_or_default())
+        Ok(address::ask(tables, &self.home, address, address::Unmatched::Dropped)?.unwrap_or_default())
     }
 
     /// A header block with its addresses canonical, as the masquerade has them, and none without a domain. `None`: it stays
@@ -240,7 +240,7 @@ impl Outgoing {
     /// # Errors
     /// The tables cannot say now.
     pub fn address(&self, address: &Address) -> Result<Address, Trouble> {
-        let found = address::ask(&self.generic, &self.home, address)?;
+        let found = address::ask(&self.generic, &self.home, address, address::Unmatched::Dropped)?;
         Ok(found.and_then(|all| all.into_iter().next()).unwrap_or_else(|| address.clone()))
     }
 

@@ -81,6 +81,7 @@ fn what_goes_out_is_rewritten_once_and_its_fields_are_checked_after_that() {
     };
     assert_eq!(outgoing.address(&address("me@localhost")).unwrap(), address("me@example.com"));
     assert_eq!(outgoing.address(&address("you@localhost")).unwrap(), address("all@example.com"));
+    assert_eq!(outgoing.address(&address("me+tag@localhost")).unwrap(), address("me@example.com"), "generic(5)");
     let (new, notes) = outgoing.header(b"Received: x\r\nFrom: me@localhost\r\n\r\n").unwrap();
     assert_eq!(new.as_deref(), Some(&b"X-Seen: yes\r\nFrom: me@example.com\r\n\r\n"[..]));
     assert_eq!(notes, []);
