@@ -739,14 +739,15 @@ impl Engine {
     pub(super) fn why_windows(
         &self,
         source: SourceHandle,
-        site: u32,
+        site: Option<u32>,
         domain: u32,
         (kind, haste): (StreamKind, Haste),
     ) -> Vec<Constraint> {
         let own_haste = self.haste_of_domain(domain, source, kind);
         let now = self.steady();
         let mut all = Vec::new();
-        if let Some((rate, meter)) = self.sites[site].meters.lesson(source)
+        if let Some(site) = site
+            && let Some((rate, meter)) = self.sites[site].meters.lesson(source)
             && let Room::At(at, ..) = meter.clone().room(now, haste)
         {
             all.push(Constraint::Slowed(source, SiteHandle(site), rate, self.at(at)));
@@ -766,12 +767,16 @@ impl Engine {
                 }
             }
         };
-        look(Holder::Site(SiteHandle(site)), &self.sites[site].meters, haste);
+        if let Some(site) = site {
+            look(Holder::Site(SiteHandle(site)), &self.sites[site].meters, haste);
+        }
         if let Some(own) = self.domains.get(domain).and_then(|known| known.own.as_deref()) {
             look(Holder::Domain(DomainHandle(domain)), &own.meters, own_haste);
         }
-        for (place, meters) in self.meters_at(site, source) {
-            look(Holder::Place(place), meters, haste);
+        if let Some(site) = site {
+            for (place, meters) in self.meters_at(site, source) {
+                look(Holder::Place(place), meters, haste);
+            }
         }
         all
     }

@@ -81,10 +81,28 @@ impl Engine {
         self.domains.iter().filter(|(_, domain)| at(domain.hosts)).map(|(domain, _)| DomainHandle(domain)).collect()
     }
 
+    /// The windows of its own that keep a domain's mail from all its sources.
+    fn why_shut_out(&self, key: &FlowKey) -> Vec<Constraint> {
+        let via = self.via(key);
+        let windows = |source: &SourceHandle| self.why_windows(*source, None, key.domain.0, (key.kind, Haste::Paced));
+        let mut all = all_shut(self.sources(via).iter().map(windows).collect());
+        // They opened, and that is looked at in a moment.
+        if all.is_empty() && self.is_shut(key.domain.0, key.kind) {
+            let (holder, unit) = (Holder::Domain(key.domain), Unit::Messages);
+            all.push(Constraint::Reserving(Account { holder, source: None, unit }));
+        }
+        all
+    }
+
     fn why_flow(&self, now: Now, flow: u32) -> Vec<Constraint> {
         let key = self.flows[flow].key;
         let Some(domain) = self.domains.get(key.domain.0) else { return Vec::new() };
         let target = match domain.hosts {
+            // Nobody looks its hosts up before its own windows open.
+            Hosts::Unknown if !domain.asked => {
+                let shut = self.why_shut_out(&key);
+                return if shut.is_empty() { vec![Constraint::Resolving(key.domain)] } else { shut };
+            }
             Hosts::Unknown => return vec![Constraint::Resolving(key.domain)],
             Hosts::Failing(_) if domain.asked => return vec![Constraint::Resolving(key.domain)],
             Hosts::Failing(until) => return vec![Constraint::Unresolved(key.domain, self.at(until))],
@@ -114,13 +132,10 @@ impl Engine {
         };
         let mut windows: Vec<Vec<Constraint>> = Vec::new();
         for source in &sources {
-            windows.push(self.why_windows(*source, site, key.domain.0, (key.kind, haste)));
+            windows.push(self.why_windows(*source, Some(site), key.domain.0, (key.kind, haste)));
         }
-        if !windows.is_empty() && windows.iter().all(|shut| !shut.is_empty()) {
-            windows.iter_mut().for_each(|shut| shut.sort_by_key(|constraint| std::cmp::Reverse(ends_at(constraint))));
-            windows.sort_by_key(|shut| shut.first().map(ends_at));
-            let mut binding: Vec<Constraint> = windows.into_iter().flatten().collect();
-            binding.dedup();
+        let mut binding = all_shut(windows);
+        if !binding.is_empty() {
             binding.extend(all);
             return binding;
         }
@@ -187,6 +202,19 @@ impl Engine {
         let reserved = kind == StreamKind::Marketing && known.is_reserved(source, steady);
         reserved.then_some(Constraint::Reserved(source, handle))
     }
+}
+
+/// The windows of each source, if those of every one are shut: the one that opens first before the others, and of each
+/// source what ends last.
+fn all_shut(mut windows: Vec<Vec<Constraint>>) -> Vec<Constraint> {
+    if windows.iter().any(Vec::is_empty) {
+        return Vec::new();
+    }
+    windows.iter_mut().for_each(|shut| shut.sort_by_key(|constraint| std::cmp::Reverse(ends_at(constraint))));
+    windows.sort_by_key(|shut| shut.first().map(ends_at));
+    let mut binding: Vec<Constraint> = windows.into_iter().flatten().collect();
+    binding.dedup();
+    binding
 }
 
 fn ends_at(constraint: &Constraint) -> Timestamp {
