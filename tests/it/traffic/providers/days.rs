@@ -284,6 +284,10 @@ impl Days {
         };
         let source = SourceHandle(self.random.u16(0..SOURCES));
         let provider = ProviderHandle(self.random.u16(0..6));
+        // As the scheduler: whoever has no provider of that name yet has not read what was kept of its ladders either.
+        if !self.world.aims.values().any(|aim| aim.provider == provider) {
+            return;
+        }
         self.operate(Operator::Warmup(source, provider, order));
     }
 
