@@ -52,7 +52,8 @@ pub struct Arguments {
     /// Where postrider.toml and its files go; nothing there is overwritten without --replace.
     #[arg(long, default_value = "/etc/postrider", value_name = "DIR")]
     out: PathBuf,
-    /// Put the new files in the place of those that are there, which stay beside them under NAME.before
+    /// Put the new files in the place of those that are there, which stay beside them as NAME.before, in the place of an
+    /// older one.
     #[arg(long)]
     replace: bool,
     /// Only show the report.

@@ -8,7 +8,6 @@ message: recipients, envelope sender, the names of its header fields, its body.
 """
 
 import argparse
-import asyncio
 import base64
 import collections
 import json
@@ -56,7 +55,6 @@ MORE = {
     "dkim-signature",  # it signs
     "feedback-id", "x-postrider-ref",  # it says what a complaint would be about
 }
-FEWER = {"x-php-originating-script"} - {"x-php-originating-script"}
 
 
 # --- the world ---------------------------------------------------------------------------------------------------------
@@ -494,7 +492,7 @@ def differences(before, after):
             found.append(f"{key}: {before[key]!r} became {after[key]!r}")
     if any(before["tls"]) and not all(after["tls"]):
         found.append("TLS was lost")
-    gone = set(before["header"]) - set(after["header"]) - FEWER
+    gone = set(before["header"]) - set(after["header"])
     new = set(after["header"]) - set(before["header"]) - MORE
     if gone:
         found.append(f"header fields gone: {', '.join(sorted(gone))}")
