@@ -50,13 +50,13 @@ impl Clock {
 
     /// The time by which mail is scheduled, expired and stamped. Never goes back within a process.
     pub fn now(&self) -> Timestamp {
-        self.advance(self.started.elapsed(), system_time())
+        self.advance(self.started.elapsed(), system_time)
     }
 
     /// Both at one moment, so that they differ by what the clock was set and by nothing else.
     pub fn both(&self) -> (Timestamp, Timestamp) {
         let elapsed = self.started.elapsed();
-        (self.advance(elapsed, system_time()), self.began.after(elapsed))
+        (self.advance(elapsed, system_time), self.began.after(elapsed))
     }
 
     /// The time that really passed, on from the start: nobody sets it, and limits are counted by it.
@@ -74,13 +74,14 @@ impl Clock {
         state.last = state.last.max(floor);
     }
 
-    fn advance(&self, elapsed: Duration, system: Timestamp) -> Timestamp {
+    fn advance(&self, elapsed: Duration, system: impl FnOnce() -> Timestamp) -> Timestamp {
         let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let elapsed_ms = elapsed.as_millis() as u64;
         let passed_ms = elapsed.saturating_sub(state.compared).as_millis() as u64;
         if passed_ms >= 1000 {
             state.compared = elapsed;
             let shown = state.offset_ms.saturating_add(elapsed_ms);
+            let system = system();
             let difference = system.as_millis().abs_diff(shown);
             let is_behind = system.as_millis() >= shown;
             let step = match (difference <= STEP_MAX.as_millis() as u64, is_behind) {
@@ -115,7 +116,7 @@ mod tests {
         let mut shown = START;
         for second in 1..=100 {
             let system = START.as_secs().saturating_add(second).saturating_add_signed(jump_secs);
-            let now = clock.advance(Duration::from_secs(second), Timestamp::from_secs(system));
+            let now = clock.advance(Duration::from_secs(second), || Timestamp::from_secs(system));
             assert!(now > shown, "the clock stands still, or went back");
             shown = now;
         }

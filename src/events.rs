@@ -13,7 +13,9 @@ use std::time::Duration;
 use tracing::{Level, enabled, info};
 
 use crate::history::{self, Fact, History};
-use crate::mail::{Attempt, Envelope, Outcome, Progress, QueueId, RecipientState, StreamKind, Verdict};
+use crate::mail::{
+    Attempt, Envelope, Outcome, Progress, QueueId, RecipientState, StreamKind, ToCompactString, Verdict,
+};
 use crate::maillog::{self, Delays, Maillog, Service, Tail};
 use crate::metrics::count::{
     ATTEMPT_BOUNDS, Counter, DELIVERY_BOUNDS, Family, Held, Histogram, MAIL_BOUNDS, Open, Tally, Top,
@@ -601,12 +603,12 @@ impl Events {
             self.history.tell(Fact::Accepted(history::Accepted {
                 queue_id: envelope.id,
                 submission: envelope.submission,
-                recipient: recipient.address.to_string(),
-                from: envelope.reverse_path.to_string(),
-                message_id: envelope.message_id.trim_start_matches('<').trim_end_matches('>').to_owned(),
-                credential: envelope.credential.to_string(),
-                stream: envelope.stream.to_string(),
-                client: client.map(|client| client.to_string()).unwrap_or_default(),
+                recipient: recipient.address.text(),
+                from: envelope.reverse_path.text(),
+                message_id: envelope.message_id.trim_start_matches('<').trim_end_matches('>').into(),
+                credential: envelope.credential.clone(),
+                stream: envelope.stream.clone(),
+                client: client.map(|client| client.to_compact_string()).unwrap_or_default(),
                 size_bytes: envelope.body.size_bytes,
             }));
         }
@@ -620,15 +622,15 @@ impl Events {
         let last = is.last.as_ref();
         self.history.tell(Fact::Outcome(history::Outcome {
             queue_id: envelope.id,
-            recipient: recipient.address.to_string(),
-            fate: fate.name().to_owned(),
+            recipient: recipient.address.text(),
+            fate: fate.name().into(),
             attempt: u64::from(after.attempts),
             due_ms: if is.state.is_final() { 0 } else { after.due.as_millis() },
-            stage: last.map(|last| last.stage.name().to_owned()).unwrap_or_default(),
-            status: last.map(|last| last.cause.status().to_string()).unwrap_or_default(),
-            reply: last.map(|last| last.cause.to_string()).unwrap_or_default(),
-            host: last.map(|last| last.host.to_string()).unwrap_or_default(),
-            address: last.and_then(|last| last.address).map(|address| address.to_string()).unwrap_or_default(),
+            stage: last.map(|last| last.stage.name().into()).unwrap_or_default(),
+            status: last.map(|last| last.cause.status().to_compact_string()).unwrap_or_default(),
+            reply: last.map(|last| last.cause.to_compact_string()).unwrap_or_default(),
+            host: last.map(|last| last.host.clone()).unwrap_or_default(),
+            address: last.and_then(|last| last.address).map(|address| address.to_compact_string()).unwrap_or_default(),
         }));
     }
 
@@ -640,7 +642,7 @@ impl Events {
             (true, true) | (false, false) => "retry",
         };
         let due_ms = if after.held { 0 } else { after.due.as_millis() };
-        self.history.tell(Fact::Decided(history::Decided { queue_id: id, decision: decision.to_owned(), due_ms }));
+        self.history.tell(Fact::Decided(history::Decided { queue_id: id, decision: decision.into(), due_ms }));
     }
 
     /// An envelope has its final state, and leaves the queue.
@@ -789,7 +791,7 @@ mod tests {
             submission: QueueId::from_u64(7),
             accepted_at: Timestamp::from_secs(100),
             release_at: Timestamp::from_secs(100),
-            put_off_by: Box::default(),
+            put_off_by: "".into(),
             expires_at: Timestamp::from_secs(1000),
             stream: "otp".into(),
             kind: StreamKind::Transactional,

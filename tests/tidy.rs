@@ -18,7 +18,7 @@ const fn room(name: &'static str, floor: u8, crates: &'static [&'static str]) ->
 
 /// The floors, as data.
 const ROOMS: &[Room] = &[
-    room("mail", 0, &["idna"]),
+    room("mail", 0, &["compact_str", "idna"]),
     room("metrics", 0, &[]),
     room("size", 0, &[]),
     room("time", 0, &["jiff"]),

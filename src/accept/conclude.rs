@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::mail::{
     Attempt, Cause, EnhancedStatus, Envelope, Notify, Outcome, Prepared, Progress, QueueId, Recipient, RecipientState,
-    Return, ReversePath, Stage,
+    Return, ReversePath, Stage, Text,
 };
 use crate::message::{HeaderLimits, facts, scan};
 use crate::report::{Action, Bounces, Event, Original, PeerReports, Report, due, write};
@@ -131,7 +131,7 @@ pub(super) fn dsn(settings: &Settings, told: &Told, id: QueueId, random: u64, no
         submission: id,
         accepted_at: now,
         release_at: now,
-        put_off_by: Box::default(),
+        put_off_by: Text::default(),
         expires_at: now.after(stream.max_age),
         stream: settings.dsn_stream.clone(),
         kind: stream.kind,

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::classify::{Observation, Scope as Concerns, VerdictKind};
 use crate::evidence::{Means, Said};
 use crate::history::{self, Authenticated, CameBack, Fact};
-use crate::mail::{Address, Notify, QueueId, ReversePath, StreamKind};
+use crate::mail::{Address, Notify, QueueId, ReversePath, StreamKind, Text, ToCompactString};
 use crate::message::Families;
 use crate::report::{self, Bounces, Fate, Kind, Reading, Reported};
 use crate::signer::Incoming;
@@ -49,11 +49,11 @@ enum Ours {
 #[derive(Debug, Default)]
 struct Original {
     recipients: Vec<Address>,
-    from: String,
-    stream: String,
-    credential: String,
-    site: String,
-    source: String,
+    from: Text,
+    stream: Text,
+    credential: Text,
+    site: Text,
+    source: Text,
     delivered_at: Option<Timestamp>,
     accepted_at: Timestamp,
     /// What came back of it before.
@@ -102,8 +102,8 @@ impl Default for Intake {
 struct Taken {
     /// Its number.
     id: QueueId,
-    from: String,
-    client: String,
+    from: Text,
+    client: Text,
     rows: Vec<(Kind, &'static str, CameBack)>,
 }
 
@@ -122,20 +122,20 @@ impl Done {
 impl Taken {
     /// Notes what the report did for one recipient, or for none.
     fn note(&mut self, about: QueueId, kind: Kind, token: &str, effect: Option<&Effect>, done: Done) {
-        let recipient = effect.and_then(|effect| effect.address.as_ref()).map(Address::to_string).unwrap_or_default();
+        let recipient = effect.and_then(|effect| effect.address.as_ref()).map(Address::text).unwrap_or_default();
         let row = CameBack {
             queue_id: about,
             report: self.id,
             recipient,
-            kind: kind.name().to_owned(),
-            class: effect.map(|effect| effect.class.to_owned()).unwrap_or_default(),
-            status: effect.map(|effect| effect.status.clone()).unwrap_or_default(),
-            text: effect.map(|effect| effect.words.clone()).unwrap_or_default(),
-            effect: done.word.to_owned(),
-            why: done.why,
-            token: token.to_owned(),
+            kind: kind.name().into(),
+            class: effect.map(|effect| effect.class.into()).unwrap_or_default(),
+            status: effect.map(|effect| effect.status.as_str().into()).unwrap_or_default(),
+            text: effect.map(|effect| effect.words.as_str().into()).unwrap_or_default(),
+            effect: done.word.into(),
+            why: done.why.into(),
+            token: token.into(),
             from: self.from.clone(),
-            sent_on_to: String::new(),
+            sent_on_to: Text::default(),
             sent_on_as: QueueId::default(),
             client: self.client.clone(),
         };
@@ -185,8 +185,8 @@ impl Door {
         let Ok(reading) = reading else { return Err(Refusal::closed()) };
         let mut taken = Taken {
             id: self.queue.next_id(submission.received_at),
-            from: submission.reverse_path.to_string().trim_matches(['<', '>']).to_owned(),
-            client: submission.origin.client.map(|client| client.to_string()).unwrap_or_default(),
+            from: submission.reverse_path.text(),
+            client: submission.origin.client.map(|client| client.to_compact_string()).unwrap_or_default(),
             rows: Vec::new(),
         };
         let mut onward = Vec::new();
@@ -207,7 +207,7 @@ impl Door {
         for to in onward {
             let receipt = self.send_on(submission, to.clone()).await?;
             for (_, _, row) in &mut taken.rows {
-                (row.sent_on_to, row.sent_on_as) = (to.to_string(), receipt.id);
+                (row.sent_on_to, row.sent_on_as) = (to.text(), receipt.id);
             }
             sent_on = Some(receipt);
         }
@@ -226,7 +226,7 @@ impl Door {
         let Some((verifier, client)) = self.verifier.clone().zip(submission.origin.client) else { return };
         let history = self.events.history().clone();
         let Ok(room) = self.intake.verified.clone().try_acquire_owned() else {
-            let busy = || "not checked: too many reports at once".to_owned();
+            let busy = || "not checked: too many reports at once".into();
             history.tell(Fact::Authenticated(Authenticated { report, spf: busy(), dkim: busy() }));
             return;
         };
@@ -237,7 +237,7 @@ impl Door {
             let client = client.ip().to_canonical();
             let incoming = Incoming { client, hello: &hello, host: &host, sender: &sender, message: &message };
             let found = verifier.verify(incoming).await;
-            history.tell(Fact::Authenticated(Authenticated { report, spf: found.spf, dkim: found.dkim }));
+            history.tell(Fact::Authenticated(Authenticated { report, spf: found.spf.into(), dkim: found.dkim.into() }));
             drop(room);
         });
     }
@@ -467,7 +467,7 @@ impl Door {
             let about = if queue_id.as_u64() == 0 { String::new() } else { queue_id.to_string() };
             info!(
                 target: "postrider::mail",
-                %report, queue_id = about, kind, recipient, effect, why, sent_on_to, "came back"
+                %report, queue_id = about, kind = &**kind, recipient = &**recipient, effect, why = &**why, sent_on_to = &**sent_on_to, "came back"
             );
             self.events.history().tell(Fact::CameBack(row));
         }
@@ -524,7 +524,7 @@ pub(super) fn is_ours(settings: &Settings, address: &Address, now: Timestamp) ->
 impl Original {
     /// What a link still says of its message.
     fn of_link(link: &Link, now: Timestamp) -> Original {
-        Original { stream: link.stream.to_string(), accepted_at: now, ..Original::default() }
+        Original { stream: link.stream.clone(), accepted_at: now, ..Original::default() }
     }
 
     /// Whether this was said of the message before, whatever it did.

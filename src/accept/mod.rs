@@ -27,7 +27,7 @@ use crate::classify;
 use crate::events::{Events, Made, OverQuota, RefusedAt};
 use crate::harm::Harm;
 use crate::ledger::Ledger;
-use crate::mail::{Address, Attempt, Envelope, Notify, Prepared, Progress, QueueId, Return, ReversePath};
+use crate::mail::{Address, Attempt, Envelope, Notify, Prepared, Progress, QueueId, Return, ReversePath, Text};
 use crate::maillog;
 use crate::message::Families;
 use crate::queue::{Lease, Queue, Reporter, Settling};
@@ -53,17 +53,17 @@ pub struct Origin {
     /// The client's address; `None` for HTTP over the unix socket and for ourselves.
     pub client: Option<SocketAddr>,
     /// What it said in EHLO, a safe argument.
-    pub hello: Box<str>,
+    pub hello: Text,
     /// The Received keyword: ESMTP, ESMTPS, ESMTPA, ESMTPSA (RFC 3848), UTF8SMTPSA (RFC 6531) …
     pub protocol: &'static str,
     /// `TLSv1.3 with cipher TLS_AES_256_GCM_SHA384`, if under TLS.
-    pub tls: Option<Box<str>>,
+    pub tls: Option<Text>,
     /// The credential that authenticated; `None` for a trusted network.
-    pub credential: Option<Box<str>>,
+    pub credential: Option<Text>,
     /// From anyone: nothing of it is relayed, and its recipients are addresses of ours.
     pub from_anyone: bool,
     /// The stream that the listener names, if any.
-    pub listener_stream: Option<Box<str>>,
+    pub listener_stream: Option<Text>,
     /// Whose control headers count, if there is no credential.
     pub listener_control: Families,
     /// `received = "hide-client"`: the Received header names neither client nor EHLO name.
@@ -84,11 +84,11 @@ pub struct Submission {
     /// RFC 3461.
     pub ret: Option<Return>,
     /// RFC 3461, xtext as it came.
-    pub envid: Option<Box<str>>,
+    pub envid: Option<Text>,
     /// RFC 4865: not before this.
     pub release_at: Option<Timestamp>,
     /// RCPT TO, in order; duplicates are removed at the door.
-    pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
+    pub recipients: Vec<(Address, Notify, Option<Text>)>,
     /// The message after dot-unstuffing: every line ended by CRLF; no bare CR or LF, no NUL (the SMTP session saw to
     /// that).
     pub message: Bytes,

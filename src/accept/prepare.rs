@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 
 use crate::mail::{
-    Address, Domain, Envelope, Notify, Prepared, QueueId, Recipient, ReturnPath, ReversePath, StreamKind,
+    Address, Domain, Envelope, Notify, Prepared, QueueId, Recipient, ReturnPath, ReversePath, StreamKind, Text,
 };
 use crate::message::{
     Control, ControlError, Field, HeaderBlock, Kind, Missing, Trace, Warning, control, mailboxes, quoted, scan, stamp,
@@ -33,7 +33,7 @@ pub(super) struct Admitted {
 }
 
 /// One forward path as the client gave it: address, NOTIFY, ORCPT.
-type Wanted = (Address, Notify, Option<Box<str>>);
+type Wanted = (Address, Notify, Option<Text>);
 
 /// Checks, stamps, tags and splits. `next_id` gives a new queue id at each call.
 pub(super) fn prepare(
@@ -85,7 +85,7 @@ pub(super) fn prepare(
         submission: id,
         accepted_at: submission.received_at,
         release_at,
-        put_off_by: Box::default(),
+        put_off_by: Text::default(),
         expires_at: release_at.after(stream.max_age),
         stream: stream_name.into(),
         kind: stream.kind,
@@ -97,7 +97,7 @@ pub(super) fn prepare(
         ret: submission.ret,
         envid: submission.envid,
         author_domain,
-        message_id: stamped.message_id,
+        message_id: stamped.message_id.into(),
         marks: control.marks,
         added_headers: Bytes::new(),
         body: stamped.facts,

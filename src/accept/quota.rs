@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::Refusal;
 use super::settings::{Over, Rights, Settings, Stream};
-use crate::mail::{Address, Envelope, QueueId, Recipient};
+use crate::mail::{Address, Envelope, QueueId, Recipient, Text};
 use crate::time::Timestamp;
 use crate::traffic::{Rate, Rates};
 
@@ -33,8 +33,8 @@ const WAIT_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Who has a quota.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Holder {
-    Credential(Box<str>),
-    Stream(Box<str>),
+    Credential(Text),
+    Stream(Text),
 }
 
 impl std::fmt::Display for Holder {
@@ -62,7 +62,7 @@ impl Holder {
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     quotas: Vec<(Holder, Rates, Over)>,
-    stream: Box<str>,
+    stream: Text,
     cap: Rates,
     over: Over,
 }
@@ -98,7 +98,7 @@ impl Rules {
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     quotas: Vec<(Holder, Timestamp, u32)>,
-    stream: Box<str>,
+    stream: Text,
     caps: Vec<u64>,
     /// Recipients that a quota put off.
     pub(super) queued: usize,
@@ -134,7 +134,7 @@ struct State {
     meters: HashMap<Holder, Meter>,
     /// Taken since it was last written down.
     unwritten: Vec<Holder>,
-    caps: HashMap<Box<str>, Caps>,
+    caps: HashMap<Text, Caps>,
     /// Drawn anew at each start, so that nobody can choose addresses that collide.
     key: RandomState,
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::{Address, Domain, DomainError, EnhancedStatus, ReturnPath, StreamKind};
+use crate::mail::{Address, Domain, DomainError, EnhancedStatus, ReturnPath, StreamKind, Text};
 use crate::message::{Families, HeaderLimits};
 use crate::report::Bounces;
 use crate::rewrite::{Outgoing, Rewriting};
@@ -29,15 +29,15 @@ pub struct Settings {
     /// where DNS says.
     pub postmaster: Option<Address>,
     /// By name. Default: [`DEFAULT_STREAM`] alone.
-    pub streams: HashMap<Box<str>, Stream>,
+    pub streams: HashMap<Text, Stream>,
     /// What clients call our streams, beside their names. Default: nothing.
-    pub stream_aliases: HashMap<Box<str>, Box<str>>,
+    pub stream_aliases: HashMap<Text, Text>,
     /// By name. Default: none.
-    pub credentials: HashMap<Box<str>, Rights>,
+    pub credentials: HashMap<Text, Rights>,
     /// For mail whose credential and listener name no stream. Default: `transactional`.
-    pub default_stream: Box<str>,
+    pub default_stream: Text,
     /// For our own DSNs. Default: `transactional`.
-    pub dsn_stream: Box<str>,
+    pub dsn_stream: Text,
     /// Largest header block. Unit: bytes. Default: 256 KiB (Postfix has 100 KiB, and drops the rest).
     pub header_size_max: ByteSize,
     /// Most fields in a header block. Default: 2,000.
@@ -58,7 +58,7 @@ pub struct Settings {
     /// What makes return paths and unsubscribe links. Default: nothing, and none are made.
     pub tokens: Option<Keys>,
     /// Where unsubscribe links lead: `https://…`, without a slash at its end. Default: nowhere, and there are none.
-    pub unsubscribe_url: Option<Box<str>>,
+    pub unsubscribe_url: Option<Text>,
     /// What is done to addresses and header fields on the way in. Default: nothing.
     pub rewriting: Rewriting,
     /// What is done to them on the way out. Default: nothing.
@@ -75,15 +75,15 @@ pub struct RouteRule {
     /// For whom.
     pub matches: Match,
     /// What tells it from every other.
-    pub name: Box<str>,
+    pub name: Text,
     /// It refuses its recipients, with these words.
-    pub refuses: Option<(EnhancedStatus, Box<str>)>,
+    pub refuses: Option<(EnhancedStatus, Text)>,
 }
 
 impl Settings {
     /// The defaults for a host of this name.
     pub fn new(hostname: Domain) -> Settings {
-        let streams = HashMap::from([(Box::from(DEFAULT_STREAM), Stream::default())]);
+        let streams = HashMap::from([(Text::from(DEFAULT_STREAM), Stream::default())]);
         Settings {
             rewriting: Rewriting::none(&hostname),
             outgoing: Arc::new(Outgoing::none(&hostname)),
@@ -145,7 +145,7 @@ pub struct Stream {
     /// `transactional` or `marketing`. Default: transactional.
     pub kind: StreamKind,
     /// The pool whose sources carry it. Default: `default`.
-    pub pool: Box<str>,
+    pub pool: Text,
     /// After this a message is given up. Unit: seconds. Default: 5 days (RFC 5321 §4.5.4.1: 4 to 5 days).
     pub max_age: Duration,
     /// Order within the kind. Range: 0 to 100. Default: 50.
@@ -202,7 +202,7 @@ pub struct Sending {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rights {
     /// Its stream. Default: the listener's, else the default stream.
-    pub stream: Option<Box<str>>,
+    pub stream: Option<Text>,
     /// Whom it may send as: in MAIL FROM, From and Sender. Default: nobody.
     pub from_domains: Vec<SenderDomain>,
     /// Addresses that it may send as beside those. Default: none.

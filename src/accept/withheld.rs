@@ -7,7 +7,7 @@
 use tracing::info;
 
 use crate::mail::{
-    Cause, EnhancedStatus, Envelope, Marks, Outcome, Progress, QueueId, Recipient, RecipientState, Stage,
+    Cause, EnhancedStatus, Envelope, Marks, Outcome, Progress, QueueId, Recipient, RecipientState, Stage, Text,
 };
 use crate::message::{HeaderLimits, facts, scan};
 use crate::queue::Withheld;
@@ -120,7 +120,7 @@ fn never_accepted(settings: &super::Settings, submission: &Submission, id: Queue
         submission: id,
         accepted_at: now,
         release_at: now,
-        put_off_by: Box::default(),
+        put_off_by: Text::default(),
         expires_at: now,
         stream: settings.default_stream.clone(),
         kind: stream.kind,

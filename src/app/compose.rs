@@ -133,7 +133,7 @@ pub fn door(config: &Config, tokens: Keys) -> anyhow::Result<accept::Settings> {
     let (rewriting, outgoing) = config::rewriting(config).map_err(config::Problems)?;
     (settings.rewriting, settings.outgoing) = (rewriting, Arc::new(outgoing));
     let refuses = |route: &Route| match way(config, route) {
-        RouteWay::Nowhere(status, text) if status.class == 5 => Some((status, text)),
+        RouteWay::Nowhere(status, text) if status.class == 5 => Some((status, text.into())),
         RouteWay::Nowhere(..) | RouteWay::Hosts(_) | RouteWay::Usual(..) | RouteWay::Discard => None,
     };
     let routes = config.routes.iter().filter(|route| route.is_way()).map(|route| accept::RouteRule {

@@ -201,5 +201,5 @@ fn row(rules: &Rules, kind: Kind, reported: &Reported) -> Row {
         Kind::AutoReply | Kind::Other => (meaning.class.name(), false),
     };
     let status = reply.enhanced.map(|status| status.to_string());
-    Row { address: reported.address.clone(), class, status, text: reply.text.clone(), suppress }
+    Row { address: reported.address.clone(), class, status, text: (&*reply.text).into(), suppress }
 }

@@ -158,7 +158,7 @@ fn words(fact: &Fact) -> (&str, String) {
         }
         Fact::Reported(it) => ("reported", format!("the sender is told, by {}", it.report)),
         Fact::CameBack(it) => {
-            let mut rest = it.recipient.clone();
+            let mut rest = it.recipient.to_string();
             if !it.class.is_empty() {
                 let _ = write!(rest, ", {}", it.class);
             }

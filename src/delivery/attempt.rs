@@ -92,7 +92,7 @@ pub(super) struct Circumstances<'a> {
 impl Circumstances<'_> {
     fn outcome(&self, stage: Stage, cause: Cause) -> Outcome {
         let peer = self.peer;
-        Outcome { at: self.now, stage, host: Box::from(&*peer.host), address: Some(peer.place.ip()), cause }
+        Outcome { at: self.now, stage, host: (&*peer.host).into(), address: Some(peer.place.ip()), cause }
     }
 
     /// A message that cannot be given to this peer, or cannot be read: one finding for all.

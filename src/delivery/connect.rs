@@ -160,7 +160,7 @@ impl Caller {
         Outcome {
             at: self.clock.now(),
             stage: failed.stage,
-            host: target.map_or("".into(), |target| Box::from(&*target.host)),
+            host: target.map_or("".into(), |target| (&*target.host).into()),
             address: target.map(|target| target.address.ip()),
             cause: failed.cause,
         }

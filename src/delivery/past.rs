@@ -6,7 +6,7 @@ use super::Plan;
 use super::attempt::Found;
 use super::session::Peer;
 use crate::history::{self, Fact, History};
-use crate::mail::{QueueId, Verdict};
+use crate::mail::{QueueId, Text, ToCompactString, Verdict};
 
 /// A connection's past. Its end is told when it is dropped, also if its task is.
 pub(super) struct Past {
@@ -27,9 +27,9 @@ impl Past {
         if history.is_kept() {
             history.tell(Fact::Dialed(history::Dialed {
                 connection: plan.id.0,
-                source: source.to_string(),
-                site: site.to_string(),
-                domain: plan.domain.to_string(),
+                source: (&*source).into(),
+                site: (&*site).into(),
+                domain: plan.domain.as_str().into(),
                 dialed_ms: history.steady_ms(),
             }));
         }
@@ -41,10 +41,10 @@ impl Past {
         if self.history.is_kept() {
             self.history.tell(Fact::Connected(history::Connected {
                 connection: self.connection,
-                source: self.source.to_string(),
-                site: self.site.to_string(),
-                host: peer.host.to_string(),
-                address: peer.place.ip().to_string(),
+                source: (&*self.source).into(),
+                site: (&*self.site).into(),
+                host: (&*peer.host).into(),
+                address: peer.place.ip().to_compact_string(),
                 connected_ms: self.history.steady_ms(),
             }));
         }
@@ -56,11 +56,11 @@ impl Drop for Past {
         if self.history.is_kept() {
             self.history.tell(Fact::Closed(history::Closed {
                 connection: self.connection,
-                source: self.source.to_string(),
-                site: self.site.to_string(),
+                source: (&*self.source).into(),
+                site: (&*self.site).into(),
                 closed_ms: self.history.steady_ms(),
                 deliveries: u64::from(self.deliveries),
-                refused: std::mem::take(&mut self.refused),
+                refused: std::mem::take(&mut self.refused).into(),
             }));
         }
     }
@@ -72,7 +72,7 @@ pub(super) struct Sent<'a> {
     pub peer: &'a Peer,
     pub id: QueueId,
     /// The recipients' domain.
-    pub domain: String,
+    pub domain: Text,
     /// Right before MAIL was written: the peer cannot have counted it earlier.
     pub mail_ms: u64,
     /// RCPTs that may have been sent.
@@ -104,16 +104,16 @@ impl Sent<'_> {
         history.tell(Fact::Attempt(history::Attempt {
             queue_id: self.id,
             connection: self.plan.id.0,
-            source: self.plan.source.name.to_string(),
-            site: self.plan.site.to_string(),
+            source: (&*self.plan.source.name).into(),
+            site: (&*self.plan.site).into(),
             domain: self.domain,
-            host: self.peer.host.to_string(),
-            address: self.peer.place.ip().to_string(),
+            host: (&*self.peer.host).into(),
+            address: self.peer.place.ip().to_compact_string(),
             mail_ms: self.mail_ms,
             done_ms,
             recipients: self.recipients as u64,
             delivered,
-            result: result.to_owned(),
+            result: result.into(),
         }));
     }
 }

@@ -242,7 +242,8 @@ where
     let done_ms = history.steady_ms();
     let found = circumstances(plan, session, &lease, tools).exchanged(&round, exchange, first);
     if is_written {
-        let domain = envelope.recipients.first().map(|first| first.address.domain().to_string()).unwrap_or_default();
+        let domain =
+            envelope.recipients.first().map(|first| first.address.domain().as_str().into()).unwrap_or_default();
         let sent = Sent { plan, peer: &session.peer, id, domain, mail_ms, recipients: round.places.len() };
         sent.tell(history, done_ms, found.as_ref());
     }

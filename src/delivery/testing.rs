@@ -50,7 +50,7 @@ pub fn envelope(recipients: usize) -> Envelope {
         submission: QueueId::from_u64(1),
         accepted_at: Timestamp::from_secs(1000),
         release_at: Timestamp::from_secs(1000),
-        put_off_by: Box::default(),
+        put_off_by: "".into(),
         expires_at: Timestamp::from_secs(1000 + 5 * 86_400),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

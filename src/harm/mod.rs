@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tracing::error;
 
 use crate::evidence::{Answer, Circumstances, Means, Share, Sites, Turn};
-use crate::mail::{Address, StreamKind};
+use crate::mail::{Address, StreamKind, Text};
 use crate::rates::{Became, Book, Counts, Hold, Mail, Pause, Rests, Scope, Sender, Span, Step, Suspension, Thresholds};
 use crate::spool::{Spool, StateValue};
 use crate::time::Timestamp;
@@ -73,7 +73,7 @@ pub enum Affected {
     /// One credential on one stream.
     Sender(Sender),
     /// All of a credential.
-    Credential(Box<str>),
+    Credential(Text),
 }
 
 impl Affected {
@@ -168,12 +168,12 @@ impl Harm {
 
     /// Mail was delivered to an address.
     pub fn delivered(&self, address: &Address, now: Timestamp) {
-        lock(&self.shared.deliveries).mark(&address.to_string(), now);
+        lock(&self.shared.deliveries).mark(&address.text(), now);
     }
 
     /// What must be known to judge what was said of an address.
     pub fn circumstances(&self, address: &Address, site: &str, means: Means, now: Timestamp) -> Circumstances {
-        let delivered_lately = lock(&self.shared.deliveries).knows(&address.to_string(), means, now);
+        let delivered_lately = lock(&self.shared.deliveries).knows(&address.text(), means, now);
         Circumstances { delivered_lately, storm: lock(&self.shared.sites).storms(site) }
     }
 

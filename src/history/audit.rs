@@ -269,7 +269,11 @@ impl Audit {
 
     fn limits(&mut self, limits: &Limits) {
         let units = [&limits.messages, &limits.recipients, &limits.new_connections].map(|text| parse_windows(text));
-        let holder = Holder { source: limits.source.clone(), site: limits.site.clone(), domain: limits.domain.clone() };
+        let holder = Holder {
+            source: limits.source.to_string(),
+            site: limits.site.to_string(),
+            domain: limits.domain.to_string(),
+        };
         let known = self.holders.contains_key(&holder);
         if (!known && self.holders.len() >= HOLDERS_MAX) || units.iter().any(Option::is_none) {
             self.found.lines_unread += 1;
@@ -338,8 +342,8 @@ impl Audit {
         self.found.recipients += it.recipients;
         let end_ms = it.done_ms.max(it.mail_ms);
         let link = self.links.entry(it.connection).or_insert_with(|| Link {
-            source: it.source.clone(),
-            site: it.site.clone(),
+            source: it.source.to_string(),
+            site: it.site.to_string(),
             free_ms: it.mail_ms,
             line,
             dialing: false,
@@ -347,7 +351,7 @@ impl Audit {
         link.free_ms = link.free_ms.max(end_ms);
         let span = Span { begin_ms: it.mail_ms, end_ms, line, weight: 1 };
         let all = ["", &it.source].map(|source| Holder { source: source.to_owned(), ..Holder::default() });
-        let of_domain = all.map(|holder| Holder { domain: it.domain.clone(), ..holder });
+        let of_domain = all.map(|holder| Holder { domain: it.domain.to_string(), ..holder });
         let mut limited = false;
         for holder in of_site(&it.source, &it.site).iter().chain(&of_domain) {
             limited |= self.count(holder, Unit::Messages, span);

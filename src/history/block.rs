@@ -16,6 +16,7 @@ use std::collections::HashMap;
 
 use super::key::Key;
 use super::row::{Fact, Fields, Row};
+use crate::mail::Text;
 use crate::time::Timestamp;
 
 /// Octets of a block's header.
@@ -31,7 +32,7 @@ const TEXT_LENGTH_MAX: usize = 2000;
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     body: Vec<u8>,
-    words: HashMap<String, u64>,
+    words: HashMap<Text, u64>,
     rows: u32,
     times: Option<(Timestamp, Timestamp)>,
     previous: u64,
@@ -168,7 +169,7 @@ fn bounded(text: &str) -> &str {
 
 struct Out<'a> {
     body: &'a mut Vec<u8>,
-    words: &'a mut HashMap<String, u64>,
+    words: &'a mut HashMap<Text, u64>,
 }
 
 impl Fields for Out<'_> {
@@ -177,18 +178,18 @@ impl Fields for Out<'_> {
         Some(())
     }
 
-    fn word(&mut self, word: &mut String) -> Option<()> {
+    fn word(&mut self, word: &mut Text) -> Option<()> {
         let kept = bounded(word);
         if let Some(place) = self.words.get(kept) {
             put_number(self.body, place + 1);
             return Some(());
         }
-        self.words.insert(kept.to_owned(), self.words.len() as u64);
+        self.words.insert(kept.into(), self.words.len() as u64);
         put_number(self.body, 0);
         self.text(word)
     }
 
-    fn text(&mut self, text: &mut String) -> Option<()> {
+    fn text(&mut self, text: &mut Text) -> Option<()> {
         let kept = bounded(text);
         put_number(self.body, kept.len() as u64);
         self.body.extend_from_slice(kept.as_bytes());
@@ -229,7 +230,7 @@ impl Fields for In<'_> {
         Some(())
     }
 
-    fn word(&mut self, word: &mut String) -> Option<()> {
+    fn word(&mut self, word: &mut Text) -> Option<()> {
         let found = match self.take_number()? {
             0 => {
                 let text = self.take_text()?;
@@ -238,12 +239,12 @@ impl Fields for In<'_> {
             }
             place => self.words.get(usize::try_from(place - 1).ok()?)?,
         };
-        found.clone_into(word);
+        *word = found.into();
         Some(())
     }
 
-    fn text(&mut self, text: &mut String) -> Option<()> {
-        self.take_text()?.clone_into(text);
+    fn text(&mut self, text: &mut Text) -> Option<()> {
+        *text = self.take_text()?.into();
         Some(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The numbers are part of the files: a change of this module makes every index on the disk worthless.
 
-use crate::mail::{Fnv, QueueId};
+use crate::mail::{Fnv, QueueId, Text};
 
 /// What is looked for, as a number of 64 bits; an index keeps 32 of them, mixed with a number of its file's own, so that
 /// nobody who chooses addresses can make them meet in an index.
@@ -37,8 +37,13 @@ impl Key {
 }
 
 /// An address as it is compared.
-pub fn folded(address: &str) -> String {
-    address.chars().flat_map(char::to_lowercase).collect()
+pub fn folded(address: &str) -> Text {
+    let mut folded = Text::with_capacity(address.len());
+    match address.is_ascii() {
+        true => address.bytes().for_each(|octet| folded.push(char::from(octet.to_ascii_lowercase()))),
+        false => folded.extend(address.chars().flat_map(char::to_lowercase)),
+    }
+    folded
 }
 
 fn of(kind: u8, octets: &[u8]) -> Key {

@@ -144,7 +144,7 @@ impl History {
         *shared.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(thread);
         let history = History { shared: Some(shared) };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        history.tell(Fact::Started(Started { version, clean: u64::from(clean) }));
+        history.tell(Fact::Started(Started { version: version.into(), clean: u64::from(clean) }));
         Ok(history)
     }
 

@@ -99,8 +99,8 @@ pub fn reports(directory: &Path, question: &ReportQuestion) -> io::Result<Report
         id: id.to_string(),
         at: found.at.as_millis(),
         recipients: found.recipients,
-        spf: found.checked.as_ref().map(|checked| checked.spf.clone()),
-        dkim: found.checked.map(|checked| checked.dkim),
+        spf: found.checked.as_ref().map(|checked| checked.spf.to_string()),
+        dkim: found.checked.map(|checked| checked.dkim.into()),
     };
     let whole = found.into_iter().filter(|(_, found)| !found.recipients.is_empty());
     Ok(Reports { reports: whole.map(report).collect(), damaged: answer.damaged, cut })

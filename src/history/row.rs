@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::key::{Key, folded};
-use crate::mail::QueueId;
+use crate::mail::{QueueId, Text};
 use crate::time::Timestamp;
 
 /// Something that happened.
@@ -57,7 +57,7 @@ pub enum Fact {
 #[serde(default)]
 pub struct Started {
     /// Of the daemon.
-    pub version: String,
+    pub version: Text,
     /// 1: the run before ended cleanly. 0: it did not, and what was under way then is in no row.
     pub clean: u64,
 }
@@ -81,20 +81,20 @@ pub struct Accepted {
     #[serde(with = "id")]
     pub submission: QueueId,
     /// The recipient.
-    pub recipient: String,
+    pub recipient: Text,
     /// The envelope sender; empty: none.
-    pub from: String,
+    pub from: Text,
     /// Without angle brackets.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub message_id: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub message_id: Text,
     /// Who handed it in; empty: nobody logged in.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub credential: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub credential: Text,
     /// The stream.
-    pub stream: String,
+    pub stream: Text,
     /// Where it came from; empty: it is our own.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub client: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub client: Text,
     /// Octets of the message.
     pub size_bytes: u64,
 }
@@ -107,29 +107,29 @@ pub struct Outcome {
     #[serde(with = "id")]
     pub queue_id: QueueId,
     /// The recipient.
-    pub recipient: String,
+    pub recipient: Text,
     /// The word of the mail log: delivered, deferred, uncertain, failed, expired, suppressed, deleted.
-    pub fate: String,
+    pub fate: Text,
     /// Attempts that counted, with this one.
     pub attempt: u64,
     /// When it is due again; 0: it has its final state.
     #[serde(skip_serializing_if = "is_zero")]
     pub due_ms: u64,
     /// How far the dialogue was.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub stage: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub stage: Text,
     /// The enhanced status.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub status: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub status: Text,
     /// The peer's words, or ours.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub reply: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub reply: Text,
     /// Who said it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub host: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub host: Text,
     /// Its address.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub address: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub address: Text,
 }
 
 /// See [`Fact::Decided`].
@@ -140,7 +140,7 @@ pub struct Decided {
     #[serde(with = "id")]
     pub queue_id: QueueId,
     /// held, released, retry.
-    pub decision: String,
+    pub decision: Text,
     /// When it is due.
     #[serde(skip_serializing_if = "is_zero")]
     pub due_ms: u64,
@@ -171,36 +171,36 @@ pub struct CameBack {
     #[serde(with = "id")]
     pub report: QueueId,
     /// The recipient that it is about: the envelope's own. Empty: it does not say.
-    pub recipient: String,
+    pub recipient: Text,
     /// bounce, complaint, auto-reply, unsubscribe, other.
-    pub kind: String,
+    pub kind: Text,
     /// The class of what it quotes, as `classify` names it; empty: it quotes no reply.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub class: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub class: Text,
     /// The enhanced status that it quotes.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub status: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub status: Text,
     /// The words that it quotes.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub text: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub text: Text,
     /// What it did: suppressed, pending, known, nothing, unknown.
-    pub effect: String,
+    pub effect: Text,
     /// Why that, in words.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub why: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub why: Text,
     /// valid, quoted (by a complaint that came elsewhere), unknown (of a message that the history does not know), none.
-    pub token: String,
+    pub token: Text,
     /// Its envelope sender; empty: none.
-    pub from: String,
+    pub from: Text,
     /// To whom it was sent on; empty: to nobody.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub sent_on_to: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub sent_on_to: Text,
     /// By which envelope.
     #[serde(with = "id", skip_serializing_if = "is_none")]
     pub sent_on_as: QueueId,
     /// Who brought it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub client: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub client: Text,
 }
 
 /// See [`Fact::Authenticated`].
@@ -211,9 +211,9 @@ pub struct Authenticated {
     #[serde(with = "id")]
     pub report: QueueId,
     /// The result's word (RFC 8601 §2.7.2) and whose record it is: `pass mail.example`.
-    pub spf: String,
+    pub spf: Text,
     /// Of each signature the result's word (RFC 8601 §2.7.1), domain and selector; `none`.
-    pub dkim: String,
+    pub dkim: Text,
 }
 
 /// See [`Fact::Attempt`]. Its times are by a clock that nobody sets, and what limits are counted by.
@@ -226,15 +226,15 @@ pub struct Attempt {
     /// The connection; unique from one start of the daemon to the next.
     pub connection: u64,
     /// From where.
-    pub source: String,
+    pub source: Text,
     /// Whose limits it counts against.
-    pub site: String,
+    pub site: Text,
     /// The recipients' domain.
-    pub domain: String,
+    pub domain: Text,
     /// The peer.
-    pub host: String,
+    pub host: Text,
     /// Its address.
-    pub address: String,
+    pub address: Text,
     /// When MAIL was about to be written.
     pub mail_ms: u64,
     /// When the reply that ended the transaction had come.
@@ -244,7 +244,7 @@ pub struct Attempt {
     /// Of these, taken over by the peer.
     pub delivered: u64,
     /// delivered, deferred, failed, mixed, uncertain, lost.
-    pub result: String,
+    pub result: Text,
 }
 
 /// See [`Fact::Dialed`].
@@ -254,11 +254,11 @@ pub struct Dialed {
     /// See [`Attempt`].
     pub connection: u64,
     /// From where.
-    pub source: String,
+    pub source: Text,
     /// Whose limits it counts against.
-    pub site: String,
+    pub site: Text,
     /// The recipient domain for which it is made.
-    pub domain: String,
+    pub domain: Text,
     /// When, by the clock of [`Attempt`].
     pub dialed_ms: u64,
 }
@@ -270,13 +270,13 @@ pub struct Connected {
     /// See [`Attempt`].
     pub connection: u64,
     /// From where.
-    pub source: String,
+    pub source: Text,
     /// Whose limits it counts against.
-    pub site: String,
+    pub site: Text,
     /// The peer.
-    pub host: String,
+    pub host: Text,
     /// Its address.
-    pub address: String,
+    pub address: Text,
     /// When, by the clock of [`Attempt`].
     pub connected_ms: u64,
 }
@@ -288,16 +288,16 @@ pub struct Closed {
     /// See [`Attempt`].
     pub connection: u64,
     /// From where.
-    pub source: String,
+    pub source: Text,
     /// Whose limits it counted against.
-    pub site: String,
+    pub site: Text,
     /// When its end was seen, by the clock of [`Attempt`].
     pub closed_ms: u64,
     /// Transactions that were begun on it.
     pub deliveries: u64,
     /// Why it never was ready for mail.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub refused: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub refused: Text,
 }
 
 /// See [`Fact::Limits`]. Windows are written `200/1s 5000/3600s`; empty: none.
@@ -305,29 +305,29 @@ pub struct Closed {
 #[serde(default)]
 pub struct Limits {
     /// Of this source; empty: of all together.
-    pub source: String,
+    pub source: Text,
     /// At this site; empty where they are a recipient domain's own.
-    pub site: String,
+    pub site: Text,
     /// Of this recipient domain, beside its site's; empty where they are a site's.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub domain: String,
+    #[serde(skip_serializing_if = "Text::is_empty")]
+    pub domain: Text,
     /// At once; 0: no limit.
     pub connections: u64,
     /// By time.
-    pub new_connections: String,
+    pub new_connections: Text,
     /// By time.
-    pub messages: String,
+    pub messages: Text,
     /// By time.
-    pub recipients: String,
+    pub recipients: Text,
 }
 
 /// What a row's fields are read from, or written to.
 pub(super) trait Fields {
     fn number(&mut self, number: &mut u64) -> Option<()>;
     /// One that many rows share.
-    fn word(&mut self, word: &mut String) -> Option<()>;
+    fn word(&mut self, word: &mut Text) -> Option<()>;
     /// One that is this row's own.
-    fn text(&mut self, text: &mut String) -> Option<()>;
+    fn text(&mut self, text: &mut Text) -> Option<()>;
 
     fn id(&mut self, id: &mut QueueId) -> Option<()> {
         let mut number = id.as_u64();
@@ -613,7 +613,7 @@ impl Fact {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Asked {
     pub text: String,
-    pub folded: String,
+    pub folded: Text,
     pub id: Option<QueueId>,
     pub has_at: bool,
 }

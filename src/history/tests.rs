@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::block::{self, Builder, HEADER_LENGTH};
 use super::day::{DAY_MS, Day, Scan, marker_of};
 use super::*;
-use crate::mail::QueueId;
+use crate::mail::{QueueId, Text};
 
 const START_MS: u64 = 1_795_255_200_000;
 
@@ -34,9 +34,9 @@ fn accepted(number: u64) -> Fact {
     Fact::Accepted(Accepted {
         queue_id: id,
         submission: id,
-        recipient: format!("Person{number}@x{}.example", number % 50),
+        recipient: format!("Person{number}@x{}.example", number % 50).into(),
         from: "shop@y.example".into(),
-        message_id: format!("m{number}@y.example"),
+        message_id: format!("m{number}@y.example").into(),
         stream: "transactional".into(),
         size_bytes: number,
         ..Accepted::default()
@@ -335,11 +335,11 @@ impl<T: Iterator<Item = String>, N: Iterator<Item = u64>> row::Fields for Fill<T
         *number = self.numbers.next().unwrap_or(7);
         Some(())
     }
-    fn word(&mut self, word: &mut String) -> Option<()> {
-        *word = self.texts.next().unwrap_or_default();
+    fn word(&mut self, word: &mut Text) -> Option<()> {
+        *word = self.texts.next().unwrap_or_default().into();
         Some(())
     }
-    fn text(&mut self, text: &mut String) -> Option<()> {
+    fn text(&mut self, text: &mut Text) -> Option<()> {
         self.word(text)
     }
     fn id(&mut self, id: &mut QueueId) -> Option<()> {

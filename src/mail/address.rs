@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Text;
 use super::domain::Domain;
 
 /// RFC 5321 §4.5.3.1.1.
@@ -16,7 +17,7 @@ const LOCAL_LENGTH_MAX: usize = 64;
 /// Address literals (`a@[192.0.2.1]`) are refused: they would be a way around every rule about next hops.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
-    local: Box<str>,
+    local: Text,
     domain: Domain,
 }
 
@@ -37,6 +38,16 @@ impl Address {
     /// The domain.
     pub fn domain(&self) -> &Domain {
         &self.domain
+    }
+
+    /// `local@domain`, made without a memory of its own where it is short.
+    pub fn text(&self) -> Text {
+        let domain = self.domain.as_str();
+        let mut text = Text::with_capacity(self.local.len() + 1 + domain.len());
+        text.push_str(&self.local);
+        text.push('@');
+        text.push_str(domain);
+        text
     }
 
     /// Whether the local part can be sent only to a peer with SMTPUTF8 (RFC 6531).
@@ -92,6 +103,11 @@ pub enum ReversePath {
 }
 
 impl ReversePath {
+    /// What stands between the angle brackets.
+    pub fn text(&self) -> Text {
+        self.address().map(Address::text).unwrap_or_default()
+    }
+
     /// The address, unless null.
     pub fn address(&self) -> Option<&Address> {
         match self {
@@ -127,7 +143,7 @@ fn is_dot_string(local: &str) -> bool {
 }
 
 /// The local part as it may be written: a dot-string as it is, anything else quoted anew from its plain content.
-fn smtp_form(local: &str) -> Result<Box<str>, AddressError> {
+fn smtp_form(local: &str) -> Result<Text, AddressError> {
     // At most every octet is escaped, and quotes stand around.
     if local.is_empty() || local.len() > LOCAL_LENGTH_MAX * 2 + 2 {
         return Err(AddressError::Local);
@@ -137,14 +153,14 @@ fn smtp_form(local: &str) -> Result<Box<str>, AddressError> {
         return Err(AddressError::Local);
     }
     let plain = match local.strip_prefix('"') {
-        Some(rest) => unquote(rest.strip_suffix('"').ok_or(AddressError::Local)?)?,
-        None => local.to_owned(),
+        Some(rest) => unquote(rest.strip_suffix('"').ok_or(AddressError::Local)?)?.into(),
+        None => Text::from(local),
     };
     if plain.len() > LOCAL_LENGTH_MAX {
         return Err(AddressError::Local);
     }
     if is_dot_string(&plain) {
-        return Ok(plain.into());
+        return Ok(plain);
     }
     let mut quoted = String::with_capacity(plain.len() + 4);
     quoted.push('"');

@@ -1,5 +1,6 @@
 //! A host or mail domain name.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -38,10 +39,11 @@ impl FromStr for Domain {
     /// Takes U-labels and A-labels in any case. Underscores are taken, since names with them are in use.
     fn from_str(text: &str) -> Result<Self, DomainError> {
         let text = text.strip_suffix('.').unwrap_or(text);
-        let ascii = match text.is_ascii() {
-            true => text.to_ascii_lowercase(),
+        let ascii: Cow<'_, str> = match text.is_ascii() {
+            true if !text.bytes().any(|octet| octet.is_ascii_uppercase()) => text.into(),
+            true => text.to_ascii_lowercase().into(),
             // UTS 46 as browsers apply it; refuses what no registry would register.
-            false => idna::domain_to_ascii_strict(text).map_err(|_| DomainError)?,
+            false => idna::domain_to_ascii_strict(text).map_err(|_| DomainError)?.into(),
         };
         let sound = !ascii.is_empty() && ascii.len() <= LENGTH_MAX && ascii.split('.').all(is_label);
         match sound {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Address, Domain, Progress, QueueId, ReversePath};
+use super::{Address, Domain, Progress, QueueId, ReversePath, Text};
 use crate::time::Timestamp;
 
 /// Which of the two worlds a stream belongs to: they never share a reputation unless the config says so.
@@ -102,7 +102,7 @@ pub struct Recipient {
     /// RFC 3461 §4.1.
     pub notify: Notify,
     /// The ORCPT value as it came (`rfc822;` and xtext), a safe argument; sent on and quoted in DSNs.
-    pub original: Option<Box<str>>,
+    pub original: Option<Text>,
 }
 
 /// What delivery must know of a body without reading it.
@@ -126,9 +126,9 @@ pub struct BodyFacts {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Marks {
     /// Words for a campaign or a kind of mail. No control characters.
-    pub tags: Vec<Box<str>>,
+    pub tags: Vec<Text>,
     /// Keys and values that mean something to the sender alone.
-    pub metadata: Vec<(Box<str>, Box<str>)>,
+    pub metadata: Vec<(Text, Text)>,
     /// The recipient opened or clicked lately: goes before others of its priority while a source warms up.
     pub engaged: bool,
 }
@@ -167,19 +167,19 @@ pub struct Envelope {
     pub release_at: Timestamp,
     /// The quota or cap that set `release_at`, in words for people (`the quota 100/1m of the credential shop`). Empty: its
     /// sender did.
-    pub put_off_by: Box<str>,
+    pub put_off_by: Text,
     /// After this it is expired instead of tried again.
     pub expires_at: Timestamp,
     /// The stream's name.
-    pub stream: Box<str>,
+    pub stream: Text,
     /// The stream's kind, so that a stream that left the config still has one.
     pub kind: StreamKind,
     /// Order within the kind, 0 to 100; 50 if the config says nothing.
     pub priority: u8,
     /// The credential's name; empty for trusted networks and our own DSNs.
-    pub credential: Box<str>,
+    pub credential: Text,
     /// The name of the pool whose sources carry it.
-    pub pool: Box<str>,
+    pub pool: Text,
     /// Who hears of trouble: what the client said in MAIL FROM.
     pub reverse_path: ReversePath,
     /// Where peers report trouble, if that is to be us: what MAIL FROM says on the way out. Made once, when the envelope is
@@ -188,11 +188,11 @@ pub struct Envelope {
     /// RFC 3461 §4.3.
     pub ret: Option<Return>,
     /// RFC 3461 §4.4: ENVID as it came (xtext), a safe argument.
-    pub envid: Option<Box<str>>,
+    pub envid: Option<Text>,
     /// The domain of the From header's mailbox: the signing key is chosen to align with it (RFC 9989).
     pub author_domain: Option<Domain>,
     /// Without angle brackets; for logs and traces. Empty if there is none.
-    pub message_id: Box<str>,
+    pub message_id: Text,
     /// Tags, metadata, engagement.
     pub marks: Marks,
     /// Header fields that this envelope alone gets, each ended by CRLF, prepended to the body at sending and signed.

@@ -14,6 +14,11 @@ mod queue_id;
 mod reply;
 
 pub use address::{Address, AddressError, ReversePath, is_safe_argument};
+/// A text that is most often short: up to 24 octets need no memory of their own. Addresses, names and words of envelopes are
+/// such, and are copied for each message several times.
+pub use compact_str::CompactString as Text;
+/// Makes such a text of what can be shown.
+pub use compact_str::ToCompactString;
 pub use domain::{Domain, DomainError};
 pub use envelope::{BodyFacts, Envelope, Marks, Notify, Prepared, Recipient, Return, ReturnPath, StreamKind};
 pub use fnv::Fnv;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Cause, Stage};
+use super::{Cause, Stage, Text};
 use crate::time::Timestamp;
 
 /// What an attempt found out about one recipient, and from whom.
@@ -13,7 +13,7 @@ pub struct Outcome {
     /// How far the dialogue was.
     pub stage: Stage,
     /// The MX host or next hop; empty if none was reached.
-    pub host: Box<str>,
+    pub host: Text,
     /// Its address.
     pub address: Option<IpAddr>,
     /// The peer's words, or ours.
@@ -115,9 +115,9 @@ pub struct Progress {
     /// A DSN "delayed" was sent.
     pub delay_reported: bool,
     /// The source of the last 4xx at RCPT: greylisting wants the same one again. Empty: none.
-    pub source: Box<str>,
+    pub source: Text,
     /// The pool that an operator chose instead of the envelope's. Empty: none.
-    pub pool: Box<str>,
+    pub pool: Text,
     /// One per recipient, in the envelope's order.
     pub recipients: Vec<RecipientProgress>,
 }
@@ -134,7 +134,7 @@ pub struct Attempt {
     /// Whether the final dot was sent and its answer never came.
     pub uncertain: bool,
     /// The source to stay with, if any.
-    pub source: Box<str>,
+    pub source: Text,
 }
 
 impl Progress {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Text;
+
 /// Longest text kept of one reply. Unit: bytes. A reply is attacker input; this much explains any honest one.
 const TEXT_LENGTH_MAX: usize = 1000;
 
@@ -64,7 +66,7 @@ pub struct Reply {
     /// RFC 2034, if the peer gave one.
     pub enhanced: Option<EnhancedStatus>,
     /// Without code and enhanced status.
-    pub text: Box<str>,
+    pub text: Text,
 }
 
 impl Reply {
@@ -102,8 +104,8 @@ impl fmt::Display for Reply {
 }
 
 /// At most 1,000 bytes of a text, without what could break a line, a terminal or the direction of writing.
-fn printable(text: &str) -> Box<str> {
-    let mut kept = String::with_capacity(text.len().min(TEXT_LENGTH_MAX));
+fn printable(text: &str) -> Text {
+    let mut kept = Text::with_capacity(text.len().min(TEXT_LENGTH_MAX));
     for c in text.chars() {
         let hidden = c.is_control()
             || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -113,7 +115,7 @@ fn printable(text: &str) -> Box<str> {
         }
         kept.push(c);
     }
-    kept.into()
+    kept
 }
 
 /// Where in the dialogue something happened.
@@ -172,7 +174,7 @@ pub enum Cause {
         /// For the DSN; its class need not be final (a timeout is 4.4.1, and may expire as 4.4.7).
         status: EnhancedStatus,
         /// One sentence without line breaks.
-        text: Box<str>,
+        text: Text,
     },
 }
 

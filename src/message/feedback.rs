@@ -19,15 +19,19 @@ const DIGITS: usize = 10;
 pub fn feedback_id(domain: &Domain, words: [&str; 3]) -> String {
     let mut value = String::with_capacity(4 * (DIGITS + 1));
     for word in words.into_iter().filter(|word| !word.is_empty()) {
-        value.push_str(&identifier(domain, word));
+        put_identifier(&mut value, domain, word);
         value.push(':');
     }
-    value + &identifier(domain, "")
+    put_identifier(&mut value, domain, "");
+    value
 }
 
-fn identifier(domain: &Domain, word: &str) -> String {
+fn put_identifier(value: &mut String, domain: &Domain, word: &str) {
     let hash = Sha256::new().chain_update(domain.as_str()).chain_update(":").chain_update(word).finalize();
-    hash.iter().take(DIGITS / 2).map(|octet| format!("{octet:02x}")).collect()
+    for octet in hash.iter().take(DIGITS / 2) {
+        let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+        value.extend([digit(octet >> 4), digit(octet & 15)]);
+    }
 }
 
 /// Whether one more field of this name would break a DKIM signature that came with the message: the signature names it

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use postrider_drop::{Letter, Wanted};
 
 use crate::accept::{Origin, Refusal, Submission};
-use crate::mail::{Address, Domain, Notify, Return, ReversePath, is_safe_argument};
+use crate::mail::{Address, Domain, Notify, Return, ReversePath, Text, is_safe_argument};
 use crate::message::{Families, HeaderLimits, Kind, scan};
 use crate::time::Timestamp;
 
@@ -20,7 +20,7 @@ pub(super) struct Terms {
     /// The domain of bare addresses.
     pub origin: Domain,
     /// The stream, if the config says one.
-    pub stream: Option<Box<str>>,
+    pub stream: Option<Text>,
     /// Whose control headers count.
     pub control: Families,
     /// Longest message. Unit: octets.
@@ -105,7 +105,7 @@ fn address(text: &str, origin: &Domain) -> Option<Address> {
     read.or_else(|| Address::new(text, origin.clone()).ok())
 }
 
-fn recipient(wanted: &Wanted, origin: &Domain) -> Option<(Address, Notify, Option<Box<str>>)> {
+fn recipient(wanted: &Wanted, origin: &Domain) -> Option<(Address, Notify, Option<Text>)> {
     let text = if wanted.address.trim().is_empty() { NOBODY } else { wanted.address.as_str() };
     let has = |letter| wanted.notify.contains(letter);
     let notify = match wanted.notify.as_str() {

@@ -34,7 +34,7 @@ use crate::accept::{Door, Kept, Refusal, Submission};
 use crate::alarm::Cause as Alarm;
 use crate::clock::Clock;
 use crate::ledger::Ledger;
-use crate::mail::{Domain, QueueId};
+use crate::mail::{Domain, QueueId, Text};
 use crate::maillog::Service;
 use crate::message::Families;
 use crate::queue::{Queue, Withheld};
@@ -63,7 +63,7 @@ pub struct Settings {
     /// The domain of bare addresses.
     pub origin: Domain,
     /// The stream of what comes in here.
-    pub stream: Option<Box<str>>,
+    pub stream: Option<Text>,
     /// Whose control headers count.
     pub control: Families,
     /// Longest message. Unit: octets.

@@ -116,7 +116,7 @@ pub(super) fn text_checksum(text: &str) -> u32 {
 /// Both checksums of an envelope sender; zero for the null one.
 pub(super) fn sender_checksums(path: &ReversePath) -> (u32, u32) {
     match path.address() {
-        Some(address) => (text_checksum(&address.to_string()), text_checksum(address.domain().as_str())),
+        Some(address) => (text_checksum(&address.text()), text_checksum(address.domain().as_str())),
         None => (0, 0),
     }
 }

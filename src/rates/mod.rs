@@ -16,7 +16,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::mail::StreamKind;
+use crate::mail::{StreamKind, Text};
 use crate::time::Timestamp;
 
 pub use rest::Rests;
@@ -150,7 +150,7 @@ pub struct Suspension {
     /// Since when.
     pub since: Timestamp,
     /// By whom, or why: words for people.
-    pub because: Box<str>,
+    pub because: Text,
 }
 
 /// What holds a sender's mail back.
@@ -172,7 +172,7 @@ pub enum Step {
     /// A pause is over by itself.
     Recovered(Sender),
     /// A credential is suspended from now on.
-    Suspend(Box<str>, Suspension),
+    Suspend(Text, Suspension),
 }
 
 /// All counts and pauses.
@@ -180,7 +180,7 @@ pub enum Step {
 pub struct Book {
     windows: HashMap<Scope, Windows>,
     pauses: BTreeMap<Sender, Pause>,
-    suspensions: BTreeMap<Box<str>, Suspension>,
+    suspensions: BTreeMap<Text, Suspension>,
     /// When mail of senders and of credentials was held.
     rests: BTreeMap<Scope, Rests>,
     /// Counts that began anew, and are to be removed where they are kept.
@@ -208,7 +208,7 @@ impl Book {
     }
 
     fn windows_of(&mut self, scope: Scope, now: Timestamp) -> &mut Windows {
-        if !self.windows.contains_key(&scope) && self.windows.len() >= SCOPES_MAX {
+        if self.windows.len() >= SCOPES_MAX && !self.windows.contains_key(&scope) {
             let mut ages: Vec<(Timestamp, Scope)> =
                 self.windows.iter().map(|(scope, windows)| (windows.at(), scope.clone())).collect();
             ages.sort_unstable();

@@ -3,14 +3,15 @@
 use std::fmt;
 
 use super::Mail;
+use crate::mail::Text;
 
 /// Who sends: one credential on one stream, the smallest that can be paused.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Sender {
     /// Empty: trusted networks.
-    pub credential: Box<str>,
+    pub credential: Text,
     /// The stream's name.
-    pub stream: Box<str>,
+    pub stream: Text,
 }
 
 impl Sender {
@@ -42,15 +43,15 @@ pub enum Scope {
     /// One credential on one stream.
     Sender(Sender),
     /// A stream.
-    Stream(Box<str>),
+    Stream(Text),
     /// A credential.
-    Credential(Box<str>),
+    Credential(Text),
     /// A source.
-    Source(Box<str>),
+    Source(Text),
     /// A sending domain.
-    Domain(Box<str>),
+    Domain(Text),
     /// A provider of recipients.
-    Provider(Box<str>),
+    Provider(Text),
 }
 
 impl Scope {

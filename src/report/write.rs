@@ -308,7 +308,7 @@ pub(super) mod tests {
             submission: QueueId::from_u64(7),
             accepted_at,
             release_at: accepted_at,
-            put_off_by: Box::default(),
+            put_off_by: "".into(),
             expires_at: accepted_at.after(Duration::from_secs(432_000)),
             stream: "transactional".into(),
             kind: StreamKind::Transactional,

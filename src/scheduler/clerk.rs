@@ -22,7 +22,7 @@ use crate::classify::{Feedback, Reaction, Signal};
 use crate::delivery::{ConnectionId, Event, Host, Order as LinkOrder, Plan, SlotLimits, Source, Words};
 use crate::dns::{Failure, Finality};
 use crate::history::{self, History};
-use crate::mail::{Cause, Domain, Outcome, QueueId, Stage};
+use crate::mail::{Cause, Domain, Outcome, QueueId, Stage, Text};
 use crate::queue::{Change, Waiting};
 use crate::route;
 use crate::time::Timestamp;
@@ -912,14 +912,14 @@ fn done_by(reaction: Reaction) -> Option<&'static str> {
 fn tell_limits(history: &History, (site, domain): (&str, &str), source: &str, limits: &NamedLimits) {
     let own = limits.sources.iter().find(|(name, _)| &**name == source).map_or(&limits.each, |(_, own)| own);
     for (source, limits) in [(source, own), ("", &limits.total)] {
-        let text = |rates: &Rates| history::windows_text(rates.iter().map(|rate| (rate.count, rate.per)));
+        let text = |rates: &Rates| Text::from(history::windows_text(rates.iter().map(|rate| (rate.count, rate.per))));
         history.tell(history::Fact::Limits(history::Limits {
-            source: source.to_owned(),
-            site: site.to_owned(),
-            domain: domain.to_owned(),
+            source: source.into(),
+            site: site.into(),
+            domain: domain.into(),
             // A recipient domain's connections are its site's.
             connections: if limits.connections == u16::MAX || site.is_empty() { 0 } else { limits.connections.into() },
-            new_connections: if site.is_empty() { String::new() } else { text(&limits.new_connections) },
+            new_connections: if site.is_empty() { Text::default() } else { text(&limits.new_connections) },
             messages: text(&limits.messages),
             recipients: text(&limits.recipients),
         }));

@@ -8,6 +8,7 @@ use smtp_proto::{Error, Request};
 use super::answer::Answer;
 use super::parameter::{self, MailParameters, RcptParameters};
 use super::path::{self, Path};
+use crate::mail::Text;
 
 /// Longest EHLO name that is kept, RFC 5321 §4.5.3.1.2. Unit: octets.
 const HELLO_LENGTH_MAX: usize = 255;
@@ -16,9 +17,9 @@ const HELLO_LENGTH_MAX: usize = 255;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
     /// EHLO.
-    Ehlo(Box<str>),
+    Ehlo(Text),
     /// HELO.
-    Helo(Box<str>),
+    Helo(Text),
     /// MAIL FROM.
     Mail(Path, MailParameters),
     /// RCPT TO.
@@ -143,7 +144,7 @@ fn bare<'a>(command: Command<'a>, rest: &str) -> Result<Command<'a>, Nonsense> {
 
 /// The name behind EHLO, any first word: clients send container ids, underscores and worse. It is only for the trace,
 /// so what could not stand there is replaced.
-fn hello(rest: &str) -> Result<Box<str>, Nonsense> {
+fn hello(rest: &str) -> Result<Text, Nonsense> {
     let name = rest.split(' ').find(|word| !word.is_empty());
     let name = name.filter(|name| name.len() <= HELLO_LENGTH_MAX);
     let name = name.ok_or(Nonsense::Refused(Answer::fixed(501, "5.5.4", "Syntax: EHLO hostname")))?;

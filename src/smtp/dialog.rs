@@ -569,7 +569,7 @@ mod tests {
             submission: QueueId::from_u64(1),
             accepted_at: Timestamp::ZERO,
             release_at: Timestamp::ZERO,
-            put_off_by: Box::default(),
+            put_off_by: "".into(),
             expires_at: Timestamp::NEVER,
             stream: "transactional".into(),
             kind: StreamKind::Transactional,

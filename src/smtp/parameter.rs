@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::answer::Answer;
-use crate::mail::{Notify, Return, is_safe_argument};
+use crate::mail::{Notify, Return, Text, is_safe_argument};
 use crate::time::Timestamp;
 
 /// Longest ENVID once decoded, RFC 3461 §4.4.
@@ -19,7 +19,7 @@ pub struct MailParameters {
     /// `RET=`, RFC 3461.
     pub ret: Option<Return>,
     /// `ENVID=`, as it came.
-    pub envid: Option<Box<str>>,
+    pub envid: Option<Text>,
     /// `HOLDFOR=` or `HOLDUNTIL=`.
     pub hold: Option<Hold>,
 }
@@ -39,7 +39,7 @@ pub struct RcptParameters {
     /// `NOTIFY=`.
     pub notify: Notify,
     /// `ORCPT=`, as it came; non-ASCII written as RFC 6533 §3 `utf-8-addr-xtext`.
-    pub original: Option<Box<str>>,
+    pub original: Option<Text>,
 }
 
 /// Reads MAIL's.
@@ -163,13 +163,13 @@ fn notify(value: &str) -> Option<Notify> {
     Some(Notify::On { success, failure, delay })
 }
 
-fn envid(value: &str) -> Option<Box<str>> {
+fn envid(value: &str) -> Option<Text> {
     let decoded_length = value.len().checked_sub(2 * value.matches('+').count())?;
     (is_xtext(value) && decoded_length <= ENVID_LENGTH_MAX).then(|| value.into())
 }
 
 /// `rfc822;xtext`, or `utf-8;` with RFC 6533's forms.
-fn original(value: &str) -> Option<Box<str>> {
+fn original(value: &str) -> Option<Text> {
     let (kind, address) = value.split_once(';')?;
     if kind.is_empty() || !kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         return None;

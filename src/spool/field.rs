@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::wire::{Reader, Writer};
 use crate::mail::{
     Address, BodyFacts, Cause, Domain, EnhancedStatus, Envelope, Marks, Notify, Outcome, Progress, QueueId, Recipient,
-    RecipientProgress, RecipientState, Reply, Return, ReversePath, Stage, StreamKind,
+    RecipientProgress, RecipientState, Reply, Return, ReversePath, Stage, StreamKind, Text,
 };
 use crate::time::Timestamp;
 
@@ -83,7 +83,7 @@ fn write_marks(w: &mut Writer, marks: &Marks) {
 fn read_marks(r: &mut Reader) -> Option<Marks> {
     let engaged = r.u8()? & ENGAGED != 0;
     let tags = usize::from(r.u16()?);
-    let tags = r.list(tags, 2, |r| r.text().map(Box::from))?;
+    let tags = r.list(tags, 2, |r| r.text().map(Text::from))?;
     let pairs = usize::from(r.u16()?);
     let metadata = r.list(pairs, 4, |r| Some((r.text()?.into(), r.text()?.into())))?;
     Some(Marks { tags, metadata, engaged })
@@ -118,7 +118,7 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
     };
     let (stream, credential, pool) = (r.text()?.into(), r.text()?.into(), r.text()?.into());
     let reverse_path = r.option(read_address)?.map_or(ReversePath::Null, ReversePath::Address);
-    let envid = r.option(|r| r.text().map(Box::from))?;
+    let envid = r.option(|r| r.text().map(Text::from))?;
     let author_domain = r.option(|r| r.text()?.parse::<Domain>().ok())?;
     let message_id = r.text()?.into();
     let added_headers = Bytes::copy_from_slice(r.bytes()?);
@@ -126,7 +126,7 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
     let recipients = r.list(count, 6, |r| {
         let address = read_address(r)?;
         let notify = notify(r.u8()?)?;
-        let original = r.option(|r| r.text().map(Box::from))?;
+        let original = r.option(|r| r.text().map(Text::from))?;
         Some(Recipient { address, notify, original })
     })?;
     // What version 1 wrote ends here.
@@ -136,7 +136,7 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
     };
     // What was written before there were quotas ends here.
     let put_off_by = match r.0.is_empty() {
-        true => Box::default(),
+        true => Text::default(),
         false => r.text()?.into(),
     };
     // What was written before we had return paths ends here.
@@ -368,7 +368,7 @@ mod tests {
             submission: QueueId::from_u64(7),
             accepted_at: at,
             release_at: at,
-            put_off_by: Box::default(),
+            put_off_by: "".into(),
             expires_at: Timestamp::from_secs(1_795_687_200),
             stream: "transactional".into(),
             kind: StreamKind::Transactional,
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(read_envelope(&mut Reader(&old)).as_ref(), Some(&envelope));
         let before_quotas = 1 + 11;
         let old = cut(|w| write_envelope(w, &envelope), before_quotas);
-        envelope.put_off_by = Box::default();
+        envelope.put_off_by = Text::default();
         assert_eq!(read_envelope(&mut Reader(&old)).as_ref(), Some(&envelope));
         let mut progress = Progress::new(1, Timestamp::from_secs(5));
         progress.pool = "bulk".into();

@@ -29,6 +29,7 @@ use super::penalty::Failure;
 use super::server::{Post, Shared};
 use crate::accept::{Origin, Submission};
 use crate::credential::VerifyError;
+use crate::mail::Text;
 use crate::maillog::{self, Said, Service};
 use crate::smtp::answer::Answer;
 use crate::smtp::auth::Login;
@@ -101,7 +102,7 @@ struct Connection<G: Gate> {
     post: Arc<Post>,
     client: SocketAddr,
     io: Option<Io>,
-    tls: Option<Box<str>>,
+    tls: Option<Text>,
     session: Session,
     /// Read and not yet used.
     input: Vec<u8>,
@@ -155,7 +156,7 @@ impl<G: Gate> Connection<G> {
             post,
             client,
             io: Some(io),
-            tls,
+            tls: tls.map(Text::from),
             session,
             input,
             share,
@@ -397,7 +398,7 @@ impl<G: Gate> Connection<G> {
             hello: message.hello,
             protocol: message.protocol,
             tls: self.tls.clone(),
-            credential: self.session.login().map(|name| Box::from(&**name)),
+            credential: self.session.login().map(|name| Text::from(&**name)),
             from_anyone: post.terms.mode == Mode::Smtp && !post.listener.trusts(self.client.ip()),
             listener_stream: post.listener.stream.clone(),
             listener_control: post.listener.control,
@@ -447,7 +448,7 @@ impl<G: Gate> Connection<G> {
         };
         let handshake = Io::secure(stream, tls.config());
         let (io, description) = timeout(self.post.settings.handshake_timeout, handshake).await??;
-        (self.io, self.tls) = (Some(io), Some(description));
+        (self.io, self.tls) = (Some(io), Some(description.into()));
         self.session.secured();
         Ok(())
     }

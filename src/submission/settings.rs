@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::mail::Domain;
+use crate::mail::{Domain, Text};
 use crate::message::Families;
 use crate::size::ByteSize;
 use crate::smtp::session::{Limits, Mode};
@@ -20,7 +20,7 @@ pub struct Listener {
     /// Networks that may relay in mode `smtp`, and that no listener holds to `connections_per_client_max`.
     pub trusted_networks: Vec<IpNet>,
     /// The stream of mail that comes in here, if the credential names none.
-    pub stream: Option<Box<str>>,
+    pub stream: Option<Text>,
     /// Whose control headers count in mail that comes in here without a credential.
     pub control: Families,
     /// `received = "hide-client"`: the Received header names neither client nor EHLO name.

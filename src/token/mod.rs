@@ -30,7 +30,7 @@ mod keys;
 
 pub use keys::{Keys, KeysError};
 
-use crate::mail::{Address, QueueId};
+use crate::mail::{Address, QueueId, Text};
 use crate::time::Timestamp;
 
 /// In place of a recipient: the token is of an envelope's every recipient.
@@ -94,7 +94,7 @@ pub struct Link {
     /// Who wants to hear no more.
     pub address: Address,
     /// The stream of the message.
-    pub stream: Box<str>,
+    pub stream: Text,
     /// The envelope.
     pub id: QueueId,
     /// The recipient's place in it.

@@ -20,7 +20,7 @@ fn envelope() -> Envelope {
         submission: QueueId::from_u64(7),
         accepted_at: NOW,
         release_at: NOW,
-        put_off_by: Box::default(),
+        put_off_by: "".into(),
         expires_at: NOW.after(Duration::from_secs(1000)),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

@@ -215,7 +215,7 @@ mod tests {
             effect: "suppressed".into(),
             why: "hard_bounce for all, until 2026-12-25T10:00:00Z".into(),
             token: "valid".into(),
-            from: String::new(),
+            from: "".into(),
             sent_on_to: "shop@y.example".into(),
             sent_on_as: QueueId::from_u64(11),
             client: "192.0.2.1:25".into(),

@@ -2,6 +2,7 @@
 
 use super::super::row::{Closed, Connected, Dialed, Lost, Started};
 use super::*;
+use crate::mail::Text;
 use crate::time::Timestamp;
 
 /// A log in short, a line each:
@@ -16,14 +17,14 @@ fn log(text: &str) -> Audit {
     let mut audit = Audit::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split(' ').collect();
-        let text = |place: usize| words[place].trim_start_matches('-').replace('+', " ");
+        let text = |place: usize| Text::from(words[place].trim_start_matches('-').replace('+', " "));
         let number = |place: usize| words[place].parse::<u64>().unwrap();
         let (source, connection) = (text(words.len().min(3) - 1), || number(1));
         let fact = match words[0] {
             "limits" => Fact::Limits(Limits {
                 source: text(1),
-                site: if words[2].starts_with('@') { String::new() } else { text(2) },
-                domain: words[2].strip_prefix('@').unwrap_or_default().to_owned(),
+                site: if words[2].starts_with('@') { Text::default() } else { text(2) },
+                domain: words[2].strip_prefix('@').unwrap_or_default().into(),
                 connections: number(3),
                 new_connections: text(4),
                 messages: text(5),

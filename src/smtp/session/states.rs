@@ -12,6 +12,7 @@ use super::tally::{Refusal, Tally};
 use super::terms::{Link, Mode, Security, Terms};
 use super::transaction::{ExpectChunk, ExpectRcpt, Transaction};
 use super::{Act, Policy};
+use crate::mail::Text;
 use crate::time::Timestamp;
 
 /// What may come next.
@@ -88,7 +89,7 @@ impl State {
 /// How the client named itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Hello {
-    pub(super) name: Box<str>,
+    pub(super) name: Text,
     /// EHLO, not HELO.
     pub(super) extended: bool,
 }

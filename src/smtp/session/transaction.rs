@@ -8,14 +8,14 @@ use super::super::path::Path;
 use super::receive::{ExpectBdat, ExpectText};
 use super::states::{Common, ExpectMail, State};
 use super::{Mode, Policy};
-use crate::mail::{Address, Notify, Return, ReversePath};
+use crate::mail::{Address, Notify, Return, ReversePath, Text};
 use crate::time::Timestamp;
 
 /// A message as the client handed it over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// What the client called itself, a safe argument.
-    pub hello: Box<str>,
+    pub hello: Text,
     /// The keyword for Received: RFC 3848 and RFC 6531 §4.3.
     pub protocol: &'static str,
     /// MAIL FROM.
@@ -23,11 +23,11 @@ pub struct Message {
     /// RFC 3461.
     pub ret: Option<Return>,
     /// RFC 3461, as it came.
-    pub envid: Option<Box<str>>,
+    pub envid: Option<Text>,
     /// RFC 4865: not before this.
     pub release_at: Option<Timestamp>,
     /// RCPT TO in order, one or more.
-    pub recipients: Vec<(Address, Notify, Option<Box<str>>)>,
+    pub recipients: Vec<(Address, Notify, Option<Text>)>,
     /// CRLF line ends only, no NUL.
     pub body: Vec<u8>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Transaction {
     reverse_path: ReversePath,
     parameters: MailParameters,
     release_at: Option<Timestamp>,
-    recipients: Vec<(Address, Notify, Option<Box<str>>)>,
+    recipients: Vec<(Address, Notify, Option<Text>)>,
     /// Recipients refused because the limit was reached.
     beyond: usize,
 }

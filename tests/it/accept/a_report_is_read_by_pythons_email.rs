@@ -44,7 +44,7 @@ fn a_report_is_read_by_pythons_email() {
         submission: QueueId::from_u64(7),
         accepted_at: Timestamp::from_secs(1_795_255_200),
         release_at: Timestamp::from_secs(1_795_255_200),
-        put_off_by: Box::default(),
+        put_off_by: "".into(),
         expires_at: Timestamp::from_secs(1_795_255_200).after(Duration::from_secs(432_000)),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider::history::{Accepted, Attempt, Fact, History, Outcome, Question, Settings, trace};
-use postrider::mail::QueueId;
+use postrider::mail::{QueueId, Text};
 use postrider::time::Timestamp;
 
 use crate::harness::count;
@@ -18,13 +18,13 @@ const ROWS_EACH: u64 = 3;
 
 fn tell(history: &History, number: u64) {
     let id = QueueId::from_u64(((1_795_255_200_000 + number / 1000) << 21) + number % 1000);
-    let recipient = format!("person{number}@domain{}.example", number % 5000);
+    let recipient = Text::from(format!("person{number}@domain{}.example", number % 5000));
     history.tell(Fact::Accepted(Accepted {
         queue_id: id,
         submission: id,
         recipient: recipient.clone(),
         from: "bounces@shop.example".into(),
-        message_id: format!("{number}.7f3a@shop.example"),
+        message_id: format!("{number}.7f3a@shop.example").into(),
         credential: "shop".into(),
         stream: "transactional".into(),
         client: "192.0.2.7:40000".into(),
@@ -34,10 +34,10 @@ fn tell(history: &History, number: u64) {
         queue_id: id,
         connection: number % 64,
         source: "a".into(),
-        site: format!("mx{}.example", number % 300),
-        domain: format!("domain{}.example", number % 5000),
-        host: format!("mx{}.example", number % 300),
-        address: format!("198.51.100.{}", number % 250),
+        site: format!("mx{}.example", number % 300).into(),
+        domain: format!("domain{}.example", number % 5000).into(),
+        host: format!("mx{}.example", number % 300).into(),
+        address: format!("198.51.100.{}", number % 250).into(),
         mail_ms: 1_795_255_200_000 + number,
         done_ms: 1_795_255_200_080 + number,
         recipients: 1,
@@ -51,9 +51,9 @@ fn tell(history: &History, number: u64) {
         attempt: 1,
         stage: "dot".into(),
         status: "2.0.0".into(),
-        reply: format!("250 2.0.0 OK queued as {number:016x}"),
-        host: format!("mx{}.example", number % 300),
-        address: format!("198.51.100.{}", number % 250),
+        reply: format!("250 2.0.0 OK queued as {number:016x}").into(),
+        host: format!("mx{}.example", number % 300).into(),
+        address: format!("198.51.100.{}", number % 250).into(),
         ..Outcome::default()
     }));
 }
