@@ -66,11 +66,36 @@ struct Inbox {
     work: Work,
     pins: Vec<oneshot::Sender<Pinned>>,
     compacted: Option<Result<Compacted, Broken>>,
-    /// The writer waits for the condition variable.
-    asleep: bool,
+    sleep: Sleep,
     closing: bool,
     /// The writer is gone: nothing is taken any more.
     closed: bool,
+}
+
+/// What the writer does between two steps.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Sleep {
+    /// It works, and will look into the inbox by itself.
+    #[default]
+    Awake,
+    /// It waits for [`LINGER`]; settles that come alone do not wake it.
+    Lingering,
+    /// Anything wakes it.
+    Asleep,
+}
+
+/// How long settles wait for company after a step. On a busy relay the next message comes within this time and takes them
+/// along, which halves the writes and spares one wake in five (`tests/bench/relay`, under `perf stat`). No answer waits for
+/// it, only the next final dot on the same connection, which is a peer's round trip away. Unit: microseconds.
+const LINGER: Duration = Duration::from_micros(300);
+
+/// Whether what comes can wait for [`LINGER`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// Somebody waits for an answer.
+    Now,
+    /// A settle.
+    Soon,
 }
 
 /// A settle on its way to the disk.
@@ -151,7 +176,7 @@ impl Spool {
     /// that is not live is ignored, its DSN too.
     pub fn settle(&self, id: QueueId, progress: Progress, dsn: Option<Prepared>) -> Ticket {
         let (request, done) = SettleRequest::new(id, progress, dsn);
-        self.shared.fill(|inbox| inbox.work.settles.push_back(request));
+        self.shared.fill(Haste::Soon, |inbox| inbox.work.settles.push_back(request));
         Ticket { done }
     }
 
@@ -167,7 +192,7 @@ impl Spool {
     async fn put_state(&self, table: u16, key: Bytes, value: Option<Bytes>) -> Result<DurableSeq, PutError> {
         let Ok(_place) = self.shared.places.acquire().await else { return Err(PutError::Closed) };
         let (request, done) = StateRequest::new(table, key, value);
-        self.shared.fill(|inbox| inbox.work.states.push(request));
+        self.shared.fill(Haste::Now, |inbox| inbox.work.states.push(request));
         done.await.unwrap_or(Err(PutError::Closed))
     }
 
@@ -230,7 +255,7 @@ impl Spool {
     /// The disk said no; what was copied is left for the caller to remove.
     pub fn backup(&self, to: &Path) -> std::io::Result<()> {
         let (sender, receiver) = oneshot::channel();
-        self.shared.fill(|inbox| inbox.pins.push(sender));
+        self.shared.fill(Haste::Now, |inbox| inbox.pins.push(sender));
         let pinned = receiver.blocking_recv().map_err(|_| std::io::Error::other("the spool is closed"))?;
         backup::copy(&*self.shared.disk, &pinned, to)
     }
@@ -238,7 +263,7 @@ impl Spool {
     /// Writes what waits, marks a clean close, and ends the thread. Blocks. Later calls answer `Closed`.
     pub fn close(&self) {
         self.shared.places.close();
-        self.shared.fill(|inbox| inbox.closing = true);
+        self.shared.fill(Haste::Now, |inbox| inbox.closing = true);
         if let Some(thread) = lock(&self.shared.thread).take() {
             // A writer that panicked left no clean mark; the next start recovers.
             let _ = thread.join();
@@ -251,7 +276,7 @@ impl Shared {
     fn leave(&self, prepared: Prepared) -> Result<oneshot::Receiver<Result<DurableSeq, PutError>>, PutError> {
         match PutRequest::new(&*self.disk, &self.settings, prepared) {
             Ok((request, done)) => {
-                self.fill(|inbox| inbox.work.puts.push_back(request));
+                self.fill(Haste::Now, |inbox| inbox.work.puts.push_back(request));
                 Ok(done)
             }
             Err(PutFailure::Full) => Err(PutError::Full),
@@ -264,33 +289,47 @@ impl Shared {
 
     /// Puts something into the inbox and wakes the writer if it sleeps. When the writer is gone, what was put in is
     /// dropped, and who waits for it learns that.
-    fn fill(&self, fill: impl FnOnce(&mut Inbox)) {
+    fn fill(&self, haste: Haste, fill: impl FnOnce(&mut Inbox)) {
         let mut inbox = lock(&self.inbox);
         fill(&mut inbox);
         if inbox.closed {
             inbox.work = Work::default();
             inbox.pins.clear();
         }
-        let wake = std::mem::take(&mut inbox.asleep);
+        let wake = match (inbox.sleep, haste) {
+            (Sleep::Asleep, _) | (Sleep::Lingering, Haste::Now) => true,
+            (Sleep::Lingering, Haste::Soon) | (Sleep::Awake, _) => false,
+        };
+        if wake {
+            inbox.sleep = Sleep::Awake;
+        }
         drop(inbox);
         if wake {
             self.filled.notify_one();
         }
     }
 
-    /// Everything that waits; sleeps up to `idle` if nothing does.
-    fn take(&self, idle: Duration) -> Inbox {
+    /// Everything that waits; sleeps up to `idle` if nothing does, the first `linger` of it lightly.
+    fn take(&self, idle: Duration, linger: Duration) -> Inbox {
         let mut inbox = lock(&self.inbox);
+        if inbox.has_no_haste() && !linger.min(idle).is_zero() {
+            inbox = self.sleep(inbox, Sleep::Lingering, linger.min(idle));
+        }
         if inbox.is_empty() && !idle.is_zero() {
-            inbox.asleep = true;
-            inbox = match self.filled.wait_timeout(inbox, idle) {
-                Ok((inbox, _)) => inbox,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
-            inbox.asleep = false;
+            inbox = self.sleep(inbox, Sleep::Asleep, idle);
         }
         let closing = inbox.closing;
         std::mem::replace(&mut *inbox, Inbox { closing, ..Inbox::default() })
+    }
+
+    fn sleep<'a>(&self, mut inbox: MutexGuard<'a, Inbox>, sleep: Sleep, time: Duration) -> MutexGuard<'a, Inbox> {
+        inbox.sleep = sleep;
+        let mut inbox = match self.filled.wait_timeout(inbox, time) {
+            Ok((inbox, _)) => inbox,
+            Err(poisoned) => poisoned.into_inner().0,
+        };
+        inbox.sleep = Sleep::Awake;
+        inbox
     }
 
     fn show_life(&self, now: Duration) {
@@ -300,8 +339,11 @@ impl Shared {
 
 impl Inbox {
     fn is_empty(&self) -> bool {
-        let work = &self.work;
-        let idle = work.puts.is_empty() && work.settles.is_empty() && work.states.is_empty();
+        self.work.settles.is_empty() && self.has_no_haste()
+    }
+
+    fn has_no_haste(&self) -> bool {
+        let idle = self.work.puts.is_empty() && self.work.states.is_empty();
         idle && self.pins.is_empty() && self.compacted.is_none() && !self.closing
     }
 }
@@ -324,9 +366,10 @@ fn run(shared: &Arc<Shared>, mut writer: Writer) {
 
 fn drive(shared: &Arc<Shared>, writer: &mut Writer) -> Result<(), Broken> {
     let mut stats_at = Duration::ZERO;
+    let mut linger = Duration::ZERO;
     loop {
         let now = shared.started.elapsed();
-        let inbox = shared.take(writer.idle_time(now));
+        let inbox = shared.take(writer.idle_time(now), linger);
         let now = shared.started.elapsed();
         shared.show_life(now);
         if let Some(compacted) = inbox.compacted {
@@ -337,6 +380,8 @@ fn drive(shared: &Arc<Shared>, writer: &mut Writer) -> Result<(), Broken> {
             *lock(&shared.stats) = writer.stats();
             return Ok(());
         }
+        // A relay at rest writes what comes at once.
+        linger = if inbox.work.is_empty() { Duration::ZERO } else { LINGER };
         writer.step(inbox.work, now)?;
         shared.full.store(writer.is_full(), Ordering::Relaxed);
         for pin in inbox.pins {
@@ -356,10 +401,10 @@ fn start_compaction(shared: &Arc<Shared>, writer: &mut Writer) {
     let answer = shared.clone();
     let started = std::thread::Builder::new().name("spool-compact".into()).spawn(move || {
         let compacted = job.run();
-        answer.fill(|inbox| inbox.compacted = Some(compacted));
+        answer.fill(Haste::Now, |inbox| inbox.compacted = Some(compacted));
     });
     if let Err(error) = started {
-        shared.fill(|inbox| inbox.compacted = Some(Err(Broken(format!("no thread: {error}")))));
+        shared.fill(Haste::Now, |inbox| inbox.compacted = Some(Err(Broken(format!("no thread: {error}")))));
     }
 }
 

@@ -120,6 +120,13 @@ pub struct Work {
     pub puts: VecDeque<PutRequest>,
 }
 
+impl Work {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty() && self.settles.is_empty() && self.puts.is_empty()
+    }
+}
+
 /// A composed record, and who waits for it.
 enum Pending {
     Settle { sequence: u64, at: Position, bytes: u64, place: BodyPlace, request: SettleRequest },
