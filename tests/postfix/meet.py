@@ -13,7 +13,7 @@ clients.json  by port, address and TLS of a client: whether STARTTLS and AUTH ar
 
 tests/it/import/peers.rs and clients.rs compare the imported config with them.
 """
-import base64, contextlib, ctypes, json, os, pathlib, re, shutil, socket, ssl, struct, subprocess, sys, tempfile, threading, time
+import base64, contextlib, ctypes, json, os, pathlib, re, shutil, signal, socket, ssl, struct, subprocess, sys, tempfile, threading, time
 
 HERE = pathlib.Path(__file__).parent
 CASES = HERE / "cases"
@@ -159,6 +159,7 @@ class Visit:
 
     def encrypt(self):
         if self.kind in ("broken", "refused"):
+            self.connection.recv(4096)
             self.connection.sendall(b"this is no TLS\r\n" * 4)
             raise OSError("broken")
         name = self.kind if self.kind in ("other-name", "self-signed") else "trusted"
@@ -287,6 +288,8 @@ def prepare(case, top, certificates, shown):
         "smtpd_client_connection_count_limit": 0, "smtpd_client_connection_rate_limit": 0, "smtpd_error_sleep_time": 0,
         "smtpd_hard_error_limit": 10000, "smtpd_soft_error_limit": 10000, "smtpd_peername_lookup": "no",
         "default_destination_rate_delay": 0, "minimal_backoff_time": f"{BACKOFF_SECONDS}s", "queue_run_delay": "1h",
+        # One refusal keeps no other message from being tried.
+        "default_destination_concurrency_failed_cohort_limit": 0,
         "smtpd_sasl_type": "dovecot", "smtpd_sasl_path": top / "logins",
     }
     said = dict(line.split(" = ", 1) if " = " in line else (line.rstrip(" ="), "") for line in sh("postconf", "-c", conf, "-n").splitlines())
@@ -359,6 +362,8 @@ def meet_peers(conf, peers, pairs):
     found = {}
     for kind in KINDS:
         peers.kind, peers.taken, peers.in_clear = kind, [], set()
+        # A fresh queue manager: it remembers which destinations were dead.
+        sh(*INSIDE, "postfix", "-c", conf, "start")
         send(conf, kind, pairs)
         waiting = settled(conf)
         at_once = list(peers.taken)
@@ -384,6 +389,7 @@ def meet_peers(conf, peers, pairs):
         print(f"  {kind}: {len(rows) - missing} taken, {missing} wait", reasons[:3])
         found[kind] = {"password_in_clear": sorted(peers.in_clear), "envelopes": rows}
         subprocess.run([*INSIDE, "postsuper", "-c", str(conf), "-d", "ALL"], capture_output=True)
+        sh(*INSIDE, "postfix", "-c", conf, "stop")
     return found
 
 
@@ -493,12 +499,12 @@ def meet(case, dns, peers, certificates):
         services = [line.split(None, 8) for line in sh("postconf", "-c", conf, "-M").splitlines()]
         commands = {fields[0]: fields[7].split(" ")[0] for fields in services if fields[1] == "unix"}
         ports = [(fields[0], "wrappermode=yes" in " ".join(fields[8:])) for fields in services if fields[1] == "inet"]
-        sh(*INSIDE, "postfix", "-c", conf, "start")
         print(case, flush=True)
         try:
             found = meet_peers(conf, peers, samples(answers, commands, "smtp_sender_dependent" in (CASES / case / "main.cf").read_text()))
             (CASES / case / "peers.json").write_text(dumped({kind: of for kind, of in found.items()}))
             serves = any(answer["relays"] is not None for answer in answers)
+            sh(*INSIDE, "postfix", "-c", conf, "start")
             rows = meet_clients(ports) if serves else []
             print(f"  {len(rows)} kinds of clients")
             (CASES / case / "clients.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
@@ -537,6 +543,8 @@ def main():
     if os.environ.get("MEET_INSIDE") is None:
         os.environ["MEET_INSIDE"] = "yes"
         os.execvp("unshare", ["unshare", "--net", "--mount", sys.executable, __file__, *sys.argv[1:]])
+    # So that Postfix is stopped in any case.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     world()
     with tempfile.TemporaryDirectory(prefix="meet-") as name:
         top = pathlib.Path(name)

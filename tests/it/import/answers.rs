@@ -102,6 +102,11 @@ fn theirs(answer: &Answer, master: &[syntax::Service], import: &Import) -> Way {
 
 /// The place of the route that our config has for an envelope.
 fn place(answer: &Answer, config: &Config) -> Option<usize> {
+    place_of(&answer.sender, &answer.recipient, config)
+}
+
+/// The same by sender, empty for the null one, and recipient.
+pub fn place_of(sender: &str, recipient: &str, config: &Config) -> Option<usize> {
     let matches: Vec<Match> = config
         .routes
         .iter()
@@ -121,11 +126,11 @@ fn place(answer: &Answer, config: &Config) -> Option<usize> {
             },
         })
         .collect();
-    let sender: ReversePath = match answer.sender.is_empty() {
+    let sender: ReversePath = match sender.is_empty() {
         true => ReversePath::Null,
-        false => ReversePath::Address(answer.sender.parse().expect("an address")),
+        false => ReversePath::Address(sender.parse().expect("an address")),
     };
-    let recipient = answer.recipient.parse().expect("an address");
+    let recipient = recipient.parse().expect("an address");
     route::best(matches.iter(), &sender, &recipient)
 }
 
