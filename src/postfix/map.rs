@@ -53,6 +53,8 @@ pub struct Mapper<'a> {
     pub entries: Vec<Entry>,
     /// Overrides of services that a step understood, as (line of the service, name).
     pub understood: HashSet<(usize, String)>,
+    /// Keys of `smtp_sasl_password_maps` for which a next hop was asked.
+    pub logged_in: HashSet<String>,
 }
 
 /// Runs every step.
@@ -64,6 +66,7 @@ pub fn map(facts: &Facts<'_>, input: &Input<'_>) -> Import {
         files: Vec::new(),
         entries: Vec::new(),
         understood: HashSet::new(),
+        logged_in: HashSet::new(),
     };
     mapper.names();
     mapper.local();

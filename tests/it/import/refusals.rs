@@ -193,6 +193,18 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
         "smtp_tls_security_level",
         "recipient's domain",
     ),
+    (
+        "default_transport = own\nsmtp_tls_policy_maps = inline:{ {b.example=none} }",
+        "own unix - - n - - smtp\n -o smtp_tls_policy_maps=inline:{b.example=verify}\n",
+        "smtp_tls_policy_maps",
+        "of its own",
+    ),
+    (
+        "transport_maps = inline:{ {.b.example=own:} }",
+        "own unix - - n - - smtp\n -o smtp_tls_policy_maps=inline:{a.b.example=verify}\n",
+        "smtp_tls_policy_maps",
+        "of its own",
+    ),
     ("smtp_tls_CAfile = /none", "", "smtp_tls_CAfile", "no such file"),
     ("smtp_tls_cert_file = /x", "", "smtp_tls_cert_file", "not shown"),
     // Content.
