@@ -45,6 +45,19 @@ pub struct Entry {
     pub text: String,
     /// What to do about a refusal; empty otherwise.
     pub instead: String,
+    /// The line of the import that decided it. Not shown; by it the tests know which refusals they have seen.
+    pub decided_at: &'static std::panic::Location<'static>,
+}
+
+impl Entry {
+    /// Whether it says the same, wherever it was decided.
+    pub fn says_as(&self, other: &Entry) -> bool {
+        let told = |entry: &Entry| {
+            let Entry { action, parameter, place, value, text, instead, decided_at: _ } = entry.clone();
+            (action, parameter, place, value, text, instead)
+        };
+        told(self) == told(other)
+    }
 }
 
 /// All of it.
