@@ -9,7 +9,7 @@ use std::panic::Location;
 use super::facts::Facts;
 use super::meaning::{self, Rule};
 use super::model::{Key, SendingDomain, Target, Value};
-use super::report::{Action, Entry, Report};
+use super::report::{Action, Entry, LEFT_OUT, Report};
 use super::syntax::{Service, items, seconds};
 use super::table::{self, Kind};
 use super::{Import, Input, NewFile};
@@ -133,7 +133,7 @@ impl<'a> Mapper<'a> {
     fn refuse_at(&mut self, name: &str, place: String, value: String, why: String, instead: String) {
         let is_allowed = self.input.allowed.iter().any(|allowed| allowed == name);
         let (action, text, instead) = match is_allowed {
-            true => (Action::Approximated, format!("left out, as --allow says, although: {why}"), String::new()),
+            true => (Action::Approximated, format!("{LEFT_OUT}, although: {why}"), String::new()),
             false => (Action::Refused, why, instead),
         };
         let (parameter, decided_at) = (name.to_owned(), Location::caller());
