@@ -17,6 +17,9 @@ use postrider::postfix::{self, Import, Input};
 /// The hash that stands for every password, so that outcomes are the same each time.
 const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$cG9zdHJpZGVyLWV4YW1wbGU$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
+/// What operators are told of the differences.
+const DOCS: &str = include_str!("../../../docs/FROM-POSTFIX.md");
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/postfix")
 }
