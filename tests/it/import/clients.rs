@@ -69,7 +69,7 @@ enum What<'a> {
     /// Whether AUTH is offered.
     Auth(bool, bool),
     /// The reply to AUTH.
-    Login(&'a Session, Option<u16>, u16),
+    Login(Option<u16>, u16),
     /// The last reply to MAIL and RCPT.
     Mail(&'a Session, &'a str, u16, u16),
 }
@@ -78,7 +78,7 @@ impl Asked<'_> {
     fn is_same(&self) -> bool {
         match self.what {
             What::StartTls(theirs, ours) | What::Auth(theirs, ours) => theirs == ours,
-            What::Login(_, theirs, ours) => theirs == Some(ours),
+            What::Login(theirs, ours) => theirs == Some(ours),
             What::Mail(_, _, theirs, ours) => theirs / 100 == ours / 100,
         }
     }
@@ -318,7 +318,7 @@ fn ask<'a>(case: &'a str, row: &'a Theirs) -> Vec<Asked<'a>> {
             use base64::Engine as _;
             let token = base64::engine::general_purpose::STANDARD.encode(format!("\0{}\0{password}", session.login));
             let said = client.command(&format!("AUTH PLAIN {token}")).expect("a reply").code;
-            add(What::Login(session, session.said, said));
+            add(What::Login(session.said, said));
         }
         for (sender, theirs) in &session.senders {
             let mut reply = client.command(&format!("MAIL FROM:<{sender}>")).expect("a reply");
