@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use postrider::config::Config;
@@ -275,7 +276,7 @@ fn meet(case: &str, kind: Kind, record: &Record) -> Seen {
 }
 
 /// Daemons side by side.
-const RUNS_AT_ONCE: usize = 24;
+const RUNS_AT_ONCE: usize = 6;
 /// What was taken, and where a password was said in clear.
 type Seen = (Vec<Taken>, BTreeSet<String>);
 
@@ -295,44 +296,50 @@ fn records(case: &str) -> BTreeMap<String, Record> {
     serde_json::from_str(&text).expect("a record of peers")
 }
 
+/// Records by case, and by kind.
+type Records = BTreeMap<String, BTreeMap<String, Record>>;
+
+/// Every case meets every kind.
+fn meet_all(records: &Records) -> Vec<(&str, Kind, Seen)> {
+    let runs: Vec<(&str, Kind)> = records.keys().flat_map(|case| Kind::ALL.map(|kind| (case.as_str(), kind))).collect();
+    let next = AtomicUsize::new(0);
+    let one = || {
+        let &(case, kind) = runs.get(next.fetch_add(1, Ordering::Relaxed))?;
+        Some((case, kind, meet(case, kind, &records[case][kind.name()])))
+    };
+    let work = || std::iter::from_fn(one).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..RUNS_AT_ONCE).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("runs")).collect()
+    })
+}
+
 #[test]
 fn peers_of_every_kind_are_met_as_postfix_meets_them() {
     let (mut counts, mut meetings, mut unnamed) = (vec![0; DIFFERENCES.len()], 0, Vec::new());
     let mut in_clear_there = 0;
-    let all = cases();
-    let known: BTreeMap<&String, BTreeMap<String, Record>> = all.iter().map(|case| (case, records(case))).collect();
-    let runs: Vec<(&String, Kind)> = all.iter().flat_map(|case| Kind::ALL.map(|kind| (case, kind))).collect();
-    for some in runs.chunks(RUNS_AT_ONCE) {
-        let found: Vec<(&String, Kind, Seen)> = std::thread::scope(|scope| {
-            let spawned = some.iter().map(|(case, kind)| {
-                let record = &known[case][kind.name()];
-                (*case, *kind, scope.spawn(move || meet(case, *kind, record)))
-            });
-            let spawned: Vec<_> = spawned.collect();
-            spawned.into_iter().map(|(case, kind, run)| (case, kind, run.join().expect("a run"))).collect()
-        });
-        for (case, kind, (taken, in_clear)) in found {
-            let record = &known[case][kind.name()];
-            assert!(in_clear.is_empty(), "{case} {}: a password in clear at {in_clear:?}", kind.name());
-            assert!(!record.envelopes.is_empty(), "{case}");
-            in_clear_there += record.password_in_clear.len();
-            let import = import_case(case);
-            let config = Config::parse(&import.target.toml(), Path::new("postrider.toml")).expect("a sound config");
-            for (place, theirs) in record.envelopes.iter().enumerate() {
-                let ours: Vec<&Taken> = taken.iter().filter(|taken| taken.id == place.to_string()).collect();
-                assert!(ours.len() < 2, "{case} {}: {ours:?}", kind.name());
-                let route = place_of(&theirs.sender, &theirs.recipient, &config).map(|at| &import.target.routes[at]);
-                let has_login = route.is_some_and(|route| route.login.is_some());
-                let is_wrapped = route.is_some_and(|route| route.tls == Some(Tls::Implicit));
-                let meeting = Meeting { kind, theirs, ours: ours.first().copied(), has_login, is_wrapped };
-                meetings += 1;
-                if is_same(&meeting) {
-                    continue;
-                }
-                match DIFFERENCES.iter().position(|(_, fits, _)| fits(&meeting)) {
-                    Some(place) => counts[place] += 1,
-                    None => unnamed.push(format!("{case}: {meeting:?}")),
-                }
+    let known: Records = cases().into_iter().map(|case| (case.clone(), records(&case))).collect();
+    for (case, kind, (taken, in_clear)) in meet_all(&known) {
+        let record = &known[case][kind.name()];
+        assert!(in_clear.is_empty(), "{case} {}: a password in clear at {in_clear:?}", kind.name());
+        assert!(!record.envelopes.is_empty(), "{case}");
+        in_clear_there += record.password_in_clear.len();
+        let import = import_case(case);
+        let config = Config::parse(&import.target.toml(), Path::new("postrider.toml")).expect("a sound config");
+        for (place, theirs) in record.envelopes.iter().enumerate() {
+            let ours: Vec<&Taken> = taken.iter().filter(|taken| taken.id == place.to_string()).collect();
+            assert!(ours.len() < 2, "{case} {}: {ours:?}", kind.name());
+            let route = place_of(&theirs.sender, &theirs.recipient, &config).map(|at| &import.target.routes[at]);
+            let has_login = route.is_some_and(|route| route.login.is_some());
+            let is_wrapped = route.is_some_and(|route| route.tls == Some(Tls::Implicit));
+            let meeting = Meeting { kind, theirs, ours: ours.first().copied(), has_login, is_wrapped };
+            meetings += 1;
+            if is_same(&meeting) {
+                continue;
+            }
+            match DIFFERENCES.iter().position(|(_, fits, _)| fits(&meeting)) {
+                Some(place) => counts[place] += 1,
+                None => unnamed.push(format!("{case}: {meeting:?}")),
             }
         }
     }
