@@ -68,12 +68,12 @@ pub struct Arguments {
     /// Where mail for local names without an alias goes, which had mailboxes.
     #[arg(long, value_name = "ADDRESS")]
     local_to: Option<crate::mail::Address>,
-    /// Leave a refused parameter out, whatever that changes. May be given more than once.
+    /// Leave a refused parameter out, whatever that changes. It must be one that is refused. May be given more than once.
     #[arg(long, value_name = "PARAMETER")]
     allow: Vec<String>,
 }
 
-/// Runs the command: 0 if all is taken over, 1 if something is refused, 78 if the result is no sound config.
+/// Runs the command: 0 if all is taken over, 1 if something is refused or `--allow` names what is not, 78 if the result is no sound config.
 ///
 /// # Errors
 /// A file cannot be read or written, or is there already.
@@ -83,7 +83,11 @@ pub fn run(context: &Context, command: &Command, out: &mut dyn Write) -> anyhow:
     let files = files(&import);
     let mut outcome = Exit::Done;
     let mut is_written = false;
-    if import.report.is_refused() {
+    // A slip of the pen must not pass for consent.
+    let slips = arguments.allow.iter().filter_map(|name| Some((name, import.report.not_allowed(name)?)));
+    let slips: Vec<String> = slips.map(|(name, why)| format!("postrider: --allow {name}: {why}")).collect();
+    slips.iter().for_each(|slip| eprintln!("{slip}"));
+    if import.report.is_refused() || !slips.is_empty() {
         outcome = Exit::Failed;
     } else if let Err(problems) = Config::parse(&import.target.toml(), Path::new(CONFIG)) {
         eprintln!("{problems}");
@@ -279,7 +283,10 @@ fn show(
             format!("written to {out}; next, as root:\n  postrider -c {out}/{CONFIG} check{handed}")
         }
         (Exit::Done, false) => "nothing was written (--dry-run)".to_owned(),
-        (Exit::Failed, false) => "nothing was written: mend what was refused, or see --allow".to_owned(),
+        (Exit::Failed, false) if import.report.is_refused() => {
+            "nothing was written: mend what was refused, or see --allow".to_owned()
+        }
+        (Exit::Failed, false) => "nothing was written: --allow names what is not refused".to_owned(),
         (Exit::Config | Exit::NoDaemon, false) => "nothing was written: the config has errors".to_owned(),
     };
     writeln!(out, "\n{counts}; {end}")

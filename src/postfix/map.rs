@@ -4,11 +4,12 @@
 //! of its row in [`super::meaning`], and what has no row is refused.
 
 use std::collections::{BTreeSet, HashSet};
+use std::panic::Location;
 
 use super::facts::Facts;
 use super::meaning::{self, Rule};
 use super::model::{Key, SendingDomain, Target, Value};
-use super::report::{Action, Entry, Report};
+use super::report::{Action, Entry, LEFT_OUT, Report};
 use super::syntax::{Service, items, seconds};
 use super::table::{self, Kind};
 use super::{Import, Input, NewFile};
@@ -53,6 +54,8 @@ pub struct Mapper<'a> {
     pub entries: Vec<Entry>,
     /// Overrides of services that a step understood, as (line of the service, name).
     pub understood: HashSet<(usize, String)>,
+    /// Keys of `smtp_sasl_password_maps` for which a next hop was asked.
+    pub logged_in: HashSet<String>,
 }
 
 /// Runs every step.
@@ -64,6 +67,7 @@ pub fn map(facts: &Facts<'_>, input: &Input<'_>) -> Import {
         files: Vec::new(),
         entries: Vec::new(),
         understood: HashSet::new(),
+        logged_in: HashSet::new(),
     };
     mapper.names();
     mapper.local();
@@ -92,19 +96,22 @@ impl<'a> Mapper<'a> {
     }
 
     /// Says what became of a parameter.
+    #[track_caller]
     pub fn note(&mut self, action: Action, name: &str, text: impl Into<String>) {
         let (place, value) = (self.place(name), self.shown(name, &self.value(name)));
-        let (text, instead) = (text.into(), String::new());
-        self.entries.push(Entry { action, parameter: name.to_owned(), place, value, text, instead });
+        let (text, instead, decided_at) = (text.into(), String::new(), Location::caller());
+        self.entries.push(Entry { action, parameter: name.to_owned(), place, value, text, instead, decided_at });
     }
 
     /// Refuses a parameter: why, and what to do.
+    #[track_caller]
     pub fn refuse(&mut self, name: &str, why: impl Into<String>, instead: impl Into<String>) {
         let (place, value) = (self.place(name), self.shown(name, &self.value(name)));
         self.refuse_at(name, place, value, why.into(), instead.into());
     }
 
     /// The same of a service's own setting, or of a service.
+    #[track_caller]
     pub fn refuse_of(&mut self, service: &Service, name: &str, why: impl Into<String>, instead: impl Into<String>) {
         let own = service.overrides.iter().rev().find(|setting| setting.name == name);
         let value = own.map_or_else(|| self.facts.of(service).value(name), |setting| setting.value.clone());
@@ -113,28 +120,26 @@ impl<'a> Mapper<'a> {
     }
 
     /// What became of a service's own setting.
+    #[track_caller]
     pub fn note_of(&mut self, action: Action, service: &Service, name: &str, text: impl Into<String>) {
         self.understood.insert((service.line, name.to_owned()));
         let value = self.shown(name, &self.facts.of(service).value(name));
-        let (text, instead) = (text.into(), String::new());
-        self.entries.push(Entry { action, parameter: name.to_owned(), place: place_of(service), value, text, instead });
+        let (text, instead, decided_at) = (text.into(), String::new(), Location::caller());
+        let (parameter, place) = (name.to_owned(), place_of(service));
+        self.entries.push(Entry { action, parameter, place, value, text, instead, decided_at });
     }
 
+    #[track_caller]
     fn refuse_at(&mut self, name: &str, place: String, value: String, why: String, instead: String) {
         let is_allowed = self.input.allowed.iter().any(|allowed| allowed == name);
-        let entry = match is_allowed {
-            true => Entry {
-                action: Action::Approximated,
-                parameter: name.to_owned(),
-                place,
-                value,
-                text: format!("left out, as --allow says, although: {why}"),
-                instead: String::new(),
-            },
-            false => Entry { action: Action::Refused, parameter: name.to_owned(), place, value, text: why, instead },
+        let (action, text, instead) = match is_allowed {
+            true => (Action::Approximated, format!("{LEFT_OUT}, although: {why}"), String::new()),
+            false => (Action::Refused, why, instead),
         };
+        let (parameter, decided_at) = (name.to_owned(), Location::caller());
+        let entry = Entry { action, parameter, place, value, text, instead, decided_at };
         // One service after another may meet the same.
-        if !self.entries.contains(&entry) {
+        if !self.entries.iter().any(|other| other.says_as(&entry)) {
             self.entries.push(entry);
         }
     }
@@ -473,7 +478,7 @@ impl<'a> Mapper<'a> {
             self.rewrite(key, tables, name);
         }
         self.virtual_aliases();
-        let mut masquerade = self.facts.global().list("masquerade_domains").unwrap_or_default();
+        let mut masquerade = self.listed("masquerade_domains");
         for item in &masquerade {
             if item.trim_start_matches('!').parse::<Domain>().is_err() {
                 self.refuse(
@@ -485,7 +490,7 @@ impl<'a> Mapper<'a> {
         }
         masquerade.retain(|item| item.trim_start_matches('!').parse::<Domain>().is_ok());
         self.rewrite("masquerade_domains", masquerade, "masquerade_domains");
-        let exceptions = self.facts.global().list("masquerade_exceptions").unwrap_or_default();
+        let exceptions = self.listed("masquerade_exceptions");
         self.rewrite("masquerade_exceptions", exceptions, "masquerade_exceptions");
         let bcc = self.value("always_bcc");
         if !bcc.is_empty() {
@@ -512,6 +517,14 @@ impl<'a> Mapper<'a> {
                        and of others the envelope alone";
             self.note(Action::Approximated, "local_header_rewrite_clients", how);
         }
+    }
+
+    /// A list with the files that it names; empty if one cannot be read, which is refused.
+    fn listed(&mut self, name: &str) -> Vec<String> {
+        self.facts.global().list(name).unwrap_or_else(|error| {
+            self.refuse(name, error, "name a file that can be read");
+            Vec::new()
+        })
     }
 
     fn rewrite(&mut self, key: &'static str, items: Vec<String>, from: &'static str) {

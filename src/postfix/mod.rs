@@ -21,7 +21,7 @@ pub mod syntax;
 mod table;
 
 pub use facts::expanded;
-pub use model::{Listener, Mode, Route, Target, Tls, Way};
+pub use model::{Listener, Mode, Route, Target, Tls, Value, Way};
 pub use report::{Action, Entry, Report};
 
 /// What is read: the two files, and what only the machine knows.

@@ -146,6 +146,8 @@ impl Mapper<'_> {
         }
         self.transports(&default, &relayhost, &senders);
         self.policies(&default);
+        self.authority();
+        self.unused_passwords();
         self.unused_limits();
         let by_address = |route: &Route| {
             route.recipient.contains('@') || route.sender.as_ref().is_some_and(|sender| !sender.starts_with(['@', '<']))
@@ -517,7 +519,11 @@ impl Mapper<'_> {
                 _ => maps.extend(self.rows(parameter, &map).ok().map(Passwords::Rows)),
             }
         }
-        let find = |key: &str| maps.iter().find_map(|map| map.find(key));
+        let asked = std::cell::RefCell::new(Vec::new());
+        let find = |key: &str| {
+            asked.borrow_mut().push(key.to_ascii_lowercase());
+            maps.iter().find_map(|map| map.find(key))
+        };
         let sender = sender.filter(|sender| view.flag("smtp_sender_dependent_authentication") && *sender != "<>");
         let by_sender = sender.and_then(|sender| {
             let domain = || find(&sender[sender.find('@')?..]);
@@ -531,6 +537,7 @@ impl Mapper<'_> {
                 logins.push(login);
             }
         }
+        self.logged_in.extend(asked.into_inner());
         if logins.len() > 1 {
             let hosts: Vec<&str> = dests.iter().map(|(dest, _)| dest.as_str()).collect();
             let why = format!("{} have not the same login, and a route shows one to all its hosts", hosts.join(", "));
@@ -655,6 +662,7 @@ impl Mapper<'_> {
                 );
                 return;
             }
+            self.own_policies(view, whom);
             let own = self.level("", self.facts.global(), "smtp_tls_security_level", true);
             route.tls = tls.filter(|tls| Some(*tls) != own);
             if view.flag("smtp_sasl_auth_enable") && view.value("smtp_sasl_password_maps").contains("static:") {
@@ -688,6 +696,16 @@ impl Mapper<'_> {
             }
         } else if route.login.is_none() && route.tls.map(|tls| Value::Text(tls.name().to_owned())) == own {
             route.tls = None;
+        }
+    }
+
+    /// A transport's own policies are asked for one domain alone: those of many are made for all transports alike.
+    fn own_policies(&mut self, view: View<'_>, whom: &Whom<'_>) {
+        let name = "smtp_tls_policy_maps";
+        let is_one = whom.recipient.starts_with('=') || whom.recipient.contains('@');
+        if !is_one && view.overrides(name) && view.value(name) != self.value(name) {
+            let why = "a transport with policies of its own sends to many domains, and policies are the same for all transports";
+            self.refuse(name, why, "name the domains in transport_maps, or have one table of policies for all");
         }
     }
 
@@ -842,6 +860,7 @@ impl Mapper<'_> {
         let parameter = "transport_maps";
         let parents = items(&self.value("parent_domain_matches_subdomains"));
         let is_parent = parents.iter().any(|name| name == parameter);
+        let is_random = self.is_random("sender_dependent_default_transport_maps");
         let mut seen = std::collections::HashSet::new();
         for map in items(&self.value(parameter)) {
             if matches!(table::kind(&map), Ok(Kind::Patterns(..) | Kind::Static(_))) {
@@ -901,7 +920,14 @@ impl Mapper<'_> {
                             .routes
                             .retain(|route| route.recipient != "*" || route.sender.as_deref() != whom.sender);
                     }
-                    let route = self.route(&transport, &nexthop, &whom);
+                    let mut route = self.route(&transport, &nexthop, &whom);
+                    // The pool is for mail whose transport nobody names.
+                    if let Some(route) = route.as_mut().filter(|_| is_random && !own.transport.is_empty())
+                        && route.source.is_none()
+                        && matches!(route.way, Way::Hosts(_))
+                    {
+                        route.source = Some("default".to_owned());
+                    }
                     self.target.routes.extend(route);
                     if self.target.routes.len() > ROUTES_MAX {
                         let why = format!("senders times recipients make more than {ROUTES_MAX} routes");
@@ -1006,6 +1032,47 @@ impl Mapper<'_> {
                 let (recipient, from) = (recipient.clone(), from.to_owned());
                 self.target.routes.push(Route { recipient, tls: Some(tls), from, ..widest });
             }
+        }
+    }
+
+    /// Where Postfix trusted nobody, so that no certificate was good enough.
+    fn authority(&mut self) {
+        let is_named = ["smtp_tls_CAfile", "smtp_tls_CApath"].iter().any(|name| !self.value(name).is_empty());
+        let target = &self.target;
+        let levels = target.routes.iter().map(|route| route.tls).chain(target.recipient_domains.iter().map(|d| d.tls));
+        let all =
+            target.delivery.iter().any(|(key, value, _)| *key == "tls" && *value == Value::Text("verify".to_owned()));
+        let is_asked = all || levels.into_iter().any(|tls| tls == Some(Tls::Verify));
+        if is_asked && !is_named && !self.facts.global().flag("tls_append_default_CA") {
+            let how = "no authority is named, and Postfix trusts none then: mail at level verify waited. The system's are \
+                       trusted here, so it goes";
+            self.note(Action::Approximated, "smtp_tls_CAfile", how);
+        }
+    }
+
+    /// Passwords of hosts that no next hop names: Postfix says them to a host that DNS names, if it comes to one.
+    fn unused_passwords(&mut self) {
+        let parameter = "smtp_sasl_password_maps";
+        let by_dns = self.target.routes.iter().any(Route::is_usual)
+            || !self.target.routes.iter().any(|route| route.recipient == "*" && route.sender.is_none());
+        if !by_dns || !self.facts.global().flag("smtp_sasl_auth_enable") {
+            return;
+        }
+        let mut unused: Vec<String> = Vec::new();
+        for map in items_with_static(&self.value(parameter)) {
+            if matches!(table::kind(&map), Ok(Kind::Static(_))) {
+                continue;
+            }
+            let rows = table::rows(&map, self.input.read).unwrap_or_default();
+            unused.extend(rows.into_iter().map(|(_, key, _)| key));
+        }
+        unused.retain(|key| !key.contains('@') && !key.starts_with('[') && !self.logged_in.contains(key));
+        if !unused.is_empty() {
+            let how = format!(
+                "{}: no next hop has this name, and no password is said to hosts that DNS names",
+                unused.join(", ")
+            );
+            self.note(Action::Approximated, parameter, how);
         }
     }
 

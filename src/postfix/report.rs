@@ -45,6 +45,19 @@ pub struct Entry {
     pub text: String,
     /// What to do about a refusal; empty otherwise.
     pub instead: String,
+    /// The line of the import that decided it. Not shown; by it the tests know which refusals they have seen.
+    pub decided_at: &'static std::panic::Location<'static>,
+}
+
+impl Entry {
+    /// Whether it says the same, wherever it was decided.
+    pub fn says_as(&self, other: &Entry) -> bool {
+        let told = |entry: &Entry| {
+            let Entry { action, parameter, place, value, text, instead, decided_at: _ } = entry.clone();
+            (action, parameter, place, value, text, instead)
+        };
+        told(self) == told(other)
+    }
 }
 
 /// All of it.
@@ -54,6 +67,11 @@ pub struct Report {
     pub entries: Vec<Entry>,
 }
 
+/// How the text of a refusal begins that the operator takes back.
+pub(super) const LEFT_OUT: &str = "left out, as --allow says";
+/// Names that differ in more letters are not near.
+const LETTERS_MAX: usize = 3;
+
 /// Widest value that is shown.
 const VALUE_CHARS_MAX: usize = 60;
 
@@ -61,6 +79,23 @@ impl Report {
     /// Whether something was refused.
     pub fn is_refused(&self) -> bool {
         self.entries.iter().any(|entry| entry.action == Action::Refused)
+    }
+
+    /// Why a name of `--allow` is none: `None` if a refusal of this name was taken back.
+    pub fn not_allowed(&self, name: &str) -> Option<String> {
+        let is_left_out = |entry: &&Entry| entry.action == Action::Approximated && entry.text.starts_with(LEFT_OUT);
+        let refused = |entry: &&Entry| entry.action == Action::Refused || is_left_out(entry);
+        if self.entries.iter().filter(is_left_out).any(|entry| entry.parameter == name) {
+            return None;
+        }
+        let near =
+            self.entries.iter().filter(refused).map(|entry| (distance(&entry.parameter, name), &entry.parameter));
+        let near = near.filter(|(letters, _)| *letters <= LETTERS_MAX).min();
+        Some(match (near, self.entries.iter().find(|entry| entry.parameter == name)) {
+            (Some((_, near)), None) => format!("{near} is refused, and this name is not"),
+            (_, Some(entry)) => format!("it is not refused, but {}", entry.action.name()),
+            (None, None) => "it is not refused, and not set".to_owned(),
+        })
     }
 
     /// How many there are of an action.
@@ -100,5 +135,39 @@ fn shortened(value: &str) -> String {
     match value.chars().count() > VALUE_CHARS_MAX {
         true => value.chars().take(VALUE_CHARS_MAX).chain(['…']).collect(),
         false => value,
+    }
+}
+
+/// Letters to put in, take out or change until one is the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (y, above) in b.iter().zip(row.iter_mut().skip(1)) {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = *above;
+            left = changed.min(left + 1).min(*above + 1);
+            *above = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distance;
+
+    #[test]
+    fn letters_are_counted() {
+        for (a, b, letters) in
+            [("", "", 0), ("a", "", 1), ("", "ab", 2), ("abc", "abc", 0), ("abc", "acb", 2), ("kitten", "sitting", 3)]
+        {
+            assert_eq!((distance(a, b), distance(b, a)), (letters, letters), "{a} {b}");
+        }
     }
 }

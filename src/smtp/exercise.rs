@@ -51,7 +51,7 @@ pub fn session(octets: &[u8]) {
     };
     // Invariant: a domain name.
     let Ok(hostname) = "relay.example".parse() else { return };
-    let link = Link { security, loopback: choice & 4 == 0, trusted: true };
+    let link = Link { security, loopback: choice & 4 == 0, trusted: mode == Mode::Smtp };
     let mut session = Session::new(Arc::new(Terms { hostname, origin: None, mode, limits }), link);
     check_replies(session.output());
     let mut input = Vec::new();

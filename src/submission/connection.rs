@@ -403,12 +403,13 @@ impl<G: Gate> Connection<G> {
             listener_stream: post.listener.stream.clone(),
             listener_control: post.listener.control,
             hide_client: post.listener.hide_client,
-            // RFC 6409 §8 is for submissions; what this machine's own programs say on port 25 is one too.
             session: self.shared.maillog.is_on().then(|| {
                 let mechanism = self.session.login().and(self.session.mechanism());
                 maillog::Session { mechanism, ..self.log }
             }),
-            fix_headers: post.terms.mode != Mode::Smtp || self.client.ip().to_canonical().is_loopback(),
+            // RFC 6409 §8 is for submissions; what this machine's own programs say without a login is one too, and what a
+            // trusted host says is not.
+            fix_headers: self.session.login().is_some() || self.client.ip().to_canonical().is_loopback(),
         };
         let submission = Submission {
             origin,

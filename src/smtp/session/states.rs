@@ -241,7 +241,7 @@ impl Common {
         match self.terms.mode {
             // Decided by recipient: see `transaction::recipient`.
             Mode::Smtp => Ok(()),
-            Mode::Submission | Mode::Submissions if self.login.is_some() => Ok(()),
+            Mode::Submission | Mode::Submissions if self.login.is_some() || self.link.trusted => Ok(()),
             Mode::Submission | Mode::Submissions if self.auth_is_offered() => Err(LOGIN_FIRST),
             Mode::Submission | Mode::Submissions if self.link.security == Security::Upgradable => Err(TLS_FIRST),
             Mode::Submission | Mode::Submissions => Err(TLS_ABSENT),
@@ -253,7 +253,7 @@ impl Common {
         match self.terms.mode {
             Mode::Smtp if self.link.trusted => Ok(()),
             Mode::Smtp => Err(RELAY_DENIED),
-            Mode::Submission | Mode::Submissions if self.login.is_some() => Ok(()),
+            Mode::Submission | Mode::Submissions if self.login.is_some() || self.link.trusted => Ok(()),
             Mode::Submission | Mode::Submissions => Err(LOGIN_FIRST),
         }
     }

@@ -44,7 +44,7 @@ pub struct Link {
     pub security: Security,
     /// Both ends are on this machine: a password in clear is read by nobody.
     pub loopback: bool,
-    /// The client's address is in the listener's trusted networks.
+    /// The client's address is in the listener's trusted networks: it needs no login, whatever the listener is for.
     pub trusted: bool,
 }
 

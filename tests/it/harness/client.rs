@@ -91,6 +91,18 @@ impl Client {
         Ok(client)
     }
 
+    /// Speaks over a stream that somebody else has connected, in clear or under TLS from the first octet, and reads the
+    /// greeting.
+    pub fn over(socket: TcpStream, config: Option<Arc<ClientConfig>>) -> io::Result<Client> {
+        let stream = match config {
+            Some(config) => encrypt(prepared(socket)?, config)?,
+            None => Stream::Plain(prepared(socket)?),
+        };
+        let mut client = Client { stream: BufReader::new(stream) };
+        client.expect(220)?;
+        Ok(client)
+    }
+
     /// STARTTLS, with EHLO before and after it (RFC 3207).
     pub fn start_tls(mut self, config: Arc<ClientConfig>) -> io::Result<Client> {
         self.hello()?;
@@ -193,7 +205,10 @@ impl Reply {
 }
 
 fn socket(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    prepared(TcpStream::connect_timeout(&address, Duration::from_secs(5))?)
+}
+
+fn prepared(socket: TcpStream) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(READ_LIMIT))?;
     socket.set_write_timeout(Some(READ_LIMIT))?;

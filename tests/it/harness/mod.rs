@@ -16,7 +16,7 @@ mod small_disk;
 mod zone;
 
 pub use client::{Client, Reply, Split};
-pub use daemon::{Daemon, PASSWORD, Setup, USER};
+pub use daemon::{Daemon, PASSWORD, Setup, USER, write_secret};
 pub use ledger::Ledger;
 pub use message::{Sample, field, own_part};
 pub use peer::{Answer, Behaviour, Peer, Receipt};

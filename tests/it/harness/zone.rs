@@ -1,4 +1,4 @@
-//! DNS on loopback: a name server for `test.` in this process.
+//! DNS on loopback: a name server in this process, for `test.` or for all there is.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use hickory_server::store::in_memory::InMemoryZoneHandler;
 use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
 use tokio::net::{TcpListener, UdpSocket};
 
-/// A name server for `test.`, as long as it is kept.
+/// A name server, as long as it is kept.
 pub struct Zone {
     handler: Arc<InMemoryZoneHandler<TokioRuntimeProvider>>,
     /// Where it answers.
@@ -25,9 +25,14 @@ fn name(text: &str) -> Name {
 }
 
 impl Zone {
-    /// Serves `test.` and `in-addr.arpa.`, by lines of name, type and value.
+    /// Serves `test.`, by lines of name, type and value.
     pub async fn serve(lines: &str) -> Zone {
-        let origin = name("test.");
+        Zone::serve_below("test.", lines).await
+    }
+
+    /// Serves what is below a name.
+    async fn serve_below(origin: &str, lines: &str) -> Zone {
+        let origin = name(origin);
         let zone =
             InMemoryZoneHandler::<TokioRuntimeProvider>::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
         let soa = SOA::new(name("ns.test."), name("ops.test."), 1, 3600, 600, 86_400, 60);
@@ -80,10 +85,19 @@ pub struct Nameserver {
 }
 
 impl Nameserver {
-    /// Serves these lines.
+    /// Serves these lines below `test.`.
     pub fn serve(lines: &str) -> Nameserver {
+        Nameserver::below("test.", lines)
+    }
+
+    /// Serves these lines; other names do not exist.
+    pub fn of_everything(lines: &str) -> Nameserver {
+        Nameserver::below(".", lines)
+    }
+
+    fn below(origin: &str, lines: &str) -> Nameserver {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let zone = runtime.block_on(Zone::serve(lines));
+        let zone = runtime.block_on(Zone::serve_below(origin, lines));
         Nameserver { zone, _runtime: runtime }
     }
 

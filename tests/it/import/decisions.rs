@@ -208,3 +208,59 @@ fn a_config_without_logins_has_no_credential() {
     let (import, config) = taken("", None);
     assert!(import.target.credentials.is_empty() && config.credentials.is_empty());
 }
+
+#[test]
+fn a_transport_that_is_named_takes_its_own_source_beside_a_pool() {
+    let lines = "sender_dependent_default_transport_maps = randmap:{one,two}\n\
+                 transport_maps = inline:{ {a.example=smtp:} {b.example=:[h.example]} {c.example=one:} {d.example=relay:[h.example]} }";
+    let (import, _) = taken(lines, None);
+    let sources: Vec<(&str, &str)> =
+        routes(&import).into_iter().map(|(_, recipient, source, _)| (recipient, source)).collect();
+    let want = [("=a.example", "default"), ("=b.example", ""), ("=c.example", "one"), ("=d.example", "default")];
+    assert_eq!(sources, want, "{}", import.target.toml());
+    assert_eq!(import.target.pool, [("one".to_owned(), 1), ("two".to_owned(), 1)]);
+}
+
+#[test]
+fn verify_without_an_authority_is_told_of() {
+    let told = |lines: &str| {
+        let (import, _) = taken(lines, None);
+        import.report.entries.iter().any(|entry| {
+            entry.parameter == "smtp_tls_CAfile"
+                && entry.action == Action::Approximated
+                && entry.text.contains("system's")
+        })
+    };
+    for lines in [
+        "smtp_tls_security_level = verify",
+        "smtp_tls_policy_maps = inline:{ {bank.example=verify} }",
+        "relayhost = [a.example]\nsmtp_tls_policy_maps = inline:{ {[a.example]=secure} }",
+    ] {
+        assert!(told(lines), "{lines}");
+    }
+    for lines in [
+        "smtp_tls_security_level = encrypt",
+        "smtp_tls_security_level = verify\nsmtp_tls_CAfile = /etc/ssl/certs/ca-certificates.crt",
+        "smtp_tls_security_level = verify\nsmtp_tls_CApath = /etc/ssl/certs",
+        "smtp_tls_security_level = verify\ntls_append_default_CA = yes",
+    ] {
+        assert!(!told(lines), "{lines}");
+    }
+}
+
+#[test]
+fn a_password_that_no_next_hop_has_is_told_of() {
+    let sasl = "smtp_sasl_auth_enable = yes\nsmtp_sasl_security_options = noanonymous\n\
+                smtp_sasl_password_maps = inline:{ {gmail.example=u:pw} {[a.example]=v:pw} {@s.example=w:pw} }\n";
+    let told = |lines: &str| {
+        let (import, _) = taken(&format!("{sasl}{lines}"), None);
+        let entries = import.report.entries.into_iter();
+        entries.filter(|entry| entry.action == Action::Approximated).any(|entry| {
+            entry.parameter == "smtp_sasl_password_maps"
+                && entry.text.contains("gmail.example")
+                && !entry.text.contains("a.example,")
+        })
+    };
+    assert!(told("transport_maps = inline:{ {x.example=smtp:[a.example]} }"));
+    assert!(!told("relayhost = [a.example]"), "no mail goes where DNS says");
+}

@@ -1,8 +1,11 @@
 //! `postrider import postfix`: typical configs against their recorded outcome, refusals, Postfix's own answers, the command.
 
 mod answers;
+mod clients;
 mod decisions;
 mod outcomes;
+mod peer;
+mod peers;
 mod refusals;
 mod the_command_writes_all_or_nothing;
 mod the_docs_show_the_table;
@@ -13,6 +16,9 @@ use postrider::postfix::{self, Import, Input};
 
 /// The hash that stands for every password, so that outcomes are the same each time.
 const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$cG9zdHJpZGVyLWV4YW1wbGU$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// What operators are told of the differences.
+const DOCS: &str = include_str!("../../../docs/FROM-POSTFIX.md");
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/postfix")
@@ -40,16 +46,22 @@ fn texts(case: &str) -> (String, String) {
 
 /// Imports a case; the files that it names are below its directory `files`.
 fn import_case(case: &str) -> Import {
+    let users = std::fs::read_to_string(root().join("cases").join(case).join("users")).ok();
+    import_with(case, users.as_deref(), &|_| Ok(HASH.to_owned()))
+}
+
+/// The same with these users, and with hashes by which they can log in.
+fn import_with(case: &str, users: Option<&str>, hash: &dyn Fn(&str) -> Result<String, String>) -> Import {
     let (main, master) = texts(case);
     let directory = root().join("cases").join(case);
-    let users = std::fs::read_to_string(directory.join("users")).ok();
     let read = |path: &str| {
         let file = directory.join("files").join(path.trim_start_matches('/'));
         std::fs::read_to_string(file).map_err(|_| "there is no such file".to_owned())
     };
     let opendkim = read("/etc/opendkim/opendkim.conf").ok();
     let input = Input {
-        users: users.as_deref(),
+        users,
+        hash,
         opendkim: opendkim.as_deref().map(|text| ("/etc/opendkim/opendkim.conf", text)),
         ..input(&main, &master, &read)
     };

@@ -1,27 +1,46 @@
 //! What would let others relay, send mail elsewhere, in clear or changed, stops the import, and says what to do.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use postrider::postfix::meaning::{ROWS, Rule};
-use postrider::postfix::{Action, Import, import};
+use postrider::postfix::{Action, Import, Input, import};
 
 use super::{input, stock};
 
 const BASE: &str = "compatibility_level = 3.6\nmyhostname = relay.example.com\nmydestination =\nmynetworks = 127.0.0.0/8\n\
                     inet_interfaces = all\nsmtp_tls_security_level = may\n";
 
-fn imported(lines: &str, services: &str) -> Import {
-    let read = |path: &str| match path {
+fn file(path: &str) -> Result<String, String> {
+    match path {
         "/aliases" => Ok("root: |/bin/x\nops: /var/mail/x\nme: me\nall: :include:/list\n".to_owned()),
         "/checks" => Ok("/x/ FILTER smtp:[a.example]\n".to_owned()),
+        // Larger than what is copied, in few lines.
+        "/large" => Ok("x".repeat((64 << 20) + 1)),
+        "/key" => Ok("-----BEGIN PRIVATE KEY-----\n".to_owned()),
+        "/keytable" => Ok("k a.example:s:/key\nk2 a.example:t:/key\nshort a.example\nfar b.example:s:/key\n\
+                           gone a.example:s:/none\nodd a.example:s:/checks\n"
+            .to_owned()),
+        "/signing/nobody" => Ok("# nobody\n".to_owned()),
+        "/signing/two" => Ok("*@a.example k\n*@a.example k2\n".to_owned()),
+        "/signing/all" => Ok("* k\n".to_owned()),
+        path if path.starts_with("/signing/") => Ok(format!("*@a.example {}\n", &path[9..])),
         _ => Err("there is no such file".to_owned()),
-    };
+    }
+}
+
+fn imported(lines: &str, services: &str) -> Import {
     let (main, master) = (format!("{BASE}{lines}"), stock() + services);
-    import(&input(&main, &master, &read)).unwrap_or_else(|(file, flaw)| panic!("{lines}: {file}: {flaw}"))
+    import(&input(&main, &master, &file)).unwrap_or_else(|(file, flaw)| panic!("{lines}: {file}: {flaw}"))
 }
 
 fn refusals(import: &Import) -> Vec<(&str, &str)> {
     let refused = import.report.entries.iter().filter(|entry| entry.action == Action::Refused);
     refused.map(|entry| (entry.parameter.as_str(), entry.text.as_str())).collect()
 }
+
+const ONE: &str = "one unix - - n - - smtp\n -o smtp_bind_address=192.0.2.1\n";
+const RANDOM: &str = "sender_dependent_default_transport_maps";
 
 /// Lines of main.cf, services, and the parameter and words of the refusal.
 const TABLE: &[(&str, &str, &str, &str)] = &[
@@ -193,6 +212,18 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
         "smtp_tls_security_level",
         "recipient's domain",
     ),
+    (
+        "default_transport = own\nsmtp_tls_policy_maps = inline:{ {b.example=none} }",
+        "own unix - - n - - smtp\n -o smtp_tls_policy_maps=inline:{b.example=verify}\n",
+        "smtp_tls_policy_maps",
+        "of its own",
+    ),
+    (
+        "transport_maps = inline:{ {.b.example=own:} }",
+        "own unix - - n - - smtp\n -o smtp_tls_policy_maps=inline:{a.b.example=verify}\n",
+        "smtp_tls_policy_maps",
+        "of its own",
+    ),
     ("smtp_tls_CAfile = /none", "", "smtp_tls_CAfile", "no such file"),
     ("smtp_tls_cert_file = /x", "", "smtp_tls_cert_file", "not shown"),
     // Content.
@@ -203,7 +234,86 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("canonical_classes = header_sender", "", "canonical_classes", "envelope and header"),
     ("canonical_maps = cidr:/x", "", "canonical_maps", "addresses"),
     ("receive_override_options = no_address_mappings", "", "receive_override_options", "rewritten"),
+    // Values that are none.
+    ("recipient_delimiter = @", "", "recipient_delimiter", "four signs"),
+    ("mydestination = /none", "", "mydestination", "no such file"),
+    ("mydestination = hash:/x", "", "mydestination", "no domain name"),
+    ("mydestination = localhost\nluser_relay = root", "", "luser_relay", "no address alone"),
+    ("mydestination = localhost\nluser_relay = a@localhost", "", "luser_relay", "local name itself"),
+    ("mydestination = localhost\nalias_maps = regexp:/x", "", "alias_maps", "one file"),
+    ("mydestination = localhost\nalias_maps = ldap:/x", "", "alias_maps", "not read"),
+    ("mydestination = localhost\nalias_maps = hash:/none", "", "alias_maps", "no such file"),
+    ("masquerade_domains = a@b", "", "masquerade_domains", "no domain"),
+    ("always_bcc = @example.net", "", "always_bcc", "no address"),
+    ("virtual_alias_domains = hash:/none", "", "virtual_alias_domains", "no such file"),
+    ("virtual_alias_domains = a@b", "", "virtual_alias_domains", "no list of domains"),
+    ("virtual_alias_domains = /none", "", "virtual_alias_domains", "no such file"),
+    ("header_checks = static:x", "", "header_checks", "an answer"),
+    ("header_checks = hash:/x", "", "header_checks", "patterns are expected"),
+    ("canonical_maps = texthash:/large", "", "canonical_maps", "larger than"),
+    ("canonical_maps = hash:/none", "", "canonical_maps", "no such file"),
+    ("canonical_maps = nothing", "", "canonical_maps", "is no table"),
+    ("message_size_limit = lots", "", "message_size_limit", "no number"),
+    ("maillog_file = mail.log", "", "maillog_file", "absolute"),
+    ("authorized_submit_users = /none", "", "authorized_submit_users", "no such file"),
+    ("authorized_submit_users = hash:/x", "", "authorized_submit_users", "in tables"),
+    ("smtp_tls_CAfile = /checks", "", "smtp_tls_CAfile", "no certificate"),
+    ("smtp_tls_security_level = verify\nsmtp_tls_CApath = /mine", "", "smtp_tls_CApath", "directory"),
+    ("smtp_tls_security_level = sometimes", "", "smtp_tls_security_level", "no level"),
+    ("smtp_tls_policy_maps = inline:{ {a_b c=may} }", "", "smtp_tls_policy_maps", "no domain"),
+    ("smtp_tls_policy_maps = regexp:/x", "", "smtp_tls_policy_maps", "plain keys"),
+    ("smtp_destination_concurrency_limit = many", "", "smtp_destination_concurrency_limit", "no number"),
+    ("smtp_destination_rate_delay = 2d", "", "smtp_destination_rate_delay", "more than a day"),
+    ("smtp_fallback_relay = [a.example]:nosuch", "", "smtp_fallback_relay", "no host"),
+    ("transport_maps = inline:{ {a b=smtp:} }", "", "transport_maps", "no address or domain"),
+    ("transport_maps = inline:{ {a.example} }", "", "transport_maps", "items are expected"),
+    (
+        "sender_dependent_relayhost_maps = inline:{ {a b=[a.example]} }",
+        "",
+        "sender_dependent_relayhost_maps",
+        "no address",
+    ),
+    (
+        "relayhost = [a.example]\nsmtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = inline:{ {[a.example]=secret} }",
+        "",
+        "smtp_sasl_password_maps",
+        "user:password",
+    ),
+    // Transports.
+    ("", "default unix - - n - - smtp\n -o smtp_bind_address=192.0.2.1\n", "smtp_bind_address", "this name"),
+    ("sender_dependent_default_transport_maps = randmap:{one,nosuch}", ONE, RANDOM, "no transport with a source"),
+    ("sender_dependent_default_transport_maps = randmap:{one:[h.example]}", ONE, RANDOM, "name next hops"),
+    ("sender_dependent_default_transport_maps = randmap:{}", ONE, RANDOM, "names no transport"),
+    (
+        "transport_maps = inline:{ {.b.example=own:} }\nown_destination_rate_delay = 1s",
+        "own unix - - n - - smtp\n",
+        "own_destination_rate_delay",
+        "many domains",
+    ),
+    // Ports.
+    (
+        "smtpd_sender_restrictions = check_sender_access inline:{ {a.example=OK} }, reject",
+        "2525 inet n - y - - smtpd\n -o smtpd_sender_restrictions=\n",
+        "check_sender_access",
+        "different tables",
+    ),
+    (
+        "smtpd_sasl_auth_enable = yes\nsmtpd_recipient_restrictions = check_sender_access inline:{ {a.example=OK} }, permit_mynetworks, reject",
+        "",
+        "smtpd_recipient_restrictions",
+        "no table lists",
+    ),
+    ("mynetworks = cidr:/none", "", "mynetworks", "no such file"),
+    ("smtpd_tls_chain_files = /a, /b", "", "smtpd_tls_chain_files", "one certificate"),
+    ("smtpd_tls_cert_file = /none\nsmtpd_tls_security_level = may", "", "smtpd_tls_cert_file", "no such file"),
+    ("smtpd_client_restrictions = reject_plaintext_session", "", "smtpd_client_restrictions", "without TLS"),
+    ("smtpd_relay_restrictions = permit_mx_backup, reject", "", "smtpd_relay_restrictions", "as their MX"),
+    ("smtpd_client_restrictions = hash:/x", "", "smtpd_client_restrictions", "without a word"),
+    ("smtpd_client_restrictions = check_client_access", "", "smtpd_client_restrictions", "argument"),
+    ("", "2525 inet n - y - - smtpd\n -o smtpd_nosuch=1\n", "smtpd_nosuch", "nobody knows"),
     // What nobody knows.
+    ("masquerade_domains = /none", "", "masquerade_domains", "no such file"),
+    ("masquerade_exceptions = /none", "", "masquerade_exceptions", "no such file"),
     ("smtp_tls_secuirty_level = encrypt", "", "smtp_tls_secuirty_level", "nobody knows"),
     ("maximal_queue_lifetime = five", "", "maximal_queue_lifetime", "no time"),
 ];
@@ -218,6 +328,181 @@ fn what_would_change_mail_stops_the_import_and_says_what_to_do() {
         assert!(is_found, "{lines}{services}: {found:?}");
         let refused = import.report.entries.iter().filter(|entry| entry.action == Action::Refused);
         assert!(refused.into_iter().all(|entry| !entry.instead.is_empty()), "{lines}: what to do is missing");
+    }
+}
+
+/// Each place of the code that refuses is met by a case, and each reason that other code gives one.
+#[test]
+fn every_refusal_has_a_case() {
+    let mut met = BTreeSet::new();
+    let mut texts = String::new();
+    let outcomes = TABLE.iter().map(|(lines, services, ..)| imported(lines, services));
+    let outcomes =
+        outcomes.chain(OPTIONS.iter().map(Options::imported)).chain(large().into_iter().map(|(import, _)| import));
+    for entry in outcomes.flat_map(|import| import.report.entries) {
+        if entry.action == Action::Refused {
+            met.insert((entry.decided_at.file().to_owned(), entry.decided_at.line() as usize));
+            texts += &entry.text;
+            texts.push('\n');
+        }
+    }
+    let (mut unmet, mut places) = (Vec::new(), 0);
+    for (name, source) in sources() {
+        // Tests of the room itself refuse nothing.
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = code.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+        for (number, line) in lines.filter(|(_, line)| !line.starts_with("//")) {
+            let calls = [".refuse(", ".refuse_of("].iter().any(|call| line.contains(call));
+            places += usize::from(calls);
+            if calls && !met.contains(&(format!("src/postfix/{name}"), number)) {
+                unmet.push(format!("src/postfix/{name}:{number}: {line}"));
+            }
+        }
+    }
+    for (name, source) in REASONS {
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let code: String =
+            code.lines().filter(|line| !line.trim().starts_with("//")).map(|line| format!("{line}\n")).collect();
+        for sentence in sentences(&code).iter().filter(|sentence| !texts.contains(sentence.as_str())) {
+            unmet.push(format!("src/postfix/{name}: \"{sentence}\""));
+        }
+    }
+    assert!(places > 100, "{places} places refuse: is the call still written so?");
+    assert!(unmet.is_empty(), "{} have no case:\n{}", unmet.len(), unmet.join("\n"));
+}
+
+/// The code that refuses: all of the room, by file.
+fn sources() -> Vec<(String, String)> {
+    let room = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/postfix");
+    let files = std::fs::read_dir(room).expect("the room").map(|entry| entry.expect("an entry").path());
+    let all: Vec<(String, String)> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(path).expect("a source"))
+        })
+        .collect();
+    assert!(all.len() > 10, "{} files", all.len());
+    all
+}
+
+/// The code that says why, and leaves the refusing to those.
+const REASONS: &[(&str, &str)] = &[
+    ("dkim.rs", include_str!("../../../src/postfix/dkim.rs")),
+    ("restrict.rs", include_str!("../../../src/postfix/restrict.rs")),
+    ("table.rs", include_str!("../../../src/postfix/table.rs")),
+];
+
+/// Of each string of several words, the longest part that is always the same.
+fn sentences(code: &str) -> Vec<String> {
+    let code = code.replace("\\\"", "\u{1}").replace("'\"'", "");
+    let strings = code.split('"').skip(1).step_by(2).filter(|text| text.contains(' ') && !text.contains('\n'));
+    let fixed = strings.filter_map(|text| {
+        let parts = text.split(['{', '}']).step_by(2);
+        parts.max_by_key(|part| part.len()).map(|part| part.replace('\u{1}', "\"").trim().to_owned())
+    });
+    fixed.collect()
+}
+
+/// A config, what is given beside it, and the parameter and words of the refusal.
+struct Options {
+    lines: &'static str,
+    users: Option<&'static str>,
+    opendkim: Option<&'static str>,
+    refused: (&'static str, &'static str),
+}
+
+impl Options {
+    const fn users(lines: &'static str, users: &'static str, refused: (&'static str, &'static str)) -> Options {
+        Options { lines, users: Some(users), opendkim: None, refused }
+    }
+
+    const fn opendkim(text: &'static str, words: &'static str) -> Options {
+        let lines = "smtpd_milters = inet:localhost:8891";
+        Options { lines, users: None, opendkim: Some(text), refused: ("smtpd_milters", words) }
+    }
+
+    fn imported(&self) -> Import {
+        let base = if self.lines.contains("compatibility_level") { "" } else { BASE };
+        let (main, master) = (format!("{base}{}", self.lines), stock());
+        let opendkim = self.opendkim.map(|text| ("/etc/opendkim.conf", text));
+        let given = Input { users: self.users, opendkim, ..input(&main, &master, &file) };
+        import(&given).unwrap_or_else(|(file, flaw)| panic!("{}: {file}: {flaw}", self.lines))
+    }
+}
+
+const LOGINS: &str = "inet_interfaces = loopback-only\nsmtpd_sasl_auth_enable = yes\n";
+const OWNED: &str = "inet_interfaces = loopback-only\nsmtpd_sasl_auth_enable = yes\n\
+                     smtpd_sender_restrictions = reject_authenticated_sender_login_mismatch\n\
+                     smtpd_sender_login_maps = inline:{ {@example.com=app} {boss@example.com=boss} }\n";
+const OWNED_BY_PATTERN: &str = "inet_interfaces = loopback-only\nsmtpd_sasl_auth_enable = yes\n\
+                                smtpd_sender_restrictions = reject_authenticated_sender_login_mismatch\n\
+                                smtpd_sender_login_maps = regexp:/x\n";
+
+/// Cases with options.
+const OPTIONS: &[Options] = &[
+    Options {
+        lines: "compatibility_level = 3.6\nmyhostname = relay.example.com\nmydestination =\nmynetworks_style = subnet\n",
+        users: None,
+        opendkim: None,
+        refused: ("mynetworks_style", "whole networks"),
+    },
+    Options::users(LOGINS, "nonsense\n", ("smtpd_sasl_auth_enable", "name:password")),
+    Options::users(LOGINS, "app:{CRYPT}x\n", ("smtpd_sasl_auth_enable", "plain text")),
+    Options::users(LOGINS, "# nobody\n", ("smtpd_sasl_auth_enable", "names nobody")),
+    Options::users(OWNED, "app:x\nboss:y\n", ("smtpd_sender_login_maps", "boss@example.com")),
+    Options::users(OWNED_BY_PATTERN, "app:x\n", ("smtpd_sender_login_maps", "plain keys")),
+    Options::opendkim("KeyTable\n", "Name value"),
+    Options::opendkim("Mode v\n", "signs nothing"),
+    Options::opendkim("KeyTable /keytable\n", "beside the KeyTable"),
+    Options::opendkim("KeyTable dsn:/x\nSigningTable /signing/k\n", "type dsn"),
+    Options::opendkim("KeyTable /keytable\nSigningTable /signing/none\n", "has no key"),
+    Options::opendkim("KeyTable /keytable\nSigningTable /signing/short\n", "domain:selector:/path"),
+    Options::opendkim("KeyTable /keytable\nSigningTable /signing/all\n", "no one domain"),
+    Options::opendkim("KeyTable /keytable\nSigningTable /signing/far\n", "only its own mail"),
+    Options::opendkim("KeyTable /keytable\nSigningTable /signing/nobody\n", "is empty"),
+    Options::opendkim("KeyTable /keytable\nSigningTable /signing/two\n", "more than one key"),
+    Options::opendkim("KeyTable /keytable\nSigningTable /signing/gone\n", "no such file"),
+    Options::opendkim("KeyTable /keytable\nSigningTable /signing/odd\n", "no private key"),
+    Options::opendkim("Domain a.example\n", "Domain, Selector and KeyFile"),
+    Options::opendkim("Domain *\nSelector s\nKeyFile /key\n", "names of domains"),
+    Options::opendkim("Domain /domains\nSelector s\nKeyFile /key\n", "write the names themselves"),
+];
+
+/// Configs that are too large, each with its words.
+fn large() -> Vec<(Import, &'static str)> {
+    let each = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(" ");
+    let senders = |count| each(count, &|n| format!("{{s{n}@example.com=[h.example]}}"));
+    let many = each(10_001, &|_| "permit_inet_interfaces".to_owned());
+    let by_sender = "sender_dependent_relayhost_maps = inline:{";
+    let by_domain = "sender_dependent_default_transport_maps = inline:{";
+    let transports = each(150, &|n| format!("{{d{n}.example=smtp:}}"));
+    let policies = each(150, &|n| format!("{{.d{n}.example=encrypt}}"));
+    let by_dns = each(150, &|n| format!("{{s{n}@example.com=smtp:}}"));
+    [
+        (format!("smtpd_client_restrictions = {many}"), "10000 restrictions"),
+        (
+            format!("{by_sender} {} }}\ntransport_maps = inline:{{ {transports} }}", senders(150)),
+            "senders times recipients",
+        ),
+        (format!("{by_domain} {by_dns} }}\nsmtp_tls_policy_maps = inline:{{ {policies} }}"), "senders times policies"),
+    ]
+    .map(|(lines, words)| (imported(&lines, ""), words))
+    .into()
+}
+
+#[test]
+fn what_options_bring_is_refused_alike() {
+    for options in OPTIONS {
+        let import = options.imported();
+        let found = refusals(&import);
+        let (parameter, words) = options.refused;
+        let is_found = found.iter().any(|(name, text)| *name == parameter && text.contains(words));
+        assert!(is_found, "{} {:?} {:?}: {found:?}", options.lines, options.users, options.opendkim);
+    }
+    for (import, words) in large() {
+        let found = refusals(&import);
+        assert!(found.iter().any(|(_, text)| text.contains(words)), "{words}: {found:?}");
     }
 }
 

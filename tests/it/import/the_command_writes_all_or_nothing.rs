@@ -68,6 +68,35 @@ fn what_was_there_comes_back_where_the_new_config_has_errors() {
 }
 
 #[test]
+fn a_name_to_allow_that_was_not_refused_is_an_error_that_names_near_ones() {
+    let from = tempfile::tempdir().expect("a directory");
+    prepared("d-sendgrid", from.path());
+    let main = from.path().join("main.cf");
+    let text = std::fs::read_to_string(&main).expect("main.cf") + "content_filter = x:y\nbody_checks = regexp:/x\n";
+    std::fs::write(&main, text).expect("main.cf");
+    let out = from.path().join("out");
+    let (dir, target) = (from.path().to_str().expect("a path"), out.to_str().expect("a path"));
+    let allowed = |names: &[&str]| {
+        let allow = names.iter().flat_map(|name| ["--allow", name]);
+        let arguments: Vec<&str> = [dir, "--out", target].into_iter().chain(allow).collect();
+        let output = run(&arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned(), out.exists())
+    };
+    for (names, words) in [
+        (&["content_filter", "body_chekcs"][..], "--allow body_chekcs: body_checks is refused, and this name is not"),
+        (&["content_filter", "body_checks", "relayhost"], "--allow relayhost: it is not refused, but mapped"),
+        (&["content_filter", "body_checks", "content-filter"], "--allow content-filter: content_filter is refused"),
+        (&["content_filter", "body_checks", "no_such_thing"], "--allow no_such_thing: it is not refused, and not set"),
+        (&["content_filter", "body_checks", ""], "--allow : it is not refused, and not set"),
+    ] {
+        let (code, said, is_written) = allowed(names);
+        assert!((code, is_written) == (Some(1), false) && said.contains(words), "{names:?}: {code:?} {said}");
+    }
+    let (code, said, is_written) = allowed(&["content_filter", "body_checks"]);
+    assert_eq!((code, said.as_str(), is_written), (Some(0), "", true));
+}
+
+#[test]
 fn where_something_is_refused_nothing_is_written() {
     let from = tempfile::tempdir().expect("a directory");
     prepared("d-sendgrid", from.path());

@@ -68,6 +68,28 @@ fn a_relay_listener_answers_the_same_but_for_who_may_send() {
 }
 
 #[test]
+fn who_is_in_a_trusted_network_needs_no_login_in_any_mode() {
+    for (mode, security) in [
+        (Mode::Submission, Security::Clear),
+        (Mode::Submission, Security::Upgradable),
+        (Mode::Submission, Security::Tls),
+        (Mode::Submissions, Security::Tls),
+    ] {
+        for (trusted, want) in [(true, ["250", "250", "354"]), (false, ["530", "503", "503"])] {
+            let link = Link { security, loopback: false, trusted };
+            let mut bench = Bench::new(mode, link, Limits::default());
+            bench.send(b"EHLO a\r\n");
+            for (command, want) in ["MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA"].iter().zip(want) {
+                let answer = bench.send(format!("{command}\r\n").as_bytes());
+                assert_eq!(answer.get(..3), Some(want), "{mode:?} {security:?} {command}: {answer}");
+            }
+            bench.send(b"x\r\n.\r\n");
+            assert_eq!(bench.messages.len(), usize::from(trusted), "{mode:?} {security:?}");
+        }
+    }
+}
+
+#[test]
 fn auth_lines_may_have_twelve_thousand_octets_and_no_more() {
     let link = Link { security: Security::Tls, loopback: false, trusted: false };
     for (length, want) in [(12_288, "501 5.5.2"), (12_289, "500 5.5.6")] {
