@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::mail::{Address, EnhancedStatus, Notify, QueueId, ReversePath};
 use crate::message::Stamped;
 use crate::rewrite::{Access, Checked, Note, Outgoing, Trouble, Unexpanded};
-use crate::route;
+use crate::route::{self, Parties};
 use crate::time::Timestamp;
 
 use super::settings::Settings;
@@ -84,6 +84,24 @@ impl Door {
         refused.map_or(Ok(()), Err)
     }
 
+    /// The name of the route that an envelope to this recipient takes by the config of now, where its domain alone does not
+    /// say which.
+    pub fn route_of(&self, sender: &ReversePath, recipient: &Address) -> Option<String> {
+        self.settings.load().route_of(sender, recipient).map(str::to_owned)
+    }
+
+    /// All that [`Door::route_of`] depends on, as a text: two configs with one text choose alike.
+    pub fn choices(&self) -> String {
+        let settings = self.settings.load();
+        let chosen = settings.routes.iter().filter(|route| !route.matches.is_by_domain());
+        let mut names: Vec<&str> = chosen.map(|route| &*route.name).collect();
+        names.sort_unstable();
+        match names.is_empty() {
+            true => String::new(),
+            false => format!("{}\n{}\n", settings.rewriting.home.delimiters, names.join("\n")),
+        }
+    }
+
     /// What is done to what goes out.
     pub fn outgoing(&self) -> std::sync::Arc<Outgoing> {
         std::sync::Arc::clone(&self.settings.load().outgoing)
@@ -92,14 +110,24 @@ impl Door {
 
 impl Settings {
     fn refused_by_route(&self, sender: &ReversePath, address: &Address) -> Option<Refusal> {
-        let place = route::best(self.routes.iter().map(|route| &route.matches), sender, address)?;
+        let place = self.best_route(sender, address)?;
         let (status, text) = self.routes.get(place)?.refuses.as_ref()?;
         Some(Refusal { code: 550, status: status_word(*status), text: format!("<{address}>: {text}") })
     }
 
+    fn best_route(&self, sender: &ReversePath, recipient: &Address) -> Option<usize> {
+        let parties = Parties {
+            plain_sender: sender.address().and_then(|address| self.rewriting.without_extension(address)),
+            plain_recipient: self.rewriting.without_extension(recipient),
+            sender,
+            recipient,
+        };
+        route::best(self.routes.iter().map(|route| &route.matches), &parties)
+    }
+
     /// The name of the route that an envelope takes, where its domain alone does not say which.
     pub(super) fn route_of(&self, sender: &ReversePath, recipient: &Address) -> Option<&str> {
-        let place = route::best(self.routes.iter().map(|route| &route.matches), sender, recipient)?;
+        let place = self.best_route(sender, recipient)?;
         self.routes.get(place).filter(|route| !route.matches.is_by_domain()).map(|route| &*route.name)
     }
 }

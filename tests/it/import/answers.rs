@@ -10,7 +10,7 @@ use std::process::Command;
 use postrider::config::{Config, Mode, RecipientPattern, SenderPattern};
 use postrider::mail::{Address, ReversePath};
 use postrider::postfix::{self, Import, syntax};
-use postrider::route::{self, Match, Recipients, Senders};
+use postrider::route::{self, Match, Parties, Recipients, Senders};
 
 use super::{cases, import_case, input, root, texts};
 
@@ -126,7 +126,8 @@ fn place(answer: &Answer, config: &Config) -> Option<usize> {
         false => ReversePath::Address(answer.sender.parse().expect("an address")),
     };
     let recipient = answer.recipient.parse().expect("an address");
-    route::best(matches.iter(), &sender, &recipient)
+    let parties = Parties { sender: &sender, recipient: &recipient, plain_sender: None, plain_recipient: None };
+    route::best(matches.iter(), &parties)
 }
 
 /// The way that our config has for an envelope.
