@@ -16,9 +16,6 @@ use crate::time::Timestamp;
 use super::settings::Settings;
 use super::{Counting, Door, Refusal, Submission, intake, prepare};
 
-/// How long a message waits that a header check holds, unless it is released. Unit: seconds.
-const HELD_SECS: u64 = 365 * 86_400;
-
 /// What was done to a message, and what is still to be done with it.
 #[derive(Debug, Default)]
 pub(super) struct Deed {
@@ -32,11 +29,6 @@ pub(super) struct Deed {
 }
 
 impl Deed {
-    /// Not before this, if it is held.
-    pub fn held_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.held.then(|| now.after(std::time::Duration::from_secs(HELD_SECS)))
-    }
-
     /// Tells what the checks noted.
     pub fn tell(&self, id: QueueId) {
         for Note { what, field, text } in &self.notes {

@@ -56,6 +56,7 @@ pub fn envelope(queue: &Queue, recipients: &[&str]) -> Envelope {
         accepted_at: now,
         release_at: now,
         put_off_by: Box::default(),
+        held: false,
         expires_at: now.after(Duration::from_secs(432_000)),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

@@ -176,6 +176,19 @@ fn header_checks_change_refuse_hold_drop_and_send_elsewhere() {
     assert_eq!(all_to(&found[1..]), ["b@dest.example", "copy@dest.example", "moved@dest.example"]);
     let listed = String::from_utf8(daemon.run(&["queue", "list", "--json"]).stdout).unwrap();
     assert_eq!(listed.matches("\"id\"").count(), 1, "one is held, none is left: {listed}");
+    assert!(listed.contains("\"state\":\"held\"") || listed.contains("\"state\": \"held\""), "{listed}");
+    // As postqueue(1) shows what HOLD kept.
+    let said = |words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_postrider"));
+        let output = command.args(words).env("MAIL_CONFIG", daemon.config.parent().unwrap()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let row: serde_json::Value = serde_json::from_str(&said(&["postqueue", "-j"])).unwrap();
+    assert_eq!(row["queue_name"], "hold");
+    let id = row["queue_id"].as_str().unwrap();
+    assert!(said(&["mailq"]).contains(&format!("{id}!")));
+    let why = String::from_utf8(daemon.run(&["why", id]).stdout).unwrap();
+    assert!(why.contains("release"), "{why}");
     assert!(daemon.run(&["queue", "release", "--all"]).status.success());
     let found = receipts(&peer, 4);
     assert_eq!(found.iter().filter(|receipt| header(receipt).contains("Subject: hold")).count(), 1);
