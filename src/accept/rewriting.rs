@@ -11,6 +11,7 @@ use crate::mail::{Address, EnhancedStatus, Notify, QueueId, ReversePath};
 use crate::message::Stamped;
 use crate::rewrite::{Access, Checked, Note, Outgoing, Trouble, Unexpanded};
 use crate::route::{self, Parties};
+use crate::smtp::parameter::orcpt_of;
 use crate::time::Timestamp;
 
 use super::settings::Settings;
@@ -217,6 +218,8 @@ pub(super) fn rewrite(settings: &Settings, submission: &mut Submission, counting
             let copied = copies.iter().flat_map(|copy| rewriting.expand(copy).unwrap_or_default()).chain(found.copies);
             let all = found.all.into_iter().map(|(address, place)| {
                 let (notify, original) = of(place);
+                let given = addresses.get(place).filter(|given| **given != address);
+                let original = original.or_else(|| given.and_then(orcpt_of));
                 (address, notify, original)
             });
             all.chain(copied.map(|copy| (copy, Notify::Never, None))).collect()
