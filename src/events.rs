@@ -792,6 +792,7 @@ mod tests {
             accepted_at: Timestamp::from_secs(100),
             release_at: Timestamp::from_secs(100),
             put_off_by: "".into(),
+            held: false,
             expires_at: Timestamp::from_secs(1000),
             stream: "otp".into(),
             kind: StreamKind::Transactional,

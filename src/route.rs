@@ -44,6 +44,20 @@ pub struct Match {
     pub senders: Senders,
 }
 
+/// Whom a message is from and to, and who they are without the extension behind a recipient delimiter, if they have one:
+/// `user+x@` takes the route of `user@` where it has none of its own, as transport(5) looks up both.
+#[derive(Clone, Debug)]
+pub struct Parties<'a> {
+    /// The envelope sender.
+    pub sender: &'a ReversePath,
+    /// The recipient.
+    pub recipient: &'a Address,
+    /// The sender without its extension.
+    pub plain_sender: Option<Address>,
+    /// The recipient without its extension.
+    pub plain_recipient: Option<Address>,
+}
+
 /// How specific a match is: sender first; labels of the domain, then how narrowly it is meant.
 type Rank = (u8, (usize, u8));
 
@@ -66,17 +80,19 @@ impl Match {
         }
     }
 
-    fn rank(&self, sender: &ReversePath, recipient: &Address) -> Option<Rank> {
-        Some((self.senders.rank(sender)?, self.recipients.rank(recipient)?))
+    fn rank(&self, parties: &Parties<'_>) -> Option<Rank> {
+        Some((self.senders.rank(parties)?, self.recipients.rank(parties)?))
     }
 }
 
 impl Recipients {
-    fn rank(&self, recipient: &Address) -> Option<(usize, u8)> {
+    fn rank(&self, parties: &Parties<'_>) -> Option<(usize, u8)> {
         match self {
-            Recipients::Address(address) => same(address, recipient).then_some((usize::MAX, 0)),
+            Recipients::Address(own) => {
+                closeness(own, parties.recipient, parties.plain_recipient.as_ref()).map(|close| (usize::MAX, close))
+            }
             Recipients::Any | Recipients::Within(_) | Recipients::Below(_) | Recipients::Only(_) => {
-                self.rank_of_domain(recipient.domain())
+                self.rank_of_domain(parties.recipient.domain())
             }
         }
     }
@@ -94,12 +110,14 @@ impl Recipients {
 }
 
 impl Senders {
-    fn rank(&self, sender: &ReversePath) -> Option<u8> {
-        match (self, sender.address()) {
+    fn rank(&self, parties: &Parties<'_>) -> Option<u8> {
+        match (self, parties.sender.address()) {
             (Senders::Any, _) => Some(0),
-            (Senders::Null, None) => Some(2),
+            (Senders::Null, None) => Some(3),
             (Senders::Domain(domain), Some(address)) => (address.domain() == domain).then_some(1),
-            (Senders::Address(own), Some(address)) => same(own, address).then_some(2),
+            (Senders::Address(own), Some(address)) => {
+                closeness(own, address, parties.plain_sender.as_ref()).map(|close| close + 2)
+            }
             (Senders::Null, Some(_)) | (Senders::Domain(_) | Senders::Address(_), None) => None,
         }
     }
@@ -110,11 +128,19 @@ fn same(a: &Address, b: &Address) -> bool {
     a.domain() == b.domain() && a.local().eq_ignore_ascii_case(b.local())
 }
 
+/// 1: it is this address; 0: it is without its extension.
+fn closeness(own: &Address, address: &Address, plain: Option<&Address>) -> Option<u8> {
+    match same(own, address) {
+        true => Some(1),
+        false => plain.is_some_and(|plain| same(own, plain)).then_some(0),
+    }
+}
+
 /// The place of the most specific route; of equal ones the first.
-pub fn best<'a>(routes: impl Iterator<Item = &'a Match>, sender: &ReversePath, recipient: &Address) -> Option<usize> {
+pub fn best<'a>(routes: impl Iterator<Item = &'a Match>, parties: &Parties<'_>) -> Option<usize> {
     let mut best: Option<(usize, Rank)> = None;
     for (place, route) in routes.enumerate() {
-        if let Some(rank) = route.rank(sender, recipient)
+        if let Some(rank) = route.rank(parties)
             && best.is_none_or(|(_, other)| rank > other)
         {
             best = Some((place, rank));
@@ -169,7 +195,13 @@ mod tests {
             ("of one", from(Senders::Address(address("a@s.example")), Recipients::Any)),
             ("of one to one", from(Senders::Address(address("a@s.example")), Recipients::Only(domain("example.com")))),
             ("reports", from(Senders::Null, Recipients::Any)),
+            ("of one and an extension", from(Senders::Address(address("a+y@s.example")), Recipients::Any)),
+            ("one and an extension", to(Recipients::Address(address("ops+y@example.com")))),
         ];
+        let plain = |address: &Address| {
+            let (user, _) = address.local().split_once('+')?;
+            format!("{user}@{}", address.domain()).parse::<Address>().ok()
+        };
         for (sender, recipient, want) in [
             ("x@x.example", "a@other.example", "any"),
             ("x@x.example", "a@example.com", "only"),
@@ -183,14 +215,32 @@ mod tests {
             ("A@s.example", "a@other.example", "of one"),
             ("a@s.example", "a@example.com", "of one to one"),
             ("", "a@example.com", "reports"),
+            ("x@x.example", "Ops+x@example.com", "one"),
+            ("x@x.example", "ops+Y@example.com", "one and an extension"),
+            ("x@x.example", "ops-x@example.com", "only"),
+            ("a+x@s.example", "a@other.example", "of one"),
+            ("a+y@s.example", "a@other.example", "of one and an extension"),
         ] {
             let sender = match sender {
                 "" => ReversePath::Null,
                 text => ReversePath::Address(address(text)),
             };
-            let found = best(routes.iter().map(|(_, route)| route), &sender, &address(recipient));
+            let recipient = address(recipient);
+            let parties = Parties {
+                plain_sender: sender.address().and_then(plain),
+                plain_recipient: plain(&recipient),
+                sender: &sender,
+                recipient: &recipient,
+            };
+            let found = best(routes.iter().map(|(_, route)| route), &parties);
             assert_eq!(found.map(|place| routes[place].0), Some(want), "{sender} {recipient}");
         }
-        assert_eq!(best([].iter(), &ReversePath::Null, &address("a@a.example")), None);
+        let nobody = Parties {
+            sender: &ReversePath::Null,
+            recipient: &address("a@a.example"),
+            plain_sender: None,
+            plain_recipient: None,
+        };
+        assert_eq!(best([].iter(), &nobody), None);
     }
 }

@@ -132,6 +132,7 @@ pub(super) fn dsn(settings: &Settings, told: &Told, id: QueueId, random: u64, no
         accepted_at: now,
         release_at: now,
         put_off_by: Text::default(),
+        held: false,
         expires_at: now.after(stream.max_age),
         stream: settings.dsn_stream.clone(),
         kind: stream.kind,

@@ -359,8 +359,8 @@ impl Door {
             }
             Counting::Free => Taken::default(),
         };
-        if let Some(until) = deed.held_until(now) {
-            prepare::hold(&mut admitted.prepared.envelopes, until);
+        if deed.held {
+            admitted.prepared.envelopes.iter_mut().for_each(|envelope| envelope.held = true);
         }
         if letterhead::weight(&admitted.prepared.envelopes) > ENVELOPES_BYTES_MAX {
             self.quotas.give_back(&taken);

@@ -86,6 +86,7 @@ pub(super) fn prepare(
         accepted_at: submission.received_at,
         release_at,
         put_off_by: Text::default(),
+        held: false,
         expires_at: release_at.after(stream.max_age),
         stream: stream_name.into(),
         kind: stream.kind,
@@ -145,16 +146,6 @@ pub(super) fn check_authors_of(settings: &Settings, submission: &Submission) -> 
     let header =
         scan(&submission.message, settings.header_limits()).map_err(|error| refuse(552, "5.3.4", error.to_string()))?;
     check_authors(rights(settings, name)?, name, &header).map(drop)
-}
-
-/// Lets envelopes wait for an operator.
-pub(super) fn hold(envelopes: &mut [Envelope], until: Timestamp) {
-    for envelope in envelopes {
-        let age = envelope.longest_age();
-        envelope.release_at = until;
-        envelope.expires_at = until.after(age);
-        envelope.put_off_by = "a header check, until it is released".into();
-    }
 }
 
 /// A report of ours, to whom its recipient stands for: one that has no name of its own here goes to the postmaster.

@@ -10,14 +10,12 @@ use tracing::{info, warn};
 use crate::mail::{Address, EnhancedStatus, Notify, QueueId, ReversePath};
 use crate::message::Stamped;
 use crate::rewrite::{Access, Checked, Note, Outgoing, Trouble, Unexpanded};
-use crate::route;
+use crate::route::{self, Parties};
+use crate::smtp::parameter::orcpt_of;
 use crate::time::Timestamp;
 
 use super::settings::Settings;
 use super::{Counting, Door, Refusal, Submission, intake, prepare};
-
-/// How long a message waits that a header check holds, unless it is released. Unit: seconds.
-const HELD_SECS: u64 = 365 * 86_400;
 
 /// What was done to a message, and what is still to be done with it.
 #[derive(Debug, Default)]
@@ -32,11 +30,6 @@ pub(super) struct Deed {
 }
 
 impl Deed {
-    /// Not before this, if it is held.
-    pub fn held_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.held.then(|| now.after(std::time::Duration::from_secs(HELD_SECS)))
-    }
-
     /// Tells what the checks noted.
     pub fn tell(&self, id: QueueId) {
         for Note { what, field, text } in &self.notes {
@@ -84,6 +77,24 @@ impl Door {
         refused.map_or(Ok(()), Err)
     }
 
+    /// The name of the route that an envelope to this recipient takes by the config of now, where its domain alone does not
+    /// say which.
+    pub fn route_of(&self, sender: &ReversePath, recipient: &Address) -> Option<String> {
+        self.settings.load().route_of(sender, recipient).map(str::to_owned)
+    }
+
+    /// All that [`Door::route_of`] depends on, as a text: two configs with one text choose alike.
+    pub fn choices(&self) -> String {
+        let settings = self.settings.load();
+        let chosen = settings.routes.iter().filter(|route| !route.matches.is_by_domain());
+        let mut names: Vec<&str> = chosen.map(|route| &*route.name).collect();
+        names.sort_unstable();
+        match names.is_empty() {
+            true => String::new(),
+            false => format!("{}\n{}\n", settings.rewriting.home.delimiters, names.join("\n")),
+        }
+    }
+
     /// What is done to what goes out.
     pub fn outgoing(&self) -> std::sync::Arc<Outgoing> {
         std::sync::Arc::clone(&self.settings.load().outgoing)
@@ -92,14 +103,24 @@ impl Door {
 
 impl Settings {
     fn refused_by_route(&self, sender: &ReversePath, address: &Address) -> Option<Refusal> {
-        let place = route::best(self.routes.iter().map(|route| &route.matches), sender, address)?;
+        let place = self.best_route(sender, address)?;
         let (status, text) = self.routes.get(place)?.refuses.as_ref()?;
         Some(Refusal { code: 550, status: status_word(*status), text: format!("<{address}>: {text}") })
     }
 
+    fn best_route(&self, sender: &ReversePath, recipient: &Address) -> Option<usize> {
+        let parties = Parties {
+            plain_sender: sender.address().and_then(|address| self.rewriting.without_extension(address)),
+            plain_recipient: self.rewriting.without_extension(recipient),
+            sender,
+            recipient,
+        };
+        route::best(self.routes.iter().map(|route| &route.matches), &parties)
+    }
+
     /// The name of the route that an envelope takes, where its domain alone does not say which.
     pub(super) fn route_of(&self, sender: &ReversePath, recipient: &Address) -> Option<&str> {
-        let place = route::best(self.routes.iter().map(|route| &route.matches), sender, recipient)?;
+        let place = self.best_route(sender, recipient)?;
         self.routes.get(place).filter(|route| !route.matches.is_by_domain()).map(|route| &*route.name)
     }
 }
@@ -197,6 +218,8 @@ pub(super) fn rewrite(settings: &Settings, submission: &mut Submission, counting
             let copied = copies.iter().flat_map(|copy| rewriting.expand(copy).unwrap_or_default()).chain(found.copies);
             let all = found.all.into_iter().map(|(address, place)| {
                 let (notify, original) = of(place);
+                let given = addresses.get(place).filter(|given| **given != address);
+                let original = original.or_else(|| given.and_then(orcpt_of));
                 (address, notify, original)
             });
             all.chain(copied.map(|copy| (copy, Notify::Never, None))).collect()

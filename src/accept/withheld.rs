@@ -121,6 +121,7 @@ fn never_accepted(settings: &super::Settings, submission: &Submission, id: Queue
         accepted_at: now,
         release_at: now,
         put_off_by: Text::default(),
+        held: false,
         expires_at: now,
         stream: settings.default_stream.clone(),
         kind: stream.kind,

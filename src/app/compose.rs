@@ -434,6 +434,12 @@ fn matches(route: &Route) -> Match {
     }
 }
 
+/// Which routes have a source of their own.
+pub fn route_sources(config: &Config) -> Vec<(String, Option<&str>)> {
+    let routes = config.routes.iter().filter(|route| route.is_way());
+    routes.map(|route| (route_name(route), route.source.as_deref())).collect()
+}
+
 /// What tells a route from all others, also in the next config.
 fn route_name(route: &Route) -> String {
     match &route.sender {

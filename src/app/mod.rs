@@ -10,6 +10,7 @@ mod passable;
 mod service;
 mod tokens;
 mod watchman;
+mod ways;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ use crate::unsubscribe::{NotKept, Suppress, Unsubscribe};
 pub use service::serve;
 
 use page::House;
+use ways::Ways;
 
 /// How long a stop may take, whatever clients and peers do. What is past its final dot by then is uncertain.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -112,6 +114,7 @@ struct Daemon {
     unsubscribe: Unsubscribe,
     pickup: tokio::task::JoinHandle<()>,
     pickup_settings: Arc<arc_swap::ArcSwap<pickup::Settings>>,
+    ways: Ways,
     showq: Showq,
     api: tokio::task::JoinHandle<std::io::Result<()>>,
     api_stop: watch::Sender<bool>,
@@ -321,11 +324,14 @@ impl Daemon {
         let clerk = Pickup::new(door.clone(), queue.clone(), clock.clone(), maildrop, compose::pickup(&config));
         let pickup_settings = clerk.settings();
         let pickup = tokio::spawn(clerk.run(settled, stopped_pickup));
+        let mut ways = Ways::new(queue.clone(), door.clone(), &config.data_dir);
+        ways.follow();
         server.start();
         Ok(Daemon {
             config,
             pickup,
             pickup_settings,
+            ways,
             showq,
             clock,
             queue,
@@ -402,9 +408,16 @@ impl Daemon {
         self.unsubscribe.reload(compose::unsubscribe(&config, self.tokens.clone()));
         self.door.events().history().reload(compose::history(&config));
         match compose::scheduler(&config) {
-            Ok(settings) => self.scheduler.reload(settings).await,
+            Ok(settings) => {
+                self.scheduler.reload(settings).await;
+                // Over which pool an envelope goes was told when it came, and its route may say another one now.
+                if compose::route_sources(&config) != compose::route_sources(&self.config) {
+                    self.scheduler.tell_again(Box::new(self.queue.waiting().map(Some))).await;
+                }
+            }
             Err(error) => warn!("routes and sources stay as they were: {error:#}"),
         }
+        self.ways.follow();
         match compose::rules(&config) {
             Ok(rules) => {
                 self.door.set_rules(rules.clone());

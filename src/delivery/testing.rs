@@ -51,6 +51,7 @@ pub fn envelope(recipients: usize) -> Envelope {
         accepted_at: Timestamp::from_secs(1000),
         release_at: Timestamp::from_secs(1000),
         put_off_by: "".into(),
+        held: false,
         expires_at: Timestamp::from_secs(1000 + 5 * 86_400),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

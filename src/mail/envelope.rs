@@ -168,6 +168,8 @@ pub struct Envelope {
     /// The quota or cap that set `release_at`, in words for people (`the quota 100/1m of the credential shop`). Empty: its
     /// sender did.
     pub put_off_by: Text,
+    /// It waits for an operator from the first: a header check held it.
+    pub held: bool,
     /// After this it is expired instead of tried again.
     pub expires_at: Timestamp,
     /// The stream's name.
@@ -221,7 +223,7 @@ impl Envelope {
 
     /// Its state as accepted: nothing tried, due when it may first go.
     pub fn untried(&self) -> Progress {
-        Progress::new(self.recipients.len(), self.release_at)
+        Progress { held: self.held, ..Progress::new(self.recipients.len(), self.release_at) }
     }
 
     /// Whether it may go only later than at its acceptance: its sender asked for that, or a quota put it off.

@@ -79,6 +79,11 @@ impl<'a> Facts<'a> {
         self.values.contains_key(name)
     }
 
+    /// What main.cf says, nothing of it replaced.
+    pub fn written(&self, name: &str) -> Option<&str> {
+        self.settings.iter().rev().find(|setting| setting.name == name).map(|setting| setting.value.as_str())
+    }
+
     /// The line of main.cf that sets it.
     pub fn line(&self, name: &str) -> Option<usize> {
         self.settings.iter().find(|setting| setting.name == name).map(|setting| setting.line)

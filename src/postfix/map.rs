@@ -288,9 +288,15 @@ impl<'a> Mapper<'a> {
         let mut unknown = None;
         if let Some(to) = self.input.local_to {
             unknown = Some(to.to_owned());
-        } else if !self.value("luser_relay").is_empty() {
+        } else if !self.value("luser_relay").is_empty() || of_recipient(self.facts.written("luser_relay")).is_some() {
             let relay = self.value("luser_relay");
             match relay.parse::<Address>() {
+                _ if of_recipient(self.facts.written("luser_relay")).is_some() => {
+                    let name = of_recipient(self.facts.written("luser_relay")).unwrap_or_default();
+                    let why =
+                        format!("${name} is another address for each recipient, and unknown names go to one here");
+                    self.refuse("luser_relay", why, "write one address elsewhere, or give each name an alias");
+                }
                 Ok(_) => {
                     self.note(Action::Mapped, "luser_relay", "local.unknown");
                     unknown = Some(relay);
@@ -347,6 +353,13 @@ impl<'a> Mapper<'a> {
                         ),
                     };
                     self.note(if is_open { Action::Mapped } else { Action::Approximated }, "alias_maps", how);
+                    if let Some(list) = owned_list(&self.aliases_text(&path)) {
+                        let how = format!(
+                            "who hears that mail to {list} could not be delivered is its sender, where Postfix told \
+                             owner-{list}: mail to a list of many is better sent by its owner"
+                        );
+                        self.note(Action::Approximated, "alias_maps", how);
+                    }
                     self.target.local.aliases = Some(target);
                 }
             }
@@ -357,6 +370,10 @@ impl<'a> Mapper<'a> {
             }
             Err(error) => self.refuse("alias_maps", format!("{path}: {error}"), "name a file that can be read"),
         }
+    }
+
+    fn aliases_text(&self, path: &str) -> String {
+        (self.input.read)(path).unwrap_or_default()
     }
 
     /// Local names stay local where nobody has an alias: without a file, their mail would go where DNS says.
@@ -995,4 +1012,41 @@ fn bad_actions(text: &str, name: &str) -> Vec<(usize, String)> {
         words.iter().any(|word| word == "FILTER").then(|| (line, "FILTER hands mail to another program".to_owned()))
     });
     filter.collect()
+}
+
+/// What of a recipient a value of local(8) names, of which main.cf knows nothing.
+fn of_recipient(written: Option<&str>) -> Option<&'static str> {
+    const NAMES: [&str; 7] = ["domain", "extension", "local", "recipient", "user", "home", "shell"];
+    let written = written?;
+    let begins = |rest: &str, name: &str| {
+        let rest = rest.trim_start_matches(['{', '(']);
+        rest.strip_prefix(name).is_some_and(|after| !after.starts_with(|c: char| c == '_' || c.is_ascii_alphanumeric()))
+    };
+    NAMES.into_iter().find(|name| written.split('$').skip(1).any(|rest| begins(rest, name)))
+}
+
+/// A name with an alias whose owner has one too: aliases(5).
+fn owned_list(text: &str) -> Option<String> {
+    let lines = text.lines().filter(|line| !line.starts_with(['#', ' ', '\t']));
+    let names: Vec<String> =
+        lines.filter_map(|line| Some(line.split_once(':')?.0.trim().trim_matches('"').to_ascii_lowercase())).collect();
+    let mut owned = names.iter().filter_map(|name| name.strip_prefix("owner-"));
+    owned.find(|list| names.iter().any(|name| name == list)).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_with_an_owner_is_seen() {
+        for (text, want) in [
+            ("team: a@a.example\nowner-team: boss@a.example\n", Some("team")),
+            ("Owner-Team: boss@a.example\n\"team\": a@a.example,\n  owner-x: b@a.example\n", Some("team")),
+            ("owner-team: boss@a.example\n# team: a@a.example\n", None),
+            ("team: a@a.example\n", None),
+        ] {
+            assert_eq!(owned_list(text).as_deref(), want, "{text}");
+        }
+    }
 }

@@ -149,14 +149,6 @@ impl Mapper<'_> {
         self.authority();
         self.unused_passwords();
         self.unused_limits();
-        let by_address = |route: &Route| {
-            route.recipient.contains('@') || route.sender.as_ref().is_some_and(|sender| !sender.starts_with(['@', '<']))
-        };
-        if !self.target.local.delimiter.is_empty() && self.target.routes.iter().any(by_address) {
-            let how = "a route for an address is for it without an extension alone: user+x@example.com takes the route of \
-                       its domain, where Postfix took that of user@example.com too";
-            self.note(Action::Approximated, "recipient_delimiter", how);
-        }
     }
 
     /// A route that says no more than no route does is left out.

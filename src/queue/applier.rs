@@ -31,8 +31,9 @@ impl Apply for Applier {
         }
         if let Some(body) = message.body {
             let mut hot = lock(&self.shared.hot);
-            // What is scheduled is not for a moment from now.
-            for envelope in message.envelopes.into_iter().filter(|envelope| !envelope.is_scheduled()) {
+            // What is scheduled or held is not for a moment from now.
+            for envelope in message.envelopes.into_iter().filter(|envelope| !envelope.is_scheduled() && !envelope.held)
+            {
                 hot.keep(Arc::new(envelope), body.clone());
             }
         }

@@ -95,6 +95,26 @@ impl Queue {
         }
     }
 
+    /// Lets an envelope take a route from now on, or the one that its recipients' domain says; it need not keep its source,
+    /// and keeps its pool. When this returns `Done`, it is written.
+    ///
+    /// # Cancel safety
+    /// As [`Queue::order`].
+    pub async fn take_route(&self, id: QueueId, route: Option<&str>) -> Ordered {
+        let change = |envelope: &Envelope, after: &mut Progress, _: Timestamp| {
+            let before = if after.pool.is_empty() { &envelope.pool } else { &after.pool };
+            let (pool, _) = route::split(before);
+            let wanted = route.map_or_else(|| pool.to_owned(), |route| route::join(pool, route));
+            if **before != *wanted {
+                (after.pool, after.source) = (wanted.into(), "".into());
+            }
+        };
+        match self.take(id, Held::IsNoMatter).await {
+            Ok(lease) => self.alter(lease, change).await,
+            Err(ordered) => ordered,
+        }
+    }
+
     /// Changes and writes the state of what was leased for it.
     async fn alter(&self, lease: Lease, change: impl FnOnce(&Envelope, &mut Progress, Timestamp)) -> Ordered {
         let id = lease.envelope().id;

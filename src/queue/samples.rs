@@ -26,6 +26,7 @@ pub(crate) fn envelope_to(number: u64, recipients: &[&str]) -> Envelope {
         accepted_at: ACCEPTED_AT,
         release_at: ACCEPTED_AT,
         put_off_by: "".into(),
+        held: false,
         expires_at: Timestamp::from_secs(ACCEPTED_AT.as_secs() + 432_000),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

@@ -380,6 +380,7 @@ impl Table {
         flags.set(Flags::TAGGED, !envelope.marks.tags.is_empty());
         flags.set(Flags::ENGAGED, envelope.marks.engaged);
         flags.set(Flags::SCHEDULED, envelope.is_scheduled());
+        flags.set(Flags::HELD, envelope.held);
         Row {
             id: envelope.id,
             place: Place::home(at),

@@ -309,6 +309,7 @@ pub(super) mod tests {
             accepted_at,
             release_at: accepted_at,
             put_off_by: "".into(),
+            held: false,
             expires_at: accepted_at.after(Duration::from_secs(432_000)),
             stream: "transactional".into(),
             kind: StreamKind::Transactional,

@@ -101,6 +101,12 @@ impl Rewriting {
             || ![&self.canonical, &self.sender_canonical, &self.recipient_canonical].iter().all(|all| all.is_empty())
     }
 
+    /// An address without its extension; `None`: it has none.
+    pub fn without_extension(&self, address: &Address) -> Option<Address> {
+        let (base, _) = self.home.split(address.local())?;
+        Address::new(base, address.domain().clone()).ok()
+    }
+
     /// What the tables say of an envelope sender, as it was given.
     ///
     /// # Errors

@@ -212,6 +212,21 @@ impl Showq {
                 }
             }
         }
+        // One that went from a state not yet listed to one that was, by an attempt that began or ended, is not left out.
+        let mut after = QueueId::MIN;
+        loop {
+            let page = self.shared.queue.ids(Filter::default(), after, LISTING_MAX).await;
+            for id in page.rows.into_iter().filter(|id| shown.insert(*id)) {
+                if let Some(listed) = self.shared.queue.show(id).await {
+                    message(&listed).write(&mut out);
+                }
+            }
+            send(&mut stream, &mut out).await?;
+            match page.next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
         wire::write_end(&mut out);
         send(&mut stream, &mut out).await
     }

@@ -570,6 +570,7 @@ mod tests {
             accepted_at: Timestamp::ZERO,
             release_at: Timestamp::ZERO,
             put_off_by: "".into(),
+            held: false,
             expires_at: Timestamp::NEVER,
             stream: "transactional".into(),
             kind: StreamKind::Transactional,

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::answer::Answer;
-use crate::mail::{Notify, Return, Text, is_safe_argument};
+use crate::mail::{Address, Notify, Return, Text, is_safe_argument};
 use crate::time::Timestamp;
 
 /// Longest ENVID once decoded, RFC 3461 §4.4.
 const ENVID_LENGTH_MAX: usize = 100;
+/// Longest ORCPT. RFC 3461 §4.2. Unit: octets.
+const ORCPT_LENGTH_MAX: usize = 500;
 
 /// What MAIL said besides who from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,6 +193,20 @@ fn utf8_xtext(c: char) -> String {
         true => c.to_string(),
         false => format!("\\x{{{:X}}}", u32::from(c)),
     }
+}
+
+/// ORCPT for a recipient that was given without one and stands for others here: a relay may add the address that it was
+/// given (RFC 3461 §4.2). `None`: one that the type rfc822 cannot say.
+pub fn orcpt_of(address: &Address) -> Option<Text> {
+    let mut orcpt = String::from("rfc822;");
+    for octet in address.to_string().bytes() {
+        match octet {
+            b'+' | b'=' | 0..=0x20 | 0x7f => orcpt.push_str(&format!("+{octet:02X}")),
+            octet if octet.is_ascii() => orcpt.push(char::from(octet)),
+            _ => return None,
+        }
+    }
+    (orcpt.len() <= ORCPT_LENGTH_MAX).then(|| orcpt.into())
 }
 
 /// RFC 3461 §4: printable ASCII but `+` and `=`, and `+` with two hexadecimal digits.

@@ -17,6 +17,8 @@ use crate::time::Timestamp;
 const EIGHT_BIT: u8 = 1;
 const UTF8_HEADERS: u8 = 2;
 const FOREIGN_SIGNATURE: u8 = 4;
+/// No fact of the body: the envelope was held when it was accepted.
+const HELD: u8 = 8;
 
 const ENGAGED: u8 = 1;
 
@@ -43,6 +45,7 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
             (envelope.body.eight_bit, EIGHT_BIT),
             (envelope.body.utf8_headers, UTF8_HEADERS),
             (envelope.body.foreign_signature, FOREIGN_SIGNATURE),
+            (envelope.held, HELD),
         ];
         w.u8(facts.iter().filter(|(on, _)| *on).map(|(_, bit)| bit).sum());
         w.text(&envelope.stream);
@@ -150,6 +153,7 @@ pub(super) fn read_envelope(r: &mut Reader) -> Option<Envelope> {
         accepted_at,
         release_at,
         put_off_by,
+        held: facts & HELD != 0,
         expires_at,
         stream,
         kind,
@@ -369,6 +373,7 @@ mod tests {
             accepted_at: at,
             release_at: at,
             put_off_by: "".into(),
+            held: false,
             expires_at: Timestamp::from_secs(1_795_687_200),
             stream: "transactional".into(),
             kind: StreamKind::Transactional,
@@ -419,6 +424,7 @@ mod tests {
         envelope.marks.tags = vec!["spring-sale".into(), "Frühling".into()];
         envelope.marks.metadata = vec![("order".into(), "7".into()), ("empty".into(), "".into())];
         envelope.marks.engaged = true;
+        envelope.held = true;
         envelope.put_off_by = "the quota".into();
         envelope.return_path = Some("b2@bounce.example".parse().unwrap());
         let whole = cut(|w| write_envelope(w, &envelope), 0);

@@ -21,6 +21,7 @@ fn envelope() -> Envelope {
         accepted_at: NOW,
         release_at: NOW,
         put_off_by: "".into(),
+        held: false,
         expires_at: NOW.after(Duration::from_secs(1000)),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

@@ -45,6 +45,7 @@ fn a_report_is_read_by_pythons_email() {
         accepted_at: Timestamp::from_secs(1_795_255_200),
         release_at: Timestamp::from_secs(1_795_255_200),
         put_off_by: "".into(),
+        held: false,
         expires_at: Timestamp::from_secs(1_795_255_200).after(Duration::from_secs(432_000)),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

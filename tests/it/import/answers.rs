@@ -10,7 +10,7 @@ use std::process::Command;
 use postrider::config::{Config, Mode, RecipientPattern, SenderPattern};
 use postrider::mail::{Address, ReversePath};
 use postrider::postfix::{self, Import, syntax};
-use postrider::route::{self, Match, Recipients, Senders};
+use postrider::route::{self, Match, Parties, Recipients, Senders};
 
 use super::{cases, import_case, input, root, texts};
 
@@ -131,7 +131,8 @@ pub fn place_of(sender: &str, recipient: &str, config: &Config) -> Option<usize>
         false => ReversePath::Address(sender.parse().expect("an address")),
     };
     let recipient = recipient.parse().expect("an address");
-    route::best(matches.iter(), &sender, &recipient)
+    let parties = Parties { sender: &sender, recipient: &recipient, plain_sender: None, plain_recipient: None };
+    route::best(matches.iter(), &parties)
 }
 
 /// The way that our config has for an envelope.

@@ -57,6 +57,7 @@ pub fn envelope(queue: &Queue, recipients: &[&str]) -> Envelope {
         accepted_at: now,
         release_at: now,
         put_off_by: "".into(),
+        held: false,
         expires_at: now.after(Duration::from_secs(432_000)),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,

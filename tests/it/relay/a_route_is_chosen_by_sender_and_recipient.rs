@@ -112,3 +112,24 @@ fn a_route_with_a_source_leaves_by_that_address_alone() {
     let listed = String::from_utf8(daemon.run(&["queue", "list", "--json"]).stdout).unwrap();
     assert!(listed.contains("other.test"), "{listed}");
 }
+
+#[test]
+fn an_extension_takes_the_route_of_its_user() {
+    let [plain, of_user, of_sender] = [(); 3].map(|()| Peer::start(Behaviour::Friendly));
+    let route = |keys: &str, peer: &Peer| format!("[[route]]\n{keys}\nnext_hop = [\"{}\"]\n", peer.address());
+    let text = [
+        "[local]\nrecipient_delimiter = \"+\"\n".to_owned(),
+        route("recipient_domain = \"*\"", &plain),
+        route("recipient_domain = \"user@dest.example\"", &of_user),
+        route("recipient_domain = \"*\"\nsender = \"list@example.com\"", &of_sender),
+    ];
+    let daemon = Setup::relaying_to(plain.address()).with_way_out(&text.concat()).start();
+    let mut client = client(&daemon);
+    send(&mut client, "a@example.com", &["user+x@dest.example", "user-x@dest.example"]);
+    send(&mut client, "list+a=b@example.com", &["c@dest.example"]);
+    eventually("each at its own host", WITHIN, || {
+        taken(&of_user) == ["user+x@dest.example"]
+            && taken(&plain) == ["user-x@dest.example"]
+            && taken(&of_sender) == ["c@dest.example"]
+    });
+}

@@ -10,6 +10,7 @@ mod a_lost_index_costs_nothing;
 mod a_message_goes_through;
 mod a_newsletter_carries_its_own_way_back;
 mod a_quota_puts_mail_off_or_refuses_it;
+mod a_reload_moves_what_waits;
 mod a_restart_keeps_the_queue;
 mod a_route_is_chosen_by_sender_and_recipient;
 mod a_scheduled_message_waits_for_its_time;

@@ -176,6 +176,19 @@ fn header_checks_change_refuse_hold_drop_and_send_elsewhere() {
     assert_eq!(all_to(&found[1..]), ["b@dest.example", "copy@dest.example", "moved@dest.example"]);
     let listed = String::from_utf8(daemon.run(&["queue", "list", "--json"]).stdout).unwrap();
     assert_eq!(listed.matches("\"id\"").count(), 1, "one is held, none is left: {listed}");
+    assert!(listed.contains("\"state\":\"held\"") || listed.contains("\"state\": \"held\""), "{listed}");
+    // As postqueue(1) shows what HOLD kept.
+    let said = |words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_postrider"));
+        let output = command.args(words).env("MAIL_CONFIG", daemon.config.parent().unwrap()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let row: serde_json::Value = serde_json::from_str(&said(&["postqueue", "-j"])).unwrap();
+    assert_eq!(row["queue_name"], "hold");
+    let id = row["queue_id"].as_str().unwrap();
+    assert!(said(&["mailq"]).contains(&format!("{id}!")));
+    let why = String::from_utf8(daemon.run(&["why", id]).stdout).unwrap();
+    assert!(why.contains("release"), "{why}");
     assert!(daemon.run(&["queue", "release", "--all"]).status.success());
     let found = receipts(&peer, 4);
     assert_eq!(found.iter().filter(|receipt| header(receipt).contains("Subject: hold")).count(), 1);
@@ -205,4 +218,31 @@ fn a_bounce_to_a_local_sender_reaches_who_reads_his_mail() {
     assert_eq!(client(&daemon).deliver("www-data", "never@dest.example", message).unwrap().code, 250);
     let found = receipts(&peer, 1);
     assert_eq!((found[0].from.as_str(), &found[0].to[..]), ("", &["ops@dest.example".to_owned()][..]));
+}
+
+#[test]
+fn a_bounce_names_the_recipient_that_the_client_gave() {
+    let peer = Peer::keeping_bytes(Behaviour::Choosy);
+    let sections = "[rewrite]\nvirtual_aliases = [\"inline:{ sales@dest.example=never1@dest.example, \
+                    info@dest.example=never2@dest.example }\"]\n";
+    let daemon = start(&peer, sections, &[]);
+    let mut client = client(&daemon);
+    let rows = [
+        ("sales@dest.example", "", Some("sales@dest.example")),
+        ("info@dest.example", " ORCPT=rfc822;first+2Bone@dest.example", Some("first+one@dest.example")),
+        // Whom nothing was changed of has none (RFC 3461 §6.3).
+        ("never3@dest.example", "", None),
+    ];
+    for (place, (to, parameter, want)) in rows.into_iter().enumerate() {
+        assert_eq!(client.command("MAIL FROM:<ops@dest.example>").unwrap().code, 250);
+        assert_eq!(client.command(&format!("RCPT TO:<{to}>{parameter}")).unwrap().code, 250);
+        assert_eq!(client.command("DATA").unwrap().code, 354);
+        client.write(b"From: ops@dest.example\r\n\r\nx\r\n.\r\n", crate::harness::Split::Whole).unwrap();
+        assert_eq!(client.reply().unwrap().code, 250);
+        let found = receipts(&peer, place + 1);
+        let report = String::from_utf8_lossy(&found[place].bytes).into_owned();
+        let named = report.lines().find_map(|line| line.strip_prefix("Original-Recipient: rfc822; "));
+        assert_eq!(named, want, "{report}");
+        assert!(report.contains(&format!("Final-Recipient: rfc822; never{}@dest.example", place + 1)), "{report}");
+    }
 }

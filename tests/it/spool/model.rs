@@ -93,6 +93,7 @@ pub fn envelope(id: u64, submission: u64, recipients: usize) -> Envelope {
         accepted_at: Timestamp::from_millis(1_800_000_000_000 + id),
         release_at: Timestamp::from_millis(1_800_000_000_000 + id + 60_000 * (id % 2)),
         put_off_by: "".into(),
+        held: false,
         expires_at: Timestamp::from_millis(1_800_400_000_000 + id),
         stream: "transactional".into(),
         kind: StreamKind::Transactional,
