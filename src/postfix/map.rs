@@ -361,6 +361,7 @@ impl<'a> Mapper<'a> {
                         self.note(Action::Approximated, "alias_maps", how);
                     }
                     self.target.local.aliases = Some(target);
+                    self.postmaster_of(&path);
                 }
             }
             Err(_) if path == "/etc/aliases" => {
@@ -369,6 +370,17 @@ impl<'a> Mapper<'a> {
                 self.no_aliases();
             }
             Err(error) => self.refuse("alias_maps", format!("{path}: {error}"), "name a file that can be read"),
+        }
+    }
+
+    /// Who hears of trouble here, if the aliases say an address elsewhere.
+    fn postmaster_of(&mut self, path: &str) {
+        let Some(address) = alias_of(&self.aliases_text(path), "postmaster") else { return };
+        let domain = address.domain().as_str();
+        if domain != self.target.hostname && !self.target.local.domains.iter().any(|local| local == domain) {
+            let how = format!("postmaster = \"{address}\", whom the alias of postmaster leads to: alarms go there");
+            self.note(Action::Mapped, "alias_maps", how);
+            self.target.postmaster = Some(address.to_string());
         }
     }
 
@@ -1034,9 +1046,42 @@ fn owned_list(text: &str) -> Option<String> {
     owned.find(|list| names.iter().any(|name| name == list)).map(str::to_owned)
 }
 
+/// The one address that a name leads to, over other names. `None`: several, or none.
+fn alias_of(text: &str, name: &str) -> Option<Address> {
+    const HOPS_MAX: usize = 10;
+    let lines = super::syntax::logical_lines(text).ok()?;
+    let mut name = name.to_owned();
+    for _ in 0..HOPS_MAX {
+        let value = lines.iter().find_map(|(_, line)| {
+            let (own, value) = line.split_once(':')?;
+            own.trim().trim_matches('"').eq_ignore_ascii_case(&name).then(|| value.trim().trim_matches('"').to_owned())
+        })?;
+        match value.contains('@') {
+            true if value.contains([',', ' ', '"']) => return None,
+            true => return value.parse().ok(),
+            false => name = value,
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alias_is_followed_to_the_one_address_it_leads_to() {
+        for (text, want) in [
+            ("postmaster: root\nroot: ops@x.example\n", Some("ops@x.example")),
+            ("# Postmaster: a@x.example\nPostmaster: \"ops@x.example\"\n", Some("ops@x.example")),
+            ("postmaster: root\nroot: a@x.example,\n b@x.example\n", None),
+            ("postmaster: root\nroot: postmaster\n", None),
+            ("postmaster: root\n", None),
+            ("root: ops@x.example\n", None),
+        ] {
+            assert_eq!(alias_of(text, "postmaster").map(|address| address.to_string()).as_deref(), want, "{text}");
+        }
+    }
 
     #[test]
     fn a_list_with_an_owner_is_seen() {
