@@ -29,7 +29,6 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
@@ -144,7 +143,15 @@ impl Context {
 
     /// Reads the config's text alone, not the keys and certificates that it names: for an operator who may not read those.
     fn read(&self) -> anyhow::Result<Result<Config, Exit>> {
-        let text = std::fs::read_to_string(&self.config).with_context(|| self.config.display().to_string())?;
+        let text = std::fs::read_to_string(&self.config).map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                anyhow::anyhow!(
+                    "{}: permission denied: run this as root or as the service's user",
+                    self.config.display()
+                )
+            }
+            _ => anyhow::anyhow!("{}: {error}", self.config.display()),
+        })?;
         Ok(Config::parse(&text, &self.config).map_err(|problems| {
             eprintln!("{problems}");
             Exit::Config

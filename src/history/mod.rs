@@ -20,6 +20,7 @@ mod search;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +42,7 @@ pub use search::{Answer, ENVELOPES_MAX, Question, ROWS_MAX, trace};
 use block::Builder;
 use day::{Day, Open};
 
-use crate::mail::QueueId;
+use crate::mail::{QueueId, Text};
 use crate::time::Timestamp;
 
 /// What waits to be written, at most. Unit: octets. Some 200,000 rows: more than a second of the fastest relay.
@@ -91,6 +92,8 @@ struct Shared {
 struct Waiting {
     full: Vec<Builder>,
     filling: Builder,
+    /// The last second that was told of, and its words.
+    second: (u64, Text),
     weight: usize,
     lost: u64,
     settings: Option<Settings>,
@@ -254,7 +257,7 @@ impl Waiting {
     fn push(&mut self, mut row: Row) {
         self.filling.push(&mut row);
         if row.fact.is_event() {
-            let time = row.at.rfc3339();
+            let time = self.time_of(row.at);
             if serde_json::to_writer(&mut self.filling.events, &Line { time: &time, row: &row }).is_ok() {
                 self.filling.events.push(b'\n');
             }
@@ -264,6 +267,23 @@ impl Waiting {
             self.weight += full.weight();
             self.full.push(full);
         }
+    }
+
+    /// In words. Rows come many to a second, and all but the milliseconds is the same for them.
+    fn time_of(&mut self, at: Timestamp) -> Text {
+        let (second, words) = &mut self.second;
+        if *second != at.as_secs() || words.is_empty() {
+            (*second, *words) = (at.as_secs(), Timestamp::from_secs(at.as_secs()).rfc3339().into());
+        }
+        let mut time = words.clone();
+        let millis = at.as_millis() % 1000;
+        // Otherwise it is "never", or of a year with five digits.
+        if time.ends_with(".000Z") && millis > 0 {
+            time.truncate(time.len() - 4);
+            // Invariant: writing to a text cannot fail.
+            let _ = write!(time, "{millis:03}Z");
+        }
+        time
     }
 
     /// All that waits; what was lost is said at its end.
