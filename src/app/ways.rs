@@ -21,6 +21,8 @@ use crate::route;
 
 /// The file in the data directory that says for which routes the queue was looked through last.
 const FILE_NAME: &str = "routes";
+/// What the file says during a walk: no config's routes.
+const UNDER_WAY: &str = "under way\n";
 /// When what was being attempted is looked at again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
@@ -44,8 +46,7 @@ impl Ways {
             before.abort();
         }
         let wanted = self.door.choices();
-        // One that cannot be read is looked through for nothing, and written anew.
-        if fs::read_to_string(&self.file).unwrap_or_default() == wanted {
+        if !begin(&self.file, &wanted) {
             return;
         }
         let (queue, door, file) = (self.queue.clone(), self.door.clone(), self.file.clone());
@@ -111,8 +112,42 @@ async fn give(queue: &Queue, door: &Door, listed: &Listed) -> Option<Ordered> {
     }
 }
 
+/// Whether a walk is needed for these routes. From its first envelope to its last the queue is of no one config: who goes
+/// back to the config of before in the middle, or after a crash there, needs a walk too.
+fn begin(file: &Path, wanted: &str) -> bool {
+    // One that cannot be read is looked through for nothing, and written anew.
+    if fs::read_to_string(file).unwrap_or_default() == wanted {
+        return false;
+    }
+    if let Err(error) = keep(file, UNDER_WAY) {
+        warn!(%error, file = %file.display(), "a return to the routes of before may leave some mail on the new ones");
+    }
+    true
+}
+
 fn keep(file: &Path, text: &str) -> io::Result<()> {
     let temporary = file.with_extension("new");
     fs::write(&temporary, text)?;
     fs::rename(temporary, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_that_was_cut_short_is_undone_by_a_return_to_the_config_of_before() {
+        for before in ["", "+\nold\n"] {
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join(FILE_NAME);
+            if !before.is_empty() {
+                keep(&file, before).unwrap();
+            }
+            assert!(!begin(&file, before));
+            assert!(begin(&file, "+\nnew\n"));
+            assert!(begin(&file, before), "the queue is half of the new routes");
+            keep(&file, before).unwrap();
+            assert!(!begin(&file, before));
+        }
+    }
 }
