@@ -26,6 +26,9 @@ const UNDER_WAY: &str = "under way\n";
 /// When what was being attempted is looked at again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
+/// A message's id is made at most so long before it is in the queue.
+const LATE: Duration = Duration::from_secs(120);
+
 /// Keeps the queue's routes up to date.
 pub struct Ways {
     queue: Queue,
@@ -51,8 +54,12 @@ impl Ways {
         }
         let (queue, door, file) = (self.queue.clone(), self.door.clone(), self.file.clone());
         self.running = Some(tokio::spawn(async move {
-            let moved = walk(&queue, &door).await;
+            let late = QueueId::next(QueueId::MIN, crate::clock::system_time().before(LATE));
+            let moved = walk(&queue, &door, QueueId::MIN).await;
             info!(envelopes = moved, "what waits takes the routes of the new config");
+            // A message that was being accepted under the old routes is in the queue only once it is on the disk.
+            tokio::time::sleep(AGAIN_AFTER).await;
+            walk(&queue, &door, late).await;
             if let Err(error) = keep(&file, &wanted) {
                 warn!(%error, file = %file.display(), "the next start looks through the queue's routes again");
             }
@@ -60,9 +67,9 @@ impl Ways {
     }
 }
 
-/// Gives every envelope its route. Returns how many had another one.
-async fn walk(queue: &Queue, door: &Door) -> usize {
-    let (mut moved, mut after, mut busy) = (0, QueueId::MIN, Vec::new());
+/// Gives every envelope after an id its route. Returns how many had another one.
+async fn walk(queue: &Queue, door: &Door, mut after: QueueId) -> usize {
+    let (mut moved, mut busy) = (0, Vec::new());
     loop {
         let page = queue.list(Filter::default(), after, LISTING_MAX).await;
         for listed in &page.rows {
