@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use super::{Context, Exit, Paint};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::credential;
 use crate::postfix::{self, Action, Import, Input, NewFile, Report};
 
@@ -79,6 +79,13 @@ pub struct Arguments {
 /// A file cannot be read or written, or is there already.
 pub fn run(context: &Context, command: &Command, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let Command::Postfix(arguments) = command;
+    // It reads no config. Who names one means where to write, and must not find the system's replaced in its stead.
+    if context.config != Path::new(config::PATH) {
+        bail!(
+            "-c {} is not followed here: --out DIR says where {CONFIG} and its files are written",
+            context.config.display()
+        );
+    }
     let import = read(arguments)?;
     let files = files(&import);
     let mut outcome = Exit::Done;

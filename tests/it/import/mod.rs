@@ -4,7 +4,7 @@ mod answers;
 mod clients;
 mod decisions;
 mod outcomes;
-mod peer;
+pub mod peer;
 mod peers;
 mod refusals;
 mod the_command_writes_all_or_nothing;

@@ -78,6 +78,7 @@ struct Book {
     visited: BTreeSet<String>,
     taken: Vec<Taken>,
     in_clear: BTreeSet<String>,
+    logins: Vec<(String, String)>,
 }
 
 struct Shared {
@@ -137,6 +138,11 @@ impl Hosts {
     /// What was taken so far.
     pub fn taken(&self) -> Vec<Taken> {
         self.shared.book().taken.clone()
+    }
+
+    /// Names and passwords as they were said, good or not.
+    pub fn logins(&self) -> Vec<(String, String)> {
+        self.shared.book().logins.clone()
     }
 
     /// The hosts at which a password was said in clear.
@@ -343,18 +349,24 @@ impl Visit<'_> {
                 self.read()?
             }
         };
-        let name = match mechanism.as_str() {
-            "PLAIN" => decoded(&first).split(|octet| *octet == 0).nth(1).unwrap_or_default().to_vec(),
+        let (name, password) = match mechanism.as_str() {
+            "PLAIN" => {
+                let all = decoded(&first);
+                let mut parts = all.split(|octet| *octet == 0).skip(1).map(<[u8]>::to_vec);
+                (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+            }
             _ => {
                 self.say("334 UGFzc3dvcmQ6")?;
-                self.read()?;
-                decoded(&first)
+                let second = self.read()?;
+                (decoded(&first), decoded(&second))
             }
         };
+        let [name, password] = [name, password].map(|octets| String::from_utf8_lossy(&octets).into_owned());
+        self.shared.book().logins.push((name.clone(), password));
         if self.shared.kind == Kind::AuthRefused {
             return self.say("535 5.7.8 no");
         }
-        self.login = Some(String::from_utf8_lossy(&name).into_owned());
+        self.login = Some(name);
         self.say("235 2.7.0 welcome")
     }
 }

@@ -51,6 +51,22 @@ fn a_config_is_written_whole_once_and_loads() {
 }
 
 #[test]
+fn another_config_file_than_that_of_the_system_is_no_place_to_write_to() {
+    // -c names what other commands read. Who gives it here means --out, and shall not find /etc/postrider replaced.
+    let from = tempfile::tempdir().expect("a directory");
+    prepared("d-sendgrid", from.path());
+    let (out, config) = (from.path().join("out"), from.path().join("mine.toml"));
+    let [dir, target, config] = [from.path(), &out, &config].map(|path| path.to_str().expect("a path"));
+    for arguments in [&[dir, "-c", config, "--out", target][..], &[dir, "-c", config, "--dry-run"]] {
+        let output = run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("--out DIR"), "{said}");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
 fn what_was_there_comes_back_where_the_new_config_has_errors() {
     let from = tempfile::tempdir().expect("a directory");
     prepared("d-sendgrid", from.path());

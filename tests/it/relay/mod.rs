@@ -9,6 +9,7 @@ mod a_list_of_the_dead_pauses_its_sender_and_nobody_else;
 mod a_lost_index_costs_nothing;
 mod a_message_goes_through;
 mod a_newsletter_carries_its_own_way_back;
+mod a_private_authority_and_a_password_are_of_their_files;
 mod a_quota_puts_mail_off_or_refuses_it;
 mod a_reload_moves_what_waits;
 mod a_restart_keeps_the_queue;
