@@ -26,6 +26,7 @@ pub mod clock;
 pub mod credential;
 pub mod dns;
 pub mod history;
+pub mod lines;
 pub mod maillog;
 pub mod signer;
 pub mod spool;

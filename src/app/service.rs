@@ -108,7 +108,7 @@ fn log_to_stderr(log: &Log) {
     });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(crate::lines::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // A second daemon in one process (the sandbox, a test) keeps the first one's log.
