@@ -24,7 +24,7 @@ const ROOMS: &[Room] = &[
     room("time", 0, &["jiff"]),
     room("classify", 1, &["regex", "toml"]),
     room("message", 1, &["base64", "mail_parser", "serde_json", "sha2"]),
-    room("postfix", 1, &[]),
+    room("postfix", 1, &["strsim"]),
     room("report", 1, &["base64", "mail_parser"]),
     room("retry", 1, &[]),
     room("rewrite", 1, &["fancy_regex"]),

@@ -125,7 +125,7 @@ fn any_of(names: &[String]) -> String {
 }
 
 fn unknown_key(unknown: &str, known: &[&str]) -> String {
-    let nearest = known.iter().map(|name| (distance(unknown, name), name)).min();
+    let nearest = known.iter().map(|name| (strsim::levenshtein(unknown, name), name)).min();
     match nearest {
         Some((far, name)) if far <= 2.max(unknown.len() / 3) => {
             format!("there is no such key here; `{name}` may be meant")
@@ -134,39 +134,6 @@ fn unknown_key(unknown: &str, known: &[&str]) -> String {
     }
 }
 
-/// Edits between two names (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
-            let next = (diagonal + usize::from(x != *y)).min(*cell + 1).min(left + 1);
-            diagonal = *cell;
-            *cell = next;
-            left = next;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
-}
-
 fn one_line(message: &str) -> String {
     message.lines().map(str::trim).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_distance_of_two_names_counts_their_edits() {
-        for (a, b, want) in [("bind", "bind", 0), ("bnd", "bind", 1), ("hostnam", "hostname", 1), ("", "abc", 3)] {
-            assert_eq!(distance(a, b), want, "{a} {b}");
-            assert_eq!(distance(b, a), want, "{b} {a}");
-        }
-    }
 }

@@ -88,8 +88,11 @@ impl Report {
         if self.entries.iter().filter(is_left_out).any(|entry| entry.parameter == name) {
             return None;
         }
-        let near =
-            self.entries.iter().filter(refused).map(|entry| (distance(&entry.parameter, name), &entry.parameter));
+        let near = self
+            .entries
+            .iter()
+            .filter(refused)
+            .map(|entry| (strsim::levenshtein(&entry.parameter, name), &entry.parameter));
         let near = near.filter(|(letters, _)| *letters <= LETTERS_MAX).min();
         Some(match (near, self.entries.iter().find(|entry| entry.parameter == name)) {
             (Some((_, near)), None) => format!("{near} is refused, and this name is not"),
@@ -135,39 +138,5 @@ fn shortened(value: &str) -> String {
     match value.chars().count() > VALUE_CHARS_MAX {
         true => value.chars().take(VALUE_CHARS_MAX).chain(['…']).collect(),
         false => value,
-    }
-}
-
-/// Letters to put in, take out or change until one is the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (y, above) in b.iter().zip(row.iter_mut().skip(1)) {
-            let changed = diagonal + usize::from(x != *y);
-            diagonal = *above;
-            left = changed.min(left + 1).min(*above + 1);
-            *above = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::distance;
-
-    #[test]
-    fn letters_are_counted() {
-        for (a, b, letters) in
-            [("", "", 0), ("a", "", 1), ("", "ab", 2), ("abc", "abc", 0), ("abc", "acb", 2), ("kitten", "sitting", 3)]
-        {
-            assert_eq!((distance(a, b), distance(b, a)), (letters, letters), "{a} {b}");
-        }
     }
 }
