@@ -71,10 +71,11 @@ pub(super) async fn order(
         (ids, None) => (ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?, None),
     };
     tracing::info!(order = name, pool = request.pool, envelopes = ids.len(), "an operator's order");
-    let results = carry_out(&api, &errand, &ids).await;
+    // First: what is due while its sending domain is still stopped, or its site paused, is put off again at once.
     if matches!(errand, Errand::Order(Order::Retry)) {
         (api.probe)().await;
     }
+    let results = carry_out(&api, &errand, &ids).await;
     Ok(Json(OrderAnswer { results, next: next.map(|id| id.to_string()) }))
 }
 

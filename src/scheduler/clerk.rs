@@ -770,9 +770,11 @@ impl<W: World> Clerk<W> {
                     self.tell(Fact::Put(put));
                 }
             }
-            Command::Probe => {
+            Command::Probe(answer) => {
                 self.world.end_stops();
                 self.tell(Fact::Operator(Operator::Probe));
+                // Whoever does not wait for it any more has given up its order.
+                let _ = answer.send(());
             }
             Command::Stop(..) => {}
         }

@@ -93,7 +93,7 @@ enum Command {
     Warmup(Arc<str>, Option<Arc<str>>, WarmupOrder, Said),
     Suspend(Scope, Option<Duration>, Arc<str>, Said),
     Resume(Scope, Arc<str>, Said),
-    Probe,
+    Probe(oneshot::Sender<()>),
     TellAgain(Meant),
     LetGo(Rows),
     Stop(Duration, oneshot::Sender<usize>),
@@ -205,10 +205,11 @@ impl Handle {
         let _ = self.commands.send(Command::LetGo(rows)).await;
     }
 
-    /// Tries sites that refused at once, instead of after their pause: an operator ordered mail to be tried now.
+    /// Tries sites that refused at once, instead of after their pause: an operator orders mail to be tried now. When it
+    /// returns, no pause and no stop of a sending domain puts off what is ordered next.
     pub async fn probe(&self) {
         // A scheduler that has stopped tries nothing.
-        let _ = self.commands.send(Command::Probe).await;
+        let _ = self.ask(Command::Probe).await;
     }
 
     /// Undoes [`Handle::suspend`]; of a site, for single sources there too.
