@@ -25,6 +25,9 @@ const ATTEMPTS_TO_TELL: u32 = 10;
 /// Sites of one listing. What comes after these is in less trouble.
 const SITES_MAX: usize = 10_000;
 
+/// Hosts shown of one site: a provider that names a host after each customer has as many as it has customers.
+const HOSTS_MAX: usize = 16;
+
 /// Which sites are listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Which {
@@ -67,17 +70,25 @@ impl<W: World> Clerk<W> {
 
     fn is_called_like(&self, view: &SiteView, filter: &str) -> bool {
         let Some(key) = self.sites.key(view.site.0) else { return false };
-        let aim = view.target.and_then(|target| self.targets.value(target.0));
-        let mut hosts = aim.iter().flat_map(|aim| aim.target.hosts.iter()).map(|host| &*host.name);
         key.name().contains(filter)
             || provider(self.settings(), key).contains(filter)
             || key.hosts().iter().any(|host| host.contains(filter))
-            || hosts.any(|host| host.contains(filter))
+            || self.hosts_of(view).any(|host| host.contains(filter))
+    }
+
+    /// The names of the hosts that mail of this site goes to, those that several domains share once for each.
+    fn hosts_of<'a>(&'a self, view: &'a SiteView) -> impl Iterator<Item = &'a str> {
+        let aims = view.targets.iter().filter_map(|target| self.targets.value(target.0));
+        aims.flat_map(|aim| aim.target.hosts.iter()).map(|host| &*host.name)
     }
 
     fn list_site(&self, view: &SiteView) -> Row {
-        let aim = view.target.and_then(|target| self.targets.value(target.0));
-        let hosts: Vec<&str> = aim.map(|aim| aim.target.hosts.iter().map(|h| &*h.name).collect()).unwrap_or_default();
+        let mut hosts: Vec<&str> = Vec::new();
+        for host in self.hosts_of(view) {
+            if hosts.len() < HOSTS_MAX && !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
         let mut sources: Vec<Row> = view.paths.iter().map(|path| self.list_path(view, path)).collect();
         sources.sort_by_key(|row| std::cmp::Reverse(row.trouble));
         let trouble = sources.iter().map(|row| row.trouble).max().unwrap_or(Trouble::Idle);

@@ -177,8 +177,8 @@ pub struct UseView {
 pub struct SiteView {
     /// Which.
     pub site: SiteHandle,
-    /// One of its targets, for its hosts.
-    pub target: Option<TargetHandle>,
+    /// Its targets, for their hosts.
+    pub targets: Vec<TargetHandle>,
     /// Its limits.
     pub limits: Arc<SiteLimits>,
     /// What is used of its windows: of a source, or of all together (`None`).
@@ -209,9 +209,9 @@ impl Engine {
     /// All sites that are known, for a listing.
     pub fn sites(&self) -> Vec<SiteView> {
         let slots = self.sites.slots() as usize;
-        let (mut waiting, mut target_of) = (vec![[0u32; 2]; slots], vec![None; slots]);
+        let (mut waiting, mut targets_of) = (vec![[0u32; 2]; slots], vec![Vec::new(); slots]);
         for (slot, target) in self.targets.iter() {
-            target_of[target.site as usize] = Some(TargetHandle(slot));
+            targets_of[target.site as usize].push(TargetHandle(slot));
             for lane in &target.lanes {
                 let sums = waiting[target.site as usize].iter_mut();
                 sums.zip(self.lanes[*lane].waiting).for_each(|(sum, waiting)| *sum += waiting);
@@ -220,7 +220,7 @@ impl Engine {
         let mut queued = self.queued_by_site(slots);
         let view = |(slot, site): (u32, &Site)| SiteView {
             site: SiteHandle(slot),
-            target: target_of[slot as usize],
+            targets: std::mem::take(&mut targets_of[slot as usize]),
             limits: Arc::clone(&site.limits),
             uses: site.meters.uses().flat_map(|(source, unit, meter)| uses_of(source, unit, meter)).collect(),
             open: site.open,

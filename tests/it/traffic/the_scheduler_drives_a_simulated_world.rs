@@ -489,7 +489,6 @@ async fn domains_behind_one_provider_share_its_site_and_its_row() {
     assert_eq!(rows[0]["sources"][0]["limit"], 2);
     assert_eq!(rows[0]["sources"][0]["recent"]["deferred"], 0);
     for (filter, want) in [("big", 1), ("kind", 1), ("google", 0)] {
-        // A site shows the hosts of one of its domains.
         let found = handle.sites(Which::All, filter).await.as_array().unwrap().len();
         assert_eq!(found, want, "{filter}");
     }
@@ -515,6 +514,12 @@ async fn many_names_at_one_address_share_one_site() {
     assert_eq!(sites[0]["sources"][0]["connections"], 2, "{sites:#}");
     let at_one = |plan: &&Plan| plan.hosts[0].name.ends_with("samehost.example");
     assert_eq!(peers.0.lock().unwrap().plans.iter().filter(at_one).count(), 2);
+    // It is found by any host that mail of it goes to, and shows some.
+    for number in [0, 7, 33, 49] {
+        let found = handle.sites(Which::All, &format!("tarpit{number}.samehost")).await;
+        assert_eq!(found.as_array().unwrap().len(), 1, "{number}");
+        assert_eq!(found[0]["hosts"].as_array().unwrap().len(), 16, "{found:#}");
+    }
     // Whichever was looked up first gave the site its name.
     let said = handle.suspend(site("tarpit7.samehost.example"), None, "ann").await;
     let names_the_owner = |said: String| said.contains("belongs to the site tarpit");
