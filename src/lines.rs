@@ -3,8 +3,12 @@
 //! The roof gives it to the log; `events` says which lines belong together. It never holds a line beyond that, so that what
 //! is logged is in the kernel before what follows from it is done.
 
+mod text;
+
 use std::cell::RefCell;
 use std::io::{self, Write};
+
+pub use text::Text;
 
 thread_local! {
     /// The lines of this thread that go out together, if any do.

@@ -54,7 +54,7 @@ const ROOMS: &[Room] = &[
         ],
     ),
     room("history", 3, &["crc32fast", "getrandom", "serde", "serde_json", "tracing"]),
-    room("lines", 3, &[]),
+    room("lines", 3, &["tracing", "tracing_subscriber"]),
     room("maillog", 3, &["tracing"]),
     room("dns", 3, &["fastrand", "hickory_resolver", "tokio", "tracing"]),
     room(

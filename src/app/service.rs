@@ -113,7 +113,7 @@ fn log_to_stderr(log: &Log) {
         .with_target(false);
     // A second daemon in one process (the sandbox, a test) keeps the first one's log.
     let _ = match log.format {
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text => builder.event_format(crate::lines::Text::default()).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
 }
