@@ -5,6 +5,8 @@
 //! queue nor fire all of it at once, so a difference of over two minutes is approached slowly instead of followed.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::time::Timestamp;
@@ -16,23 +18,24 @@ const BACK_DIVISOR: u64 = 2;
 /// A larger difference is approached by this share of the time that passes: 1/10, so that a clock that was an hour
 /// wrong is right after ten.
 const APPROACH_DIVISOR: u64 = 10;
+/// How often the system's clock is asked. Unit: milliseconds.
+const COMPARED_EVERY_MS: u64 = 1000;
 
-/// A source of [`Timestamp`]s that never go back. Shared by reference or `Arc`.
+/// A source of [`Timestamp`]s that never go back. Shared by reference or `Arc`. It is asked some thirty times a message, from
+/// all threads, so that nothing is locked but once a second.
 #[derive(Debug)]
 pub struct Clock {
     started: Instant,
     /// What it showed then.
     began: Timestamp,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
     /// Milliseconds to add to the monotonic clock.
-    offset_ms: u64,
-    /// When the offset was last compared with the system's clock.
-    compared: Duration,
-    last: Timestamp,
+    offset_ms: AtomicU64,
+    /// When the offset was last compared with the system's clock. Unit: milliseconds since `started`.
+    compared_ms: AtomicU64,
+    /// The latest that it ever showed. Unit: milliseconds since the epoch.
+    last_ms: AtomicU64,
+    /// Held by who changes the offset.
+    changing: Mutex<()>,
 }
 
 impl Default for Clock {
@@ -44,8 +47,14 @@ impl Default for Clock {
 impl Clock {
     /// A clock that shows `now` and runs from there.
     pub fn starting_at(now: Timestamp) -> Clock {
-        let state = State { offset_ms: now.as_millis(), compared: Duration::ZERO, last: now };
-        Clock { started: Instant::now(), began: now, state: Mutex::new(state) }
+        Clock {
+            started: Instant::now(),
+            began: now,
+            offset_ms: now.as_millis().into(),
+            compared_ms: 0.into(),
+            last_ms: now.as_millis().into(),
+            changing: Mutex::default(),
+        }
     }
 
     /// The time by which mail is scheduled, expired and stamped. Never goes back within a process.
@@ -67,35 +76,50 @@ impl Clock {
     /// Moves the clock to no earlier than `floor`: the newest time in the spool, should the system's clock have fallen
     /// behind it while we were down.
     pub fn at_least(&self, floor: Timestamp) {
-        let elapsed = self.started.elapsed();
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let shown = state.offset_ms.saturating_add(elapsed.as_millis() as u64);
-        state.offset_ms = state.offset_ms.saturating_add(floor.as_millis().saturating_sub(shown));
-        state.last = state.last.max(floor);
+        let elapsed_ms = self.started.elapsed().as_millis() as u64;
+        let _changing = self.changing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let offset_ms = self.offset_ms.load(Relaxed);
+        let missing = floor.as_millis().saturating_sub(offset_ms.saturating_add(elapsed_ms));
+        self.offset_ms.store(offset_ms.saturating_add(missing), Relaxed);
+        self.last_ms.fetch_max(floor.as_millis(), Relaxed);
     }
 
     fn advance(&self, elapsed: Duration, system: impl FnOnce() -> Timestamp) -> Timestamp {
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let elapsed_ms = elapsed.as_millis() as u64;
-        let passed_ms = elapsed.saturating_sub(state.compared).as_millis() as u64;
-        if passed_ms >= 1000 {
-            state.compared = elapsed;
-            let shown = state.offset_ms.saturating_add(elapsed_ms);
-            let system = system();
-            let difference = system.as_millis().abs_diff(shown);
-            let is_behind = system.as_millis() >= shown;
-            let step = match (difference <= STEP_MAX.as_millis() as u64, is_behind) {
-                (true, true) => difference,
-                (true, false) => difference.min(passed_ms / BACK_DIVISOR),
-                (false, _) => difference.min(passed_ms / APPROACH_DIVISOR),
-            };
-            state.offset_ms = match is_behind {
-                true => state.offset_ms.saturating_add(step),
-                false => state.offset_ms.saturating_sub(step),
-            };
+        if elapsed_ms.saturating_sub(self.compared_ms.load(Relaxed)) >= COMPARED_EVERY_MS {
+            self.compare(elapsed_ms, system);
         }
-        state.last = state.last.max(Timestamp::from_millis(state.offset_ms.saturating_add(elapsed_ms)));
-        state.last
+        let shown = self.offset_ms.load(Relaxed).saturating_add(elapsed_ms);
+        let last = self.last_ms.load(Relaxed);
+        // Most calls fall into the millisecond of the one before.
+        let latest = if last >= shown { last } else { self.last_ms.fetch_max(shown, Relaxed).max(shown) };
+        Timestamp::from_millis(latest)
+    }
+
+    /// Follows the system's clock, or approaches it.
+    fn compare(&self, elapsed_ms: u64, system: impl FnOnce() -> Timestamp) {
+        let _changing = self.changing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let passed_ms = elapsed_ms.saturating_sub(self.compared_ms.load(Relaxed));
+        // Another thread did.
+        if passed_ms < COMPARED_EVERY_MS {
+            return;
+        }
+        let offset_ms = self.offset_ms.load(Relaxed);
+        let shown = offset_ms.saturating_add(elapsed_ms);
+        let system = system();
+        let difference = system.as_millis().abs_diff(shown);
+        let is_behind = system.as_millis() >= shown;
+        let step = match (difference <= STEP_MAX.as_millis() as u64, is_behind) {
+            (true, true) => difference,
+            (true, false) => difference.min(passed_ms / BACK_DIVISOR),
+            (false, _) => difference.min(passed_ms / APPROACH_DIVISOR),
+        };
+        let offset_ms = match is_behind {
+            true => offset_ms.saturating_add(step),
+            false => offset_ms.saturating_sub(step),
+        };
+        self.offset_ms.store(offset_ms, Relaxed);
+        self.compared_ms.store(elapsed_ms, Relaxed);
     }
 }
 
@@ -132,6 +156,28 @@ mod tests {
         assert_eq!(run(864_000), START.after(Duration::from_secs(110)));
         assert_eq!(run(-864_000), START.after(Duration::from_secs(90)));
         assert_eq!(run(-1_700_000_000), START.after(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn all_threads_see_it_go_forward_while_it_is_corrected() {
+        let clock = Clock::starting_at(START);
+        let looks = |offset: u64| {
+            let mut shown = Timestamp::ZERO;
+            for second in 1..=2000u64 {
+                // The system's clock swings by 100 s around the truth.
+                let swing = START.as_secs() + second + 50 * (second % 5);
+                let elapsed = Duration::from_millis(second * 700 + offset);
+                let now = clock.advance(elapsed, || Timestamp::from_secs(swing));
+                assert!(now >= shown, "it went back");
+                shown = now;
+            }
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || looks(thread * 13));
+            }
+        });
+        assert!(clock.last_ms.load(Relaxed) >= START.as_millis() + 700_000);
     }
 
     #[test]

@@ -12,8 +12,17 @@ pub use text::Text;
 
 thread_local! {
     /// The lines of this thread that go out together, if any do.
-    static HELD: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+    static HELD: RefCell<Held> = const { RefCell::new(Held { lines: Vec::new(), is_holding: false }) };
 }
+
+struct Held {
+    /// Empty if none are held; kept for those to come, unless it was an outcome for thousands.
+    lines: Vec<u8>,
+    is_holding: bool,
+}
+
+/// A longer buffer is not kept. Unit: octets.
+const KEPT_MAX: usize = 64 * 1024;
 
 /// Where the log writes.
 #[derive(Debug)]
@@ -26,12 +35,11 @@ pub fn stderr() -> Stderr {
 
 impl Write for Stderr {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let is_held = HELD.with_borrow_mut(|held| match held {
-            Some(held) => {
-                held.extend_from_slice(octets);
-                true
+        let is_held = HELD.with_borrow_mut(|held| {
+            if held.is_holding {
+                held.lines.extend_from_slice(octets);
             }
-            None => false,
+            held.is_holding
         });
         match is_held {
             true => Ok(octets.len()),
@@ -50,24 +58,30 @@ pub fn together<T>(tell: impl FnOnce() -> T) -> T {
 }
 
 fn together_to<T>(out: &mut dyn Write, tell: impl FnOnce() -> T) -> T {
-    struct Held<'a>(&'a mut dyn Write);
-    impl Drop for Held<'_> {
+    struct End<'a>(&'a mut dyn Write);
+    impl Drop for End<'_> {
         fn drop(&mut self) {
-            let lines = HELD.take().unwrap_or_default();
+            let mut lines = HELD.with_borrow_mut(|held| {
+                held.is_holding = false;
+                std::mem::take(&mut held.lines)
+            });
             if !lines.is_empty() {
                 // As the log itself: there is nowhere to tell of it.
                 let _ = self.0.write_all(&lines);
             }
+            if lines.capacity() <= KEPT_MAX {
+                lines.clear();
+                HELD.with_borrow_mut(|held| held.lines = lines);
+            }
         }
     }
     // What is together already stays so.
-    if HELD.with_borrow(Option::is_some) {
+    if HELD.with_borrow_mut(|held| std::mem::replace(&mut held.is_holding, true)) {
         return tell();
     }
-    HELD.set(Some(Vec::new()));
-    let held = Held(out);
+    let end = End(out);
     let told = tell();
-    drop(held);
+    drop(end);
     told
 }
 
@@ -98,7 +112,7 @@ mod tests {
             3
         });
         assert_eq!((told, out.0), (3, vec!["one\ntwo\n".to_owned()]));
-        assert!(HELD.with_borrow(Option::is_none));
+        assert!(HELD.with_borrow(|held| !held.is_holding && held.lines.is_empty()));
     }
 
     #[test]
@@ -112,6 +126,6 @@ mod tests {
         }));
         assert!(ended.is_err());
         assert_eq!(out.0, ["one\n"]);
-        assert!(HELD.with_borrow(Option::is_none));
+        assert!(HELD.with_borrow(|held| !held.is_holding && held.lines.is_empty()));
     }
 }

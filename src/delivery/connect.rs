@@ -184,7 +184,7 @@ impl Caller {
             }
         };
         let lost = Failed::lost(Stage::Greeting);
-        let greeting = session.reply(within(self.settings.greeting_timeout)).await.map_err(lost)?;
+        let greeting = session.reply(|| within(self.settings.greeting_timeout)).await.map_err(lost)?;
         if greeting.code != 220 {
             return Err(Failed::reply(Stage::Greeting, greeting));
         }
@@ -202,11 +202,11 @@ impl Caller {
     async fn hello(&self, session: &mut Session<Stream>, source: &Source, deadline: Instant) -> Result<(), Failed> {
         let by = (Instant::now() + self.settings.hello_timeout).min(deadline);
         let line = format!("EHLO {}\r\n", source.ehlo);
-        super::session::write(&mut session.client.stream, line.as_bytes(), by, Duration::MAX)
+        super::session::write(&mut session.client.stream, line.as_bytes(), || by, Duration::MAX)
             .await
             .map_err(Failed::lost(Stage::Hello))?;
         let (reply, offered) = session
-            .answer(by, |answer| (answer.reply(), Capabilities::parse(answer)))
+            .answer(|| by, |answer| (answer.reply(), Capabilities::parse(answer)))
             .await
             .map_err(Failed::lost(Stage::Hello))?;
         match reply.code {

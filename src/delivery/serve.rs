@@ -86,7 +86,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
             Some(Order::Send { id, recipients_max }) => (id, usize::from(recipients_max)),
             Some(Order::Close) | None => break Farewell::Quit,
         };
-        let (lease, found, event, took) =
+        let (lease, found, event, took, now) =
             match attempt(plan, session, (id, recipients_max), line, tools, unwritten.as_mut()).await {
                 Done::Told(event, farewell) => {
                     line.tell(event).await;
@@ -101,7 +101,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                     tools.door.events().attempted(&plan.site, &plan.source.name, &found.attempt);
                     let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
                     let (signal, words) = (found.signal, found.words.take());
-                    (lease, found, Event::Settled { id, due, signal, words }, took)
+                    (lease, found, Event::Settled { id, due, signal, words }, took, now)
                 }
                 Done::Suppressed(lease, blocked) => {
                     let now = tools.caller.clock().now();
@@ -116,11 +116,10 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                 Done::Stopped(lease, found) => {
                     let now = tools.caller.clock().now();
                     let due = due_after(lease.progress(), &found.attempt, now, lease.envelope().expires_at);
-                    (lease, found, Event::Postponed { id, due }, Duration::ZERO)
+                    (lease, found, Event::Postponed { id, due }, Duration::ZERO, now)
                 }
             };
         finish(unwritten.as_mut()).await;
-        let now = tools.caller.clock().now();
         let made = Made { port: session.peer.place.port(), took };
         let via = Via { source: &plan.source.name, site: &plan.site, provider: &plan.provider, made };
         let settling = tools.door.conclude_with(lease, found.attempt, found.reports, via, now).await;
@@ -176,7 +175,7 @@ where
         return Done::Suppressed(lease, blocked);
     }
     if let Some(author) = &envelope.author_domain
-        && let Some(stop) = tools.stops.in_force(&plan.site, author, tools.caller.clock().now()).await
+        && let Some(stop) = tools.stops.in_force(&plan.site, author, now).await
     {
         let everybody = super::attempt::round(lease.progress(), None).places;
         let found = circumstances(plan, session, &lease, tools).stopped(&everybody, &stop, (&plan.site, author));
@@ -185,10 +184,9 @@ where
     let whose = plan.return_path;
     let rewritten = letter::envelope_out(tools, &envelope).map(|new| new.map_or_else(|| envelope.clone(), Arc::new));
     let composed = match rewritten {
-        Ok(envelope) => {
-            let (offered, now) = (&session.offered, tools.caller.clock().now());
-            letter::compose(tools, (&lease, &envelope), offered, whose, now).await.map(|content| (envelope, content))
-        }
+        Ok(envelope) => letter::compose(tools, (&lease, &envelope), &session.offered, whose, now)
+            .await
+            .map(|content| (envelope, content)),
         Err(trouble) => Err(letter::Unsent::Undecided(trouble)),
     };
     let (envelope, content) = match composed {

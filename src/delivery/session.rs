@@ -1,5 +1,6 @@
 //! One open connection to a peer, and reading and writing on it within their times.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -107,18 +108,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
         }
     }
 
-    /// The next reply.
-    pub async fn reply(&mut self, by: Instant) -> Result<Reply, Lost> {
+    /// The next reply. `by` is asked only if it is not here yet.
+    pub async fn reply(&mut self, by: impl Fn() -> Instant) -> Result<Reply, Lost> {
         self.answer(by, |answer| answer.reply()).await
     }
 
     /// The next reply, in the form that `take` makes of it.
-    pub async fn answer<R>(&mut self, by: Instant, take: impl FnOnce(&Answer<'_>) -> R) -> Result<R, Lost> {
+    pub async fn answer<R>(
+        &mut self,
+        by: impl Fn() -> Instant,
+        take: impl FnOnce(&Answer<'_>) -> R,
+    ) -> Result<R, Lost> {
+        let mut until = None;
         loop {
             if let Some(answer) = self.reader.next_reply()? {
                 return Ok(take(&answer));
             }
-            match timeout_at(by, self.client.stream.read_buf(self.reader.space())).await {
+            match timeout_at(*until.get_or_insert_with(&by), self.client.stream.read_buf(self.reader.space())).await {
                 Err(_) => return Err(Lost::Timeout),
                 Ok(Ok(0)) => return Err(Lost::Closed),
                 Ok(Ok(_)) => {}
@@ -129,8 +135,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
 
     /// Writes one command and waits for its reply.
     pub async fn command(&mut self, line: &str, by: Instant) -> Result<Reply, Lost> {
-        write(&mut self.client.stream, line.as_bytes(), by, Duration::MAX).await?;
-        self.reply(by).await
+        write(&mut self.client.stream, line.as_bytes(), || by, Duration::MAX).await?;
+        self.reply(|| by).await
     }
 
     /// Waits until the peer says or does anything. On an idle connection that is its end: a 421, or a close.
@@ -148,11 +154,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
     pub async fn close(mut self, farewell: Farewell, wait: Duration) {
         let by = Instant::now() + wait;
         if farewell == Farewell::Quit {
-            if write(&mut self.client.stream, b"QUIT\r\n", by, wait).await.is_err() {
+            if write(&mut self.client.stream, b"QUIT\r\n", || by, wait).await.is_err() {
                 return;
             }
             // After its 221 a peer closes; one that waits for us to close sees ours.
-            let _ = self.reply(by).await;
+            let _ = self.reply(|| by).await;
         }
         let _ = timeout_at(by, self.client.stream.shutdown()).await;
         let mut rest = [0u8; 512];
@@ -161,11 +167,35 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
 }
 
 /// Writes it all, by a deadline, with some progress in every `block`.
-pub(super) async fn write<T>(stream: &mut T, bytes: &[u8], by: Instant, block: Duration) -> Result<(), Lost>
+pub(super) async fn write<T>(
+    stream: &mut T,
+    bytes: &[u8],
+    by: impl FnOnce() -> Instant,
+    block: Duration,
+) -> Result<(), Lost>
 where
     T: AsyncWrite + Unpin,
 {
     let mut rest = bytes;
+    // The usual socket takes it at once, and no clock is asked.
+    let at_once = poll_fn(|cx| {
+        while !rest.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, rest) {
+                Poll::Pending => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Lost::Closed)),
+                Poll::Ready(Ok(written)) => rest = rest.get(written..).unwrap_or_default(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        match Pin::new(&mut *stream).poll_flush(cx) {
+            Poll::Pending => Poll::Ready(Ok(false)),
+            Poll::Ready(flushed) => Poll::Ready(flushed.map(|()| true).map_err(Lost::from)),
+        }
+    });
+    if at_once.await? {
+        return Ok(());
+    }
+    let by = by();
     let until = || Instant::now().checked_add(block).map_or(by, |end| end.min(by));
     while !rest.is_empty() {
         match timeout_at(until(), stream.write(rest)).await {

@@ -138,13 +138,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
                 Next::Write => {
                     self.out.clear();
                     transaction.write_commands(&self.offered, letter, &mut self.out);
-                    let by = clock.until(transaction.stage());
+                    let by = || clock.until(transaction.stage());
                     write(&mut self.client.stream, &self.out, by, clock.settings.block_timeout).await?;
                     if let Some(mail_written) = mail_written.take() {
                         mail_written.await;
                     }
                 }
-                Next::Read(stage) => transaction.take(self.reply(clock.until(stage)).await?),
+                Next::Read(stage) => transaction.take(self.reply(|| clock.until(stage)).await?),
                 Next::Message | Next::Over(_) => return Ok(()),
             }
         }
@@ -170,7 +170,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
             }
             // A peer that has seen enough says so and closes (552 too big, 554 spam): what it said is in our buffers.
             Err(Unwritten::Lost { lost, uncertain: false }) => {
-                match self.reply(Instant::now() + LAST_WORDS_WAIT).await {
+                match self.reply(|| Instant::now() + LAST_WORDS_WAIT).await {
                     Ok(reply) if reply.code >= 400 => transaction.take_early(&reply),
                     Ok(_) | Err(_) => return lost_at(transaction, lost),
                 }
@@ -199,7 +199,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
             for piece in content.head.chunks(PIECE_LENGTH).chain(content.body.chunks(PIECE_LENGTH)) {
                 self.message.clear();
                 encoder.encode(piece, &mut self.message).map_err(Unwritten::Unsendable)?;
-                write(&mut self.client.stream, &self.message, clock.by, block).await.map_err(certain)?;
+                write(&mut self.client.stream, &self.message, || clock.by, block).await.map_err(certain)?;
             }
             self.message.clear();
             encoder.finish(&mut self.message).map_err(Unwritten::Unsendable)?;
@@ -208,7 +208,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
         // A socket that took less than all of it has not taken the dot. Under TLS a record may be on its way though the
         // write failed.
         let uncertain = self.peer.encrypted;
-        let written = write(&mut self.client.stream, &self.message, clock.by, block).await;
+        let written = write(&mut self.client.stream, &self.message, || clock.by, block).await;
         written.map_err(|lost| Unwritten::Lost { lost, uncertain })
     }
 }

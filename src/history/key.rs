@@ -17,7 +17,10 @@ impl Key {
 
     /// Of a recipient, in whatever case: a person who asks for `Ann@x` means `ann@X` too.
     pub fn of_address(address: &str) -> Key {
-        of(b'a', folded(address).as_bytes())
+        match address.is_ascii() {
+            true => of_octets(b'a', address.bytes().map(|octet| octet.to_ascii_lowercase())),
+            false => of(b'a', folded(address).as_bytes()),
+        }
     }
 
     /// Of a Message-ID, without its angle brackets.
@@ -38,16 +41,18 @@ impl Key {
 
 /// An address as it is compared.
 pub fn folded(address: &str) -> Text {
-    let mut folded = Text::with_capacity(address.len());
     match address.is_ascii() {
-        true => address.bytes().for_each(|octet| folded.push(char::from(octet.to_ascii_lowercase()))),
-        false => folded.extend(address.chars().flat_map(char::to_lowercase)),
+        true => address.to_ascii_lowercase().into(),
+        false => address.chars().flat_map(char::to_lowercase).collect(),
     }
-    folded
 }
 
 fn of(kind: u8, octets: &[u8]) -> Key {
-    Key(mixed(Fnv::new(0).octet(kind).octets(octets).end()))
+    of_octets(kind, octets.iter().copied())
+}
+
+fn of_octets(kind: u8, octets: impl Iterator<Item = u8>) -> Key {
+    Key(mixed(octets.fold(Fnv::new(0).octet(kind), Fnv::octet).end()))
 }
 
 /// The finalizer of MurmurHash3.

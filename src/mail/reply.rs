@@ -105,6 +105,10 @@ impl fmt::Display for Reply {
 
 /// At most 1,000 bytes of a text, without what could break a line, a terminal or the direction of writing.
 fn printable(text: &str) -> Text {
+    // Nearly every reply is this, and every reply passes here.
+    if text.len() <= TEXT_LENGTH_MAX && text.bytes().all(|octet| (b' '..0x7f).contains(&octet)) {
+        return text.into();
+    }
     let mut kept = Text::with_capacity(text.len().min(TEXT_LENGTH_MAX));
     for c in text.chars() {
         let hidden = c.is_control()

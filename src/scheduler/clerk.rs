@@ -185,7 +185,11 @@ impl<W: World> Clerk<W> {
             let pause = if self.loading || !self.again.is_empty() {
                 Duration::ZERO
             } else {
-                wake.min(self.suspensions.next_end().since(self.world.now())).min(SLEEP_MAX)
+                let suspended = match self.suspensions.next_end() {
+                    Timestamp::NEVER => SLEEP_MAX,
+                    end => end.since(self.world.now()),
+                };
+                wake.min(suspended).min(SLEEP_MAX)
             };
             tokio::select! {
                 command = commands.recv() => match command {

@@ -261,8 +261,13 @@ impl<W: World> Clerk<W> {
 
     /// Ends what was suspended for a time that has passed.
     pub(super) fn end_suspensions(&mut self) {
+        // Nearly always nothing is suspended, and no clock need be asked.
+        let next_end = self.suspensions.next_end();
+        if next_end == Timestamp::NEVER {
+            return;
+        }
         let now = self.world.now();
-        if self.suspensions.next_end() > now {
+        if next_end > now {
             return;
         }
         for scope in self.suspensions.over(now) {
