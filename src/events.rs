@@ -13,7 +13,6 @@ use std::time::Duration;
 use tracing::{Level, enabled, info};
 
 use crate::history::{self, Fact, History};
-use crate::lines;
 use crate::mail::{
     Attempt, Envelope, Outcome, Progress, QueueId, RecipientState, StreamKind, ToCompactString, Verdict,
 };
@@ -523,10 +522,6 @@ impl Events {
 
     /// As [`Events::outcomes`], where it is known how the attempt was made.
     pub fn outcomes_of(&self, envelope: &Envelope, before: &Progress, after: &Progress, made: Made, now: Timestamp) {
-        lines::together(|| self.tell_outcomes(envelope, before, after, made, now));
-    }
-
-    fn tell_outcomes(&self, envelope: &Envelope, before: &Progress, after: &Progress, made: Made, now: Timestamp) {
         let uncertain = after.uncertain > before.uncertain;
         let mut attempted = false;
         for (place, (was, is)) in before.recipients.iter().zip(&after.recipients).enumerate() {

@@ -1,88 +1,119 @@
-//! Standard error as the structured log's file: a line a write, or several lines in one.
+//! Standard error as the structured log's file, several lines a write where many come.
 //!
-//! The roof gives it to the log; `events` says which lines belong together. It never holds a line beyond that, so that what
-//! is logged is in the kernel before what follows from it is done.
+//! What a worker of the runtime logs waits until a worker has nothing else to do, [`FULL`] octets wait, or anybody logs a
+//! warning: a relay under load logs three lines a message, and a write costs as much as all else that a line does. Nobody sees
+//! it but who kills the daemon at that moment: lines of the last milliseconds may be lost then, which is what the queue and the
+//! history have of them is for. Other threads' lines, and all of a daemon that is not under load, are written at once. Lines
+//! stand in the order in which they were logged, whoever logged them.
 
 mod text;
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
 
 pub use text::Text;
 
+/// Where so much waits, it is written. Unit: octets. Some thirty messages.
+const FULL: usize = 16 * 1024;
+
+/// What waits, of all threads.
+static WAITING: Mutex<Waiting> = Mutex::new(Waiting { lines: Vec::new() });
+/// Whether anything does, so that a worker who goes to sleep need not lock to find nothing.
+static SOME_WAIT: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
-    /// The lines of this thread that go out together, if any do.
-    static HELD: RefCell<Held> = const { RefCell::new(Held { lines: Vec::new(), is_holding: false }) };
+    /// This thread is a worker: it writes what waits before it sleeps.
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
 }
 
-struct Held {
-    /// Empty if none are held; kept for those to come, unless it was an outcome for thousands.
-    lines: Vec<u8>,
-    is_holding: bool,
+/// A worker of the runtime is about to sleep: for the runtime's `on_thread_park`.
+pub fn before_sleep() {
+    IS_WORKER.set(true);
+    if SOME_WAIT.load(Ordering::Relaxed) {
+        flush();
+    }
 }
 
-/// A longer buffer is not kept. Unit: octets.
-const KEPT_MAX: usize = 64 * 1024;
+/// Writes what waits.
+pub fn flush() {
+    let mut waiting = waiting();
+    // As the log itself: there is nowhere to tell of an error.
+    let _ = waiting.write(&mut io::stderr());
+    SOME_WAIT.store(false, Ordering::Relaxed);
+}
+
+fn waiting() -> MutexGuard<'static, Waiting> {
+    WAITING.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// Where the log writes.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Stderr;
 
-/// Makes one, as the log asks for each line.
-pub fn stderr() -> Stderr {
-    Stderr
+impl<'a> MakeWriter<'a> for Stderr {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { can_wait: false }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        Line { can_wait: can_wait(*meta.level()) }
+    }
 }
 
-impl Write for Stderr {
+/// Whether a line of this level may wait on this thread. The first of all levels is the gravest.
+fn can_wait(level: Level) -> bool {
+    level >= Level::INFO && IS_WORKER.get()
+}
+
+/// One line.
+#[derive(Debug)]
+pub struct Line {
+    can_wait: bool,
+}
+
+impl Write for Line {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let is_held = HELD.with_borrow_mut(|held| {
-            if held.is_holding {
-                held.lines.extend_from_slice(octets);
-            }
-            held.is_holding
-        });
-        match is_held {
-            true => Ok(octets.len()),
-            false => io::stderr().write(octets),
-        }
+        let mut waiting = waiting();
+        let waits = waiting.add(octets, self.can_wait, &mut io::stderr());
+        SOME_WAIT.store(waits, Ordering::Relaxed);
+        Ok(octets.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
-/// Runs `tell`, and then writes the lines that it logged in one write, also if it panics.
-pub fn together<T>(tell: impl FnOnce() -> T) -> T {
-    together_to(&mut io::stderr(), tell)
+struct Waiting {
+    lines: Vec<u8>,
 }
 
-fn together_to<T>(out: &mut dyn Write, tell: impl FnOnce() -> T) -> T {
-    struct End<'a>(&'a mut dyn Write);
-    impl Drop for End<'_> {
-        fn drop(&mut self) {
-            let mut lines = HELD.with_borrow_mut(|held| {
-                held.is_holding = false;
-                std::mem::take(&mut held.lines)
-            });
-            if !lines.is_empty() {
-                // As the log itself: there is nowhere to tell of it.
-                let _ = self.0.write_all(&lines);
-            }
-            if lines.capacity() <= KEPT_MAX {
-                lines.clear();
-                HELD.with_borrow_mut(|held| held.lines = lines);
-            }
+impl Waiting {
+    /// Takes a line, and says whether it waits.
+    fn add(&mut self, line: &[u8], can_wait: bool, out: &mut dyn Write) -> bool {
+        self.lines.extend_from_slice(line);
+        let waits = can_wait && self.lines.len() < FULL;
+        if !waits {
+            let _ = self.write(out);
         }
+        waits
     }
-    // What is together already stays so.
-    if HELD.with_borrow_mut(|held| std::mem::replace(&mut held.is_holding, true)) {
-        return tell();
+
+    fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let written = if self.lines.is_empty() { Ok(()) } else { out.write_all(&self.lines) };
+        match self.lines.capacity() > 2 * FULL {
+            true => self.lines = Vec::new(),
+            false => self.lines.clear(),
+        }
+        written
     }
-    let end = End(out);
-    let told = tell();
-    drop(end);
-    told
 }
 
 #[cfg(test)]
@@ -104,28 +135,37 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_belong_together_go_out_in_one_write_in_their_order_and_nothing_is_held_after() {
-        let mut out = Writes(Vec::new());
-        let told = together_to(&mut out, || {
-            stderr().write_all(b"one\n").unwrap();
-            together(|| stderr().write_all(b"two\n").unwrap());
-            3
-        });
-        assert_eq!((told, out.0), (3, vec!["one\ntwo\n".to_owned()]));
-        assert!(HELD.with_borrow(|held| !held.is_holding && held.lines.is_empty()));
+    fn lines_wait_for_one_that_cannot_and_go_out_with_it_in_one_write_in_their_order() {
+        let (mut waiting, mut out) = (Waiting { lines: Vec::new() }, Writes(Vec::new()));
+        assert!(waiting.add(b"accepted\n", true, &mut out));
+        assert!(waiting.add(b"delivered\n", true, &mut out));
+        assert!(out.0.is_empty());
+        assert!(!waiting.add(b"a warning\n", false, &mut out));
+        assert_eq!(out.0, ["accepted\ndelivered\na warning\n"]);
+        waiting.write(&mut out).unwrap();
+        assert_eq!(out.0.len(), 1, "nothing waits, so nothing is written");
     }
 
     #[test]
-    fn a_panic_loses_no_line() {
-        let mut out = Writes(Vec::new());
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            together_to(&mut out, || {
-                stderr().write_all(b"one\n").unwrap();
-                panic!("on purpose");
-            })
-        }));
-        assert!(ended.is_err());
-        assert_eq!(out.0, ["one\n"]);
-        assert!(HELD.with_borrow(|held| !held.is_holding && held.lines.is_empty()));
+    fn no_more_waits_than_is_full() {
+        let (mut waiting, mut out) = (Waiting { lines: Vec::new() }, Writes(Vec::new()));
+        let line = [b'a'; 1000];
+        let waited = (0..40).filter(|_| waiting.add(&line, true, &mut out)).count();
+        assert_eq!((waited, out.0.len()), (38, 2));
+        assert!(out.0.iter().all(|write| write.len() == 17_000));
+        // A line longer than that, too, and its memory is not kept.
+        assert!(!waiting.add(&[b'a'; 100_000], true, &mut out));
+        assert!(waiting.lines.is_empty() && waiting.lines.capacity() <= 2 * FULL);
+    }
+
+    #[test]
+    fn only_workers_lines_wait_and_no_warning() {
+        let levels = || [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG].map(can_wait);
+        let on_worker = std::thread::spawn(move || {
+            let before = levels();
+            before_sleep();
+            (before, levels())
+        });
+        assert_eq!(on_worker.join().unwrap(), ([false; 4], [false, false, true, true]));
     }
 }

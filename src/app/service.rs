@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{Ready, Request};
 use crate::config::{Config, Log, LogFormat};
+use crate::lines;
 use crate::spool::Spool;
 
 /// The spool's writer shows life every second; a silence this long is a hang, and systemd restarts us.
@@ -27,7 +28,11 @@ pub fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the async runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(lines::before_sleep)
+        .build()
+        .context("the async runtime")?;
     let outcome = runtime.block_on(async {
         let (stop, stopping) = watch::channel(false);
         let (requests, requested) = mpsc::channel(REQUESTS_MAX);
@@ -36,6 +41,7 @@ pub fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     });
     // Peers and clients that are still there have had their time.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    lines::flush();
     outcome
 }
 
@@ -108,12 +114,12 @@ fn log_to_stderr(log: &Log) {
     });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(crate::lines::stderr)
+        .with_writer(lines::Stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // A second daemon in one process (the sandbox, a test) keeps the first one's log.
     let _ = match log.format {
-        LogFormat::Text => builder.event_format(crate::lines::Text::default()).try_init(),
+        LogFormat::Text => builder.event_format(lines::Text::default()).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
 }
