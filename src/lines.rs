@@ -21,9 +21,11 @@ pub use text::Text;
 /// Where so much waits, it is written. Unit: octets. Some thirty messages.
 const FULL: usize = 16 * 1024;
 
-/// What waits, of all threads.
-static WAITING: Mutex<Waiting> = Mutex::new(Waiting { lines: Vec::new() });
-/// Whether anything does, so that a worker who goes to sleep need not lock to find nothing.
+/// What waits, of all threads. Never locked while something is written.
+static WAITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// Held by who writes, with a buffer to write from; locked before [`WAITING`], so that lines keep their order.
+static WRITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// Whether anything waits, so that a worker who goes to sleep need not lock to find nothing.
 static SOME_WAIT: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -41,14 +43,28 @@ pub fn before_sleep() {
 
 /// Writes what waits.
 pub fn flush() {
-    let mut waiting = waiting();
-    // As the log itself: there is nowhere to tell of an error.
-    let _ = waiting.write(&mut io::stderr());
-    SOME_WAIT.store(false, Ordering::Relaxed);
+    write_waiting(&WAITING, &WRITING, &mut io::stderr());
 }
 
-fn waiting() -> MutexGuard<'static, Waiting> {
-    WAITING.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn write_waiting(waiting: &Mutex<Vec<u8>>, writing: &Mutex<Vec<u8>>, out: &mut dyn Write) {
+    let mut lines = lock(writing);
+    {
+        let mut waiting = lock(waiting);
+        SOME_WAIT.store(false, Ordering::Relaxed);
+        std::mem::swap(&mut *waiting, &mut *lines);
+    }
+    if !lines.is_empty() {
+        // As the log itself: there is nowhere to tell of an error.
+        let _ = out.write_all(&lines);
+    }
+    match lines.capacity() > 2 * FULL {
+        true => *lines = Vec::new(),
+        false => lines.clear(),
+    }
+}
+
+fn lock(lines: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Where the log writes.
@@ -80,9 +96,7 @@ pub struct Line {
 
 impl Write for Line {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let mut waiting = waiting();
-        let waits = waiting.add(octets, self.can_wait, &mut io::stderr());
-        SOME_WAIT.store(waits, Ordering::Relaxed);
+        add(octets, self.can_wait, &WAITING, flush);
         Ok(octets.len())
     }
 
@@ -91,28 +105,15 @@ impl Write for Line {
     }
 }
 
-struct Waiting {
-    lines: Vec<u8>,
-}
-
-impl Waiting {
-    /// Takes a line, and says whether it waits.
-    fn add(&mut self, line: &[u8], can_wait: bool, out: &mut dyn Write) -> bool {
-        self.lines.extend_from_slice(line);
-        let waits = can_wait && self.lines.len() < FULL;
-        if !waits {
-            let _ = self.write(out);
-        }
-        waits
-    }
-
-    fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        let written = if self.lines.is_empty() { Ok(()) } else { out.write_all(&self.lines) };
-        match self.lines.capacity() > 2 * FULL {
-            true => self.lines = Vec::new(),
-            false => self.lines.clear(),
-        }
-        written
+fn add(line: &[u8], can_wait: bool, waiting: &Mutex<Vec<u8>>, write: impl FnOnce()) {
+    let length = {
+        let mut waiting = lock(waiting);
+        SOME_WAIT.store(true, Ordering::Relaxed);
+        waiting.extend_from_slice(line);
+        waiting.len()
+    };
+    if !can_wait || length >= FULL {
+        write();
     }
 }
 
@@ -121,6 +122,7 @@ mod tests {
     use super::*;
 
     /// Remembers each write by itself.
+    #[derive(Default)]
     struct Writes(Vec<String>);
 
     impl Write for Writes {
@@ -134,28 +136,73 @@ mod tests {
         }
     }
 
-    #[test]
-    fn lines_wait_for_one_that_cannot_and_go_out_with_it_in_one_write_in_their_order() {
-        let (mut waiting, mut out) = (Waiting { lines: Vec::new() }, Writes(Vec::new()));
-        assert!(waiting.add(b"accepted\n", true, &mut out));
-        assert!(waiting.add(b"delivered\n", true, &mut out));
-        assert!(out.0.is_empty());
-        assert!(!waiting.add(b"a warning\n", false, &mut out));
-        assert_eq!(out.0, ["accepted\ndelivered\na warning\n"]);
-        waiting.write(&mut out).unwrap();
-        assert_eq!(out.0.len(), 1, "nothing waits, so nothing is written");
+    #[derive(Default)]
+    struct Log {
+        waiting: Mutex<Vec<u8>>,
+        writing: Mutex<Vec<u8>>,
+        written: Mutex<Writes>,
+    }
+
+    impl Log {
+        fn add(&self, line: &[u8], can_wait: bool) {
+            add(line, can_wait, &self.waiting, || self.flush());
+        }
+
+        fn flush(&self) {
+            write_waiting(&self.waiting, &self.writing, &mut *self.written.lock().unwrap());
+        }
+
+        fn writes(self) -> Vec<String> {
+            self.written.into_inner().unwrap().0
+        }
     }
 
     #[test]
-    fn no_more_waits_than_is_full() {
-        let (mut waiting, mut out) = (Waiting { lines: Vec::new() }, Writes(Vec::new()));
-        let line = [b'a'; 1000];
-        let waited = (0..40).filter(|_| waiting.add(&line, true, &mut out)).count();
-        assert_eq!((waited, out.0.len()), (38, 2));
-        assert!(out.0.iter().all(|write| write.len() == 17_000));
-        // A line longer than that, too, and its memory is not kept.
-        assert!(!waiting.add(&[b'a'; 100_000], true, &mut out));
-        assert!(waiting.lines.is_empty() && waiting.lines.capacity() <= 2 * FULL);
+    fn lines_wait_for_one_that_cannot_and_go_out_with_it_in_one_write_in_their_order() {
+        let log = Log::default();
+        log.add(b"accepted\n", true);
+        log.add(b"delivered\n", true);
+        assert!(log.written.lock().unwrap().0.is_empty());
+        log.add(b"a warning\n", false);
+        log.flush();
+        assert_eq!(log.writes(), ["accepted\ndelivered\na warning\n"], "nothing waits, so nothing more is written");
+    }
+
+    #[test]
+    fn no_more_waits_than_is_full_and_no_long_buffer_is_kept() {
+        let log = Log::default();
+        (0..40).for_each(|_| log.add(&[b'a'; 1000], true));
+        log.add(&[b'a'; 100_000], true);
+        let capacities = [&log.waiting, &log.writing].map(|lines| lock(lines).capacity());
+        assert!(capacities.iter().all(|capacity| *capacity <= 2 * FULL), "{capacities:?}");
+        let lengths: Vec<usize> = log.writes().iter().map(String::len).collect();
+        assert_eq!(lengths, [17_000, 17_000, 106_000]);
+    }
+
+    #[test]
+    fn each_threads_lines_are_written_once_and_in_their_order() {
+        let log = Log::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let log = &log;
+                scope.spawn(move || {
+                    for number in 0..2000 {
+                        log.add(format!("{thread} {number}\n").as_bytes(), number % 7 != 0);
+                    }
+                });
+            }
+        });
+        log.flush();
+        let text = log.writes().concat();
+        for thread in 0..4 {
+            let begin = format!("{thread} ");
+            let numbers: Vec<usize> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix(&begin))
+                .map(|number| number.parse().unwrap())
+                .collect();
+            assert_eq!(numbers, (0..2000).collect::<Vec<_>>(), "of thread {thread}");
+        }
     }
 
     #[test]
