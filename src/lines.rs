@@ -1,70 +1,71 @@
 //! Standard error as the structured log's file, several lines a write where many come.
 //!
-//! What a worker of the runtime logs waits until a worker has nothing else to do, [`FULL`] octets wait, or anybody logs a
-//! warning: a relay under load logs three lines a message, and a write costs as much as all else that a line does. Nobody sees
-//! it but who kills the daemon at that moment: lines of the last milliseconds may be lost then, which is what the queue and the
-//! history have of them is for. Other threads' lines, and all of a daemon that is not under load, are written at once. Lines
-//! stand in the order in which they were logged, whoever logged them.
+//! A line waits [`GATHER`] for others: a relay under load logs three a message, and a write costs as much as all else that a
+//! line does. Whoever logs waits for nothing, unless [`WAITING_MAX`] octets wait because standard error takes none. A warning or
+//! an error is written, with all before it, before its caller goes on. Lines stand in the order in which they were logged,
+//! whoever logged them. Who kills the daemon with `kill -9` loses those of the last milliseconds; the queue and the history know
+//! what they told.
 
 mod text;
 
-use std::cell::Cell;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 pub use text::Text;
 
-/// Where so much waits, it is written. Unit: octets. Some thirty messages.
-const FULL: usize = 16 * 1024;
+/// How long a line waits for others.
+const GATHER: Duration = Duration::from_millis(2);
+/// Where so much waits, whoever logs writes it first. Unit: octets.
+const WAITING_MAX: usize = 1024 * 1024;
+/// A longer buffer is not kept. Unit: octets.
+const KEPT_MAX: usize = 64 * 1024;
+/// How often a standard error that must not block, and takes nothing now, is asked again, and how many times.
+const RETRY_EVERY: Duration = Duration::from_millis(5);
+const RETRIES_MAX: u32 = 200;
 
-/// What waits, of all threads. Never locked while something is written.
-static WAITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-/// Held by who writes, with a buffer to write from; locked before [`WAITING`], so that lines keep their order.
-static WRITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-/// Whether anything waits, so that a worker who goes to sleep need not lock to find nothing.
-static SOME_WAIT: AtomicBool = AtomicBool::new(false);
+static LOG: Log = Log::new();
 
-thread_local! {
-    /// This thread is a worker: it writes what waits before it sleeps.
-    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+/// Starts the thread that writes what waits, and lets panics write it first. Until then, and once what this returns is
+/// dropped, each line is written at once.
+///
+/// # Errors
+/// There is no thread to be had.
+pub fn gather() -> io::Result<Gathering> {
+    std::thread::Builder::new().name("log".into()).spawn(|| {
+        LOG.is_gathering.store(true, Ordering::Relaxed);
+        loop {
+            LOG.await_lines();
+            std::thread::sleep(GATHER);
+            flush();
+        }
+    })?;
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        LOG.flush_unless_busy(&mut io::stderr());
+        tell(panic);
+    }));
+    Ok(Gathering(()))
 }
 
-/// A worker of the runtime is about to sleep: for the runtime's `on_thread_park`.
-pub fn before_sleep() {
-    IS_WORKER.set(true);
-    if SOME_WAIT.load(Ordering::Relaxed) {
+/// While it lives, lines wait for each other.
+#[derive(Debug)]
+pub struct Gathering(());
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        LOG.is_gathering.store(false, Ordering::Relaxed);
         flush();
     }
 }
 
 /// Writes what waits.
 pub fn flush() {
-    write_waiting(&WAITING, &WRITING, &mut io::stderr());
-}
-
-fn write_waiting(waiting: &Mutex<Vec<u8>>, writing: &Mutex<Vec<u8>>, out: &mut dyn Write) {
-    let mut lines = lock(writing);
-    {
-        let mut waiting = lock(waiting);
-        SOME_WAIT.store(false, Ordering::Relaxed);
-        std::mem::swap(&mut *waiting, &mut *lines);
-    }
-    if !lines.is_empty() {
-        // As the log itself: there is nowhere to tell of an error.
-        let _ = out.write_all(&lines);
-    }
-    match lines.capacity() > 2 * FULL {
-        true => *lines = Vec::new(),
-        false => lines.clear(),
-    }
-}
-
-fn lock(lines: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
-    lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    LOG.flush(&mut io::stderr());
 }
 
 /// Where the log writes.
@@ -79,13 +80,9 @@ impl<'a> MakeWriter<'a> for Stderr {
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
-        Line { can_wait: can_wait(*meta.level()) }
+        // The first of all levels is the gravest.
+        Line { can_wait: *meta.level() >= Level::INFO }
     }
-}
-
-/// Whether a line of this level may wait on this thread. The first of all levels is the gravest.
-fn can_wait(level: Level) -> bool {
-    level >= Level::INFO && IS_WORKER.get()
 }
 
 /// One line.
@@ -96,7 +93,7 @@ pub struct Line {
 
 impl Write for Line {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        add(octets, self.can_wait, &WAITING, flush);
+        LOG.add(octets, self.can_wait, &mut io::stderr());
         Ok(octets.len())
     }
 
@@ -105,29 +102,123 @@ impl Write for Line {
     }
 }
 
-fn add(line: &[u8], can_wait: bool, waiting: &Mutex<Vec<u8>>, write: impl FnOnce()) {
-    let length = {
-        let mut waiting = lock(waiting);
-        SOME_WAIT.store(true, Ordering::Relaxed);
-        waiting.extend_from_slice(line);
-        waiting.len()
-    };
-    if !can_wait || length >= FULL {
-        write();
+struct Log {
+    /// What waits, of all threads. Never locked while something is written.
+    waiting: Mutex<Vec<u8>>,
+    /// Told when the first line waits.
+    some_wait: Condvar,
+    /// Held by who writes, with a buffer to write from; locked before `waiting`, so that lines keep their order.
+    writing: Mutex<Vec<u8>>,
+    is_gathering: AtomicBool,
+}
+
+impl Log {
+    const fn new() -> Log {
+        Log {
+            waiting: Mutex::new(Vec::new()),
+            some_wait: Condvar::new(),
+            writing: Mutex::new(Vec::new()),
+            is_gathering: AtomicBool::new(false),
+        }
     }
+
+    fn add(&self, line: &[u8], can_wait: bool, out: &mut dyn Write) {
+        let (is_first, length) = {
+            let mut waiting = lock(&self.waiting);
+            let is_first = waiting.is_empty();
+            waiting.extend_from_slice(line);
+            (is_first, waiting.len())
+        };
+        if !can_wait || length >= WAITING_MAX || !self.is_gathering.load(Ordering::Relaxed) {
+            self.flush(out);
+        } else if is_first {
+            self.some_wait.notify_one();
+        }
+    }
+
+    fn await_lines(&self) {
+        let waiting = lock(&self.waiting);
+        // Poisoned or not, what waits is whole lines.
+        drop(self.some_wait.wait_while(waiting, |lines| lines.is_empty()));
+    }
+
+    fn flush(&self, out: &mut dyn Write) {
+        self.write(&mut lock(&self.writing), out);
+    }
+
+    /// As `flush`, unless a thread writes, which may be this one.
+    fn flush_unless_busy(&self, out: &mut dyn Write) {
+        match self.writing.try_lock() {
+            Ok(mut lines) => self.write(&mut lines, out),
+            Err(TryLockError::Poisoned(poisoned)) => self.write(&mut poisoned.into_inner(), out),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    fn write(&self, lines: &mut Vec<u8>, out: &mut dyn Write) {
+        match &mut *lock(&self.waiting) {
+            waiting if lines.is_empty() => std::mem::swap(waiting, lines),
+            waiting => lines.append(waiting),
+        }
+        let written = write_all(lines, out);
+        let is_cut = written < lines.len() && written > 0 && lines.get(written - 1) != Some(&b'\n');
+        match lines.capacity() > KEPT_MAX {
+            true => *lines = Vec::new(),
+            false => lines.clear(),
+        }
+        if is_cut {
+            // There is nowhere to tell of it, but what comes next begins a line of its own.
+            lines.push(b'\n');
+        }
+    }
+}
+
+/// Says how much was written: all, unless the write failed.
+fn write_all(lines: &[u8], out: &mut dyn Write) -> usize {
+    let (mut written, mut retries) = (0, 0);
+    while let Some(rest @ [_, ..]) = lines.get(written..) {
+        match out.write(rest) {
+            Ok(0) => break,
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Whoever shares it with us made it so.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && retries < RETRIES_MAX => {
+                retries += 1;
+                std::thread::sleep(RETRY_EVERY);
+            }
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+fn lock(lines: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Remembers each write by itself.
+    /// Remembers each write by itself, and fails as it is told.
     #[derive(Default)]
-    struct Writes(Vec<String>);
+    struct Writes {
+        all: Vec<String>,
+        failures: Vec<(usize, io::ErrorKind)>,
+    }
 
     impl Write for Writes {
         fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.0.push(String::from_utf8_lossy(octets).into_owned());
+            match self.failures.pop() {
+                Some((0, kind)) => return Err(kind.into()),
+                Some((takes, kind)) => {
+                    self.failures.push((0, kind));
+                    self.all.push(String::from_utf8_lossy(&octets[..takes]).into_owned());
+                    return Ok(takes);
+                }
+                None => {}
+            }
+            self.all.push(String::from_utf8_lossy(octets).into_owned());
             Ok(octets.len())
         }
 
@@ -136,64 +227,79 @@ mod tests {
         }
     }
 
-    #[derive(Default)]
-    struct Log {
-        waiting: Mutex<Vec<u8>>,
-        writing: Mutex<Vec<u8>>,
-        written: Mutex<Writes>,
-    }
-
-    impl Log {
-        fn add(&self, line: &[u8], can_wait: bool) {
-            add(line, can_wait, &self.waiting, || self.flush());
-        }
-
-        fn flush(&self) {
-            write_waiting(&self.waiting, &self.writing, &mut *self.written.lock().unwrap());
-        }
-
-        fn writes(self) -> Vec<String> {
-            self.written.into_inner().unwrap().0
-        }
+    fn gathering() -> Log {
+        let log = Log::new();
+        log.is_gathering.store(true, Ordering::Relaxed);
+        log
     }
 
     #[test]
     fn lines_wait_for_one_that_cannot_and_go_out_with_it_in_one_write_in_their_order() {
-        let log = Log::default();
-        log.add(b"accepted\n", true);
-        log.add(b"delivered\n", true);
-        assert!(log.written.lock().unwrap().0.is_empty());
-        log.add(b"a warning\n", false);
-        log.flush();
-        assert_eq!(log.writes(), ["accepted\ndelivered\na warning\n"], "nothing waits, so nothing more is written");
+        let (log, mut out) = (gathering(), Writes::default());
+        log.add(b"accepted\n", true, &mut out);
+        log.add(b"delivered\n", true, &mut out);
+        assert!(out.all.is_empty());
+        log.add(b"a warning\n", false, &mut out);
+        log.flush(&mut out);
+        assert_eq!(out.all, ["accepted\ndelivered\na warning\n"], "nothing waits, so nothing more is written");
+        // Before the start and after the end nothing waits.
+        log.is_gathering.store(false, Ordering::Relaxed);
+        log.add(b"stopped\n", true, &mut out);
+        assert_eq!(out.all.len(), 2);
     }
 
     #[test]
-    fn no_more_waits_than_is_full_and_no_long_buffer_is_kept() {
-        let log = Log::default();
-        (0..40).for_each(|_| log.add(&[b'a'; 1000], true));
-        log.add(&[b'a'; 100_000], true);
+    fn what_waits_is_bounded_and_no_long_buffer_is_kept() {
+        let (log, mut out) = (gathering(), Writes::default());
+        (0..2200).for_each(|_| log.add(&[b'a'; 1000], true, &mut out));
+        log.flush(&mut out);
+        let lengths: Vec<usize> = out.all.iter().map(String::len).collect();
+        assert_eq!(lengths, [1_049_000, 1_049_000, 102_000]);
         let capacities = [&log.waiting, &log.writing].map(|lines| lock(lines).capacity());
-        assert!(capacities.iter().all(|capacity| *capacity <= 2 * FULL), "{capacities:?}");
-        let lengths: Vec<usize> = log.writes().iter().map(String::len).collect();
-        assert_eq!(lengths, [17_000, 17_000, 106_000]);
+        assert!(capacities.iter().all(|capacity| *capacity <= KEPT_MAX), "{capacities:?}");
+    }
+
+    #[test]
+    fn a_failed_write_loses_what_was_written_and_glues_no_lines_together() {
+        let (log, mut out) = (gathering(), Writes::default());
+        out.failures = vec![(2, io::ErrorKind::StorageFull)];
+        log.add(b"one\ntwo\n", false, &mut out);
+        log.add(b"three\n", false, &mut out);
+        assert_eq!(out.all, ["on", "\nthree\n"]);
+        // It only had to be asked again.
+        out.failures = vec![(3, io::ErrorKind::WouldBlock)];
+        log.add(b"four\n", false, &mut out);
+        out.failures = vec![(0, io::ErrorKind::Interrupted)];
+        log.add(b"five\n", false, &mut out);
+        assert_eq!(out.all[2..], ["fou", "r\n", "five\n"]);
     }
 
     #[test]
     fn each_threads_lines_are_written_once_and_in_their_order() {
-        let log = Log::default();
+        let (log, out) = (gathering(), Mutex::new(Writes::default()));
+        struct Shared<'a>(&'a Mutex<Writes>);
+        impl Write for Shared<'_> {
+            fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(octets)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
         std::thread::scope(|scope| {
             for thread in 0..4 {
-                let log = &log;
+                let (log, out) = (&log, &out);
                 scope.spawn(move || {
                     for number in 0..2000 {
-                        log.add(format!("{thread} {number}\n").as_bytes(), number % 7 != 0);
+                        let line = format!("{thread} {number}\n");
+                        log.add(line.as_bytes(), number % 7 != 0, &mut Shared(out));
                     }
                 });
             }
         });
-        log.flush();
-        let text = log.writes().concat();
+        log.flush(&mut Shared(&out));
+        let text = out.into_inner().unwrap().all.concat();
         for thread in 0..4 {
             let begin = format!("{thread} ");
             let numbers: Vec<usize> = text
@@ -203,16 +309,5 @@ mod tests {
                 .collect();
             assert_eq!(numbers, (0..2000).collect::<Vec<_>>(), "of thread {thread}");
         }
-    }
-
-    #[test]
-    fn only_workers_lines_wait_and_no_warning() {
-        let levels = || [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG].map(can_wait);
-        let on_worker = std::thread::spawn(move || {
-            let before = levels();
-            before_sleep();
-            (before, levels())
-        });
-        assert_eq!(on_worker.join().unwrap(), ([false; 4], [false, false, true, true]));
     }
 }

@@ -638,6 +638,7 @@ fn open_history(config: &Config, clock: &Arc<Clock>, clean: bool) -> History {
 /// reports an error once, and forgets it).
 fn abort(reason: &str) {
     tracing::error!("{reason}: ending the process, so that nothing more is answered 250");
+    crate::lines::flush();
     std::process::abort();
 }
 

@@ -28,11 +28,9 @@ pub fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .on_thread_park(lines::before_sleep)
-        .build()
-        .context("the async runtime")?;
+    // Dropped last: what is logged on the way out is written at once.
+    let _gathering = lines::gather().context("the log's thread")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the async runtime")?;
     let outcome = runtime.block_on(async {
         let (stop, stopping) = watch::channel(false);
         let (requests, requested) = mpsc::channel(REQUESTS_MAX);
@@ -41,7 +39,6 @@ pub fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     });
     // Peers and clients that are still there have had their time.
     runtime.shutdown_timeout(Duration::from_millis(200));
-    lines::flush();
     outcome
 }
 

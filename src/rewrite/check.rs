@@ -273,8 +273,11 @@ impl Run<'_> {
     }
 
     fn note(&mut self, what: &'static str, field: &str, text: &str) {
-        let field = field.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
-        self.checked.notes.push(Note { what, field, text: text.to_owned() });
+        // Both may have words of the message in them, folds and all.
+        let on_a_line = |text: &str, length_max| {
+            text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(length_max).collect()
+        };
+        self.checked.notes.push(Note { what, field: on_a_line(field, 200), text: on_a_line(text, 1000) });
     }
 
     /// Looks at the headers of parts and of messages within the message.

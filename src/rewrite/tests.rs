@@ -87,6 +87,21 @@ fn what_goes_out_is_rewritten_once_and_its_fields_are_checked_after_that() {
     assert_eq!(notes, []);
 }
 
+#[test]
+fn what_a_check_notes_of_a_message_is_one_line() {
+    let home = rewriting().home;
+    let rules = Table::read(Kind::Regexp, "/^Subject:(.*)/ INFO $1\n").unwrap();
+    let outgoing = Outgoing {
+        home,
+        generic: table(Kind::Texthash, ""),
+        header_checks: Checks::new(vec![rules], Moment::Send).unwrap(),
+    };
+    let (_, notes) = outgoing.header(b"Subject: x\r\n 2026-01-01T00:00:00Z  INFO delivered\r\n\r\n").unwrap();
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].text.contains("INFO delivered"), "{notes:?}");
+    assert!(!notes[0].text.chars().chain(notes[0].field.chars()).any(char::is_control), "{notes:?}");
+}
+
 /// No line end but CRLF, and no other header than before: what a reader could take for one.
 fn is_sound(block: &[u8]) -> bool {
     let bare = block.iter().enumerate().any(|(at, octet)| match octet {

@@ -256,7 +256,7 @@ fn key_signature(
         ..Signature::default()
     };
     // RFC 6376 §3.7: the signed fields, then this one with an empty b= and without a line end.
-    let mut input = Vec::with_capacity(signed.canonical.len() + 1024);
+    let mut input = Vec::with_capacity(signed.canonical.len() + 512);
     input.extend_from_slice(&signed.canonical);
     signature.write(&mut input, false);
     signature.b = key
