@@ -13,6 +13,7 @@ use std::time::Duration;
 use tracing::{Level, enabled, info};
 
 use crate::history::{self, Fact, History};
+use crate::lines;
 use crate::mail::{
     Attempt, Envelope, Outcome, Progress, QueueId, RecipientState, StreamKind, ToCompactString, Verdict,
 };
@@ -318,6 +319,11 @@ impl Events {
 
     /// A message for so many recipients is durable, with these envelopes; `client` is where it came from.
     pub fn accepted(&self, recipients: usize, envelopes: &[Envelope], client: Option<SocketAddr>) {
+        // The spool has it: nobody waits for the line.
+        lines::later(|| self.tell_accepted(recipients, envelopes, client));
+    }
+
+    fn tell_accepted(&self, recipients: usize, envelopes: &[Envelope], client: Option<SocketAddr>) {
         self.counters.messages_accepted.fetch_add(1, Ordering::Relaxed);
         self.counters.recipients_accepted.fetch_add(recipients as u64, Ordering::Relaxed);
         if self.history.is_kept() {
@@ -522,6 +528,10 @@ impl Events {
 
     /// As [`Events::outcomes`], where it is known how the attempt was made.
     pub fn outcomes_of(&self, envelope: &Envelope, before: &Progress, after: &Progress, made: Made, now: Timestamp) {
+        lines::together(|| self.tell_outcomes(envelope, before, after, made, now));
+    }
+
+    fn tell_outcomes(&self, envelope: &Envelope, before: &Progress, after: &Progress, made: Made, now: Timestamp) {
         let uncertain = after.uncertain > before.uncertain;
         let mut attempted = false;
         for (place, (was, is)) in before.recipients.iter().zip(&after.recipients).enumerate() {
@@ -814,6 +824,7 @@ mod tests {
 
     /// The lines that `facts` writes, as JSON, with the level on or off.
     fn lines(level: &str, facts: impl FnOnce()) -> String {
+        let _listening = crate::lines::LISTENING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()

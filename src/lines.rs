@@ -1,13 +1,14 @@
-//! Standard error as the structured log's file, several lines a write where many come.
+//! Standard error as the structured log's file, several lines a write where that loses nothing.
 //!
-//! A line waits [`GATHER`] for others: a relay under load logs three a message, and a write costs as much as all else that a
-//! line does. Whoever logs waits for nothing, unless [`WAITING_MAX`] octets wait because standard error takes none. A warning or
-//! an error is written, with all before it, before its caller goes on. Lines stand in the order in which they were logged,
-//! whoever logged them. Who kills the daemon with `kill -9` loses those of the last milliseconds; the queue and the history know
-//! what they told.
+//! A line is in the kernel before its caller goes on, so that what follows from it is not done before it is told: a recipient
+//! whose end is written to the spool has its line, whoever kills the daemon. Two kinds wait for others, since a relay under load
+//! logs three lines a message, and a write costs as much as all else that a line does: lines that go out [`together`], and those
+//! whose fact is kept before they are logged, which may come [`later`], by [`GATHER`]. Who kills the daemon with `kill -9` loses
+//! the latter of the last milliseconds. Lines stand in the order in which they were logged, whoever logged them.
 
 mod text;
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
@@ -18,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 pub use text::Text;
 
-/// How long a line waits for others.
+/// How long a line that may wait does so.
 const GATHER: Duration = Duration::from_millis(2);
 /// Where so much waits, whoever logs writes it first. Unit: octets.
 const WAITING_MAX: usize = 1024 * 1024;
@@ -29,6 +30,39 @@ const RETRY_EVERY: Duration = Duration::from_millis(5);
 const RETRIES_MAX: u32 = 200;
 
 static LOG: Log = Log::new();
+
+/// Held by tests that read what is logged: `tracing` keeps for the whole process which levels anybody listens to.
+#[cfg(test)]
+pub static LISTENING: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    /// What this thread logs now may wait.
+    static MAY_WAIT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `tell`, and writes the lines that it logs within [`GATHER`], with those of others.
+pub fn later<T>(tell: impl FnOnce() -> T) -> T {
+    struct End(bool);
+    impl Drop for End {
+        fn drop(&mut self) {
+            MAY_WAIT.set(self.0);
+        }
+    }
+    let _end = End(MAY_WAIT.replace(true));
+    tell()
+}
+
+/// Runs `tell`, and then writes the lines that it logged in one write, also if it panics.
+pub fn together<T>(tell: impl FnOnce() -> T) -> T {
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            flush();
+        }
+    }
+    let _end = End;
+    later(tell)
+}
 
 /// Starts the thread that writes what waits, and lets panics write it first. Until then, and once what this returns is
 /// dropped, each line is written at once.
@@ -81,7 +115,7 @@ impl<'a> MakeWriter<'a> for Stderr {
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
         // The first of all levels is the gravest.
-        Line { can_wait: *meta.level() >= Level::INFO }
+        Line { can_wait: *meta.level() >= Level::INFO && MAY_WAIT.get() }
     }
 }
 
@@ -231,6 +265,14 @@ mod tests {
         let log = Log::new();
         log.is_gathering.store(true, Ordering::Relaxed);
         log
+    }
+
+    #[test]
+    fn what_may_wait_ends_with_what_is_run_also_if_it_panics() {
+        let inner = || (MAY_WAIT.get(), together(|| later(|| MAY_WAIT.get())), MAY_WAIT.get());
+        assert_eq!((MAY_WAIT.get(), later(inner), MAY_WAIT.get()), (false, (true, true, true), false));
+        let ended = std::panic::catch_unwind(|| later(|| panic!("on purpose")));
+        assert!(ended.is_err() && !MAY_WAIT.get());
     }
 
     #[test]

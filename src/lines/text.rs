@@ -225,6 +225,7 @@ mod tests {
 
     /// What is logged, by us or by the library, without the times.
     fn logged(by_us: bool, ansi: bool, log: impl FnOnce()) -> String {
+        let _listening = crate::lines::LISTENING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let lines = Lines::default();
         let writer = lines.clone();
         let builder = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(ansi).with_target(false);

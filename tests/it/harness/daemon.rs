@@ -277,7 +277,7 @@ impl Daemon {
 
     /// What the daemon wrote to stdout and stderr in all its runs.
     pub fn log(&self) -> String {
-        // A line waits 2 ms for others, and its thread for its turn on a busy machine.
+        // Some lines wait 2 ms for others, and their thread for its turn on a busy machine.
         std::thread::sleep(Duration::from_millis(60));
         let text = fs::read(self.log_path()).unwrap_or_default();
         let tail = text.len().saturating_sub(20_000);
