@@ -280,8 +280,9 @@ impl Door {
             Some(None) => return Learned::Known,
             Some(Some(written)) => written,
         };
-        if is_rash {
-            self.harm.believed(site, address, now);
+        // A storm may have begun on another connection while this was judged and written.
+        if is_rash && !self.harm.believed(site, address, now) {
+            self.doubt(&address.to_string(), now).await;
         }
         let state = if entry.pending { "pending" } else { "suppressed" };
         self.events.learned(cause.name(), entry.pending);

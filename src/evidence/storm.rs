@@ -189,14 +189,18 @@ impl Sites {
     }
 
     /// An address was suppressed for what the site said, the first time: should that turn out to be the first of a storm,
-    /// it is doubted with the rest.
-    pub fn believed(&mut self, site: &str, name: &str, now: Timestamp) {
-        if let Some(site) = self.sites.get_mut(site) {
-            if site.believed.len() >= DOUBT_MAX {
-                site.believed.pop_front();
-            }
-            site.believed.push_back((now, name.into()));
+    /// it is doubted with the rest. False: the storm began while it was judged, so that it must be doubted at once.
+    #[must_use]
+    pub fn believed(&mut self, site: &str, name: &str, now: Timestamp) -> bool {
+        let Some(site) = self.sites.get_mut(site) else { return true };
+        if site.storm_since.is_some() {
+            return false;
         }
+        if site.believed.len() >= DOUBT_MAX {
+            site.believed.pop_front();
+        }
+        site.believed.push_back((now, name.into()));
+        true
     }
 
     /// Storms of which nothing was heard for long end by themselves. To be called every minute or so.

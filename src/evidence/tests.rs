@@ -309,7 +309,7 @@ impl Relay {
         let before = self.list.get(address).copied();
         let after = judge(before, Said::NoMailbox, Means::Reply, circumstances, now);
         if after.blocks(now) && !holds_in_a_storm(before, Means::Reply, circumstances, now) {
-            self.sites.believed("google", address, now);
+            assert!(self.sites.believed("google", address, now), "one at a time: it was judged outside of a storm");
         }
         self.list.insert(address.to_owned(), after);
     }
@@ -430,6 +430,19 @@ fn a_storm_that_does_not_end_becomes_usual() {
     assert_eq!(relay.storms, 1);
     assert!(!relay.sites.storms("google"), "after three days");
     assert!(relay.blocked() > 400, "who is dead then is believed: {}", relay.blocked());
+}
+
+/// Another connection heard the last of twenty while this one's address was written into the list.
+#[test]
+fn what_is_judged_while_a_storm_begins_is_doubted_at_once() {
+    let (mut sites, now) = (Sites::default(), Timestamp::from_secs(1_795_255_200));
+    for number in 0..20 {
+        assert!(!sites.storms("google"));
+        let turn = sites.hear("google", Answer::Invalid, now);
+        assert_eq!(matches!(turn, Turn::Begins(..)), number == 19, "{turn:?}");
+    }
+    assert!(!sites.believed("google", "late@g.example", now));
+    assert!(sites.believed("yahoo", "other@y.example", now));
 }
 
 #[test]

@@ -157,8 +157,9 @@ impl Harm {
     }
 
     /// An address was believed dead for what a site said, and would not have been in a storm.
-    pub fn believed(&self, site: &str, address: &Address, now: Timestamp) {
-        lock(&self.shared.sites).believed(site, &address.to_string(), now);
+    #[must_use]
+    pub fn believed(&self, site: &str, address: &Address, now: Timestamp) -> bool {
+        lock(&self.shared.sites).believed(site, &address.to_string(), now)
     }
 
     /// The storms of now.
