@@ -21,7 +21,7 @@ const APPROACH_DIVISOR: u64 = 10;
 /// How often the system's clock is asked. Unit: milliseconds.
 const COMPARED_EVERY_MS: u64 = 1000;
 
-/// A source of [`Timestamp`]s that never go back. Shared by reference or `Arc`. It is asked some thirty times a message, from
+/// A source of [`Timestamp`]s that never go back. Shared by reference or `Arc`. It is asked many times a message, from
 /// all threads, so that nothing is locked but once a second.
 #[derive(Debug)]
 pub struct Clock {

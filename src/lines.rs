@@ -2,7 +2,7 @@
 //!
 //! A line is in the kernel before its caller goes on, so that what follows from it is not done before it is told: a recipient
 //! whose end is written to the spool has its line, whoever kills the daemon. Two kinds wait for others, since a relay under load
-//! logs three lines a message, and a write costs as much as all else that a line does: lines that go out [`together`], and those
+//! logs three lines a message, and a write costs more than making the line: lines that go out [`together`], and those
 //! whose fact is kept before they are logged, which may come [`later`], by [`GATHER`]. Who kills the daemon with `kill -9` loses
 //! the latter of the last milliseconds. Lines stand in the order in which they were logged, whoever logged them.
 

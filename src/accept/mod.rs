@@ -382,8 +382,9 @@ impl Door {
         let (stream, kind) = (first.stream.clone(), first.kind);
         let recipients = admitted.prepared.envelopes.iter().map(|envelope| envelope.recipients.len()).sum();
         let put = match given {
-            None => self.queue.put(admitted.prepared).await.map(|durable| (durable, None)),
-            Some(_) => {
+            None if blocked.is_empty() => self.queue.put(admitted.prepared).await.map(|durable| (durable, None)),
+            // Or some of it must be ended before a connection can have it.
+            Some(_) | None => {
                 let put = self.queue.put_withheld(admitted.prepared).await;
                 put.map(|(durable, withheld)| (durable, Some(withheld)))
             }

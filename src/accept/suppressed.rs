@@ -10,7 +10,7 @@ use crate::mail::{
     Address, Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, ReversePath, Stage,
     StreamKind,
 };
-use crate::queue::{Lease, Order, Settling};
+use crate::queue::{Lease, Settling, Withheld};
 use crate::report::PeerReports;
 use crate::suppression::{Entry, Suppressions};
 use crate::time::Timestamp;
@@ -131,10 +131,11 @@ impl Door {
         }
     }
 
-    /// Ends what [`Door::with_blocked`] found, once it is kept. What a connection has by now it ends itself.
-    pub(super) async fn end_blocked(&self, ids: Vec<QueueId>, now: Timestamp) {
+    /// Ends what [`Door::with_blocked`] found, once it is kept and before a connection can have it.
+    pub(super) async fn end_blocked(&self, mut withheld: Withheld, ids: Vec<QueueId>, now: Timestamp) {
         for id in ids {
-            let Ok(lease) = self.queue.lease_for_order(id, Order::Bounce).await else { continue };
+            // What cannot be read is looked at again before its first attempt.
+            let Ok(lease) = withheld.lease(id).await else { continue };
             let blocked = self.blocked(lease.envelope(), lease.progress(), now);
             if blocked.is_empty() {
                 continue;

@@ -45,9 +45,10 @@ impl Kept {
 
     /// Lets it go.
     pub async fn release(self) {
-        drop(self.withheld);
         let (blocked, now) = self.blocked;
-        self.door.end_blocked(blocked, now).await;
+        if let Some(withheld) = self.withheld {
+            self.door.end_blocked(withheld, blocked, now).await;
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::mail::is_unprintable;
 use crate::time::Timestamp;
 
 /// Writes events as lines of text.
@@ -130,10 +131,7 @@ impl Fields<'_> {
     fn escape_from(&mut self, start: usize, breaks: Breaks) {
         let is_bad = |c: char| match c {
             '\n' | '\t' => breaks == Breaks::Escaped,
-            '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                true
-            }
-            c => c.is_control(),
+            c => is_unprintable(c),
         };
         let written = self.line.get(start..).unwrap_or_default();
         if written.bytes().all(|octet| (b' '..0x7f).contains(&octet)) || !written.chars().any(is_bad) {

@@ -24,4 +24,4 @@ pub use envelope::{BodyFacts, Envelope, Marks, Notify, Prepared, Recipient, Retu
 pub use fnv::Fnv;
 pub use progress::{Attempt, Outcome, Progress, RecipientProgress, RecipientState, Verdict};
 pub use queue_id::{QueueId, QueueIdError};
-pub use reply::{Cause, EnhancedStatus, Reply, Stage, UNREADABLE};
+pub use reply::{Cause, EnhancedStatus, Reply, Stage, UNREADABLE, is_unprintable};

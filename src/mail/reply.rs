@@ -103,6 +103,12 @@ impl fmt::Display for Reply {
     }
 }
 
+/// What could break a line, a terminal or the direction of writing.
+pub fn is_unprintable(c: char) -> bool {
+    let separates_or_turns = matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || separates_or_turns
+}
+
 /// At most 1,000 bytes of a text, without what could break a line, a terminal or the direction of writing.
 fn printable(text: &str) -> Text {
     // Nearly every reply is this, and every reply passes here.
@@ -111,9 +117,7 @@ fn printable(text: &str) -> Text {
     }
     let mut kept = Text::with_capacity(text.len().min(TEXT_LENGTH_MAX));
     for c in text.chars() {
-        let hidden = c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        let c = if hidden { '?' } else { c };
+        let c = if is_unprintable(c) { '?' } else { c };
         if kept.len() + c.len_utf8() > TEXT_LENGTH_MAX {
             break;
         }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::row::Row;
 use super::{Claim, Flags, Lease, Queue, Wish, lock};
 use crate::mail::{Cause, EnhancedStatus, Envelope, Outcome, Progress, QueueId, RecipientState, Stage};
 use crate::route;
@@ -153,11 +154,18 @@ impl Queue {
             Ok(None) => return Err(Ordered::Unknown),
             Err(()) => return Err(Ordered::Busy),
         };
-        let claim = Claim { queue: self, id, kept: false };
-        let held = row.flags.has(Flags::HELD);
-        if held && if_held == Held::IsRefused {
+        if row.flags.has(Flags::HELD) && if_held == Held::IsRefused {
+            self.give_back(id);
             return Err(Ordered::Held);
         }
+        self.lease_of(row).await
+    }
+
+    /// The lease of a row that was leased for an order just now.
+    pub(super) async fn lease_of(&self, row: Row) -> Result<Lease, Ordered> {
+        let id = row.id;
+        let claim = Claim { queue: self, id, kept: false };
+        let held = row.flags.has(Flags::HELD);
         match self.read(id, row.place).await {
             Ok((stored, place)) => {
                 claim.keep();

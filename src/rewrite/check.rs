@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::mail::{Address, EnhancedStatus};
+use crate::mail::{Address, EnhancedStatus, is_unprintable};
 
 use super::header::{fields, name_of};
 use super::table::{Flaw, Table, Tables, Trouble};
@@ -275,7 +275,7 @@ impl Run<'_> {
     fn note(&mut self, what: &'static str, field: &str, text: &str) {
         // Both may have words of the message in them, folds and all.
         let on_a_line = |text: &str, length_max| {
-            text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(length_max).collect()
+            text.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).take(length_max).collect()
         };
         self.checked.notes.push(Note { what, field: on_a_line(field, 200), text: on_a_line(text, 1000) });
     }
