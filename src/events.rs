@@ -528,7 +528,8 @@ impl Events {
 
     /// As [`Events::outcomes`], where it is known how the attempt was made.
     pub fn outcomes_of(&self, envelope: &Envelope, before: &Progress, after: &Progress, made: Made, now: Timestamp) {
-        lines::together(|| self.tell_outcomes(envelope, before, after, made, now));
+        // The spool's thread writes the lines before it writes what they tell of.
+        lines::later(|| self.tell_outcomes(envelope, before, after, made, now));
     }
 
     fn tell_outcomes(&self, envelope: &Envelope, before: &Progress, after: &Progress, made: Made, now: Timestamp) {

@@ -1,10 +1,10 @@
 //! Standard error as the structured log's file, several lines a write where that loses nothing.
 //!
-//! A line is in the kernel before its caller goes on, so that what follows from it is not done before it is told: a recipient
-//! whose end is written to the spool has its line, whoever kills the daemon. Two kinds wait for others, since a relay under load
-//! logs three lines a message, and a write costs more than making the line: lines that go out [`together`], and those
-//! whose fact is kept before they are logged, which may come [`later`], by [`GATHER`]. Who kills the daemon with `kill -9` loses
-//! the latter of the last milliseconds. Lines stand in the order in which they were logged, whoever logged them.
+//! A line is in the kernel before its caller goes on, so that what follows from it is not done before it is told. Those of a
+//! message may come [`later`], by [`GATHER`], since a relay under load logs three of them a message, and a write costs more than
+//! making the line. They lose nothing by it: `accepted` tells of what the spool has, and whoever writes what became of a
+//! recipient to the spool calls [`flush`] first, so that no end is there without its line, whoever kills the daemon. Lines stand
+//! in the order in which they were logged, whoever logged them.
 
 mod text;
 
@@ -50,18 +50,6 @@ pub fn later<T>(tell: impl FnOnce() -> T) -> T {
     }
     let _end = End(MAY_WAIT.replace(true));
     tell()
-}
-
-/// Runs `tell`, and then writes the lines that it logged in one write, also if it panics.
-pub fn together<T>(tell: impl FnOnce() -> T) -> T {
-    struct End;
-    impl Drop for End {
-        fn drop(&mut self) {
-            flush();
-        }
-    }
-    let _end = End;
-    later(tell)
 }
 
 /// Starts the thread that writes what waits, and lets panics write it first. Until then, and once what this returns is
@@ -269,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_may_wait_ends_with_what_is_run_also_if_it_panics() {
-        let inner = || (MAY_WAIT.get(), together(|| later(|| MAY_WAIT.get())), MAY_WAIT.get());
+        let inner = || (MAY_WAIT.get(), later(|| MAY_WAIT.get()), MAY_WAIT.get());
         assert_eq!((MAY_WAIT.get(), later(inner), MAY_WAIT.get()), (false, (true, true, true), false));
         let ended = std::panic::catch_unwind(|| later(|| panic!("on purpose")));
         assert!(ended.is_err() && !MAY_WAIT.get());

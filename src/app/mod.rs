@@ -590,6 +590,7 @@ async fn open_queue(
             spool: spool::Settings::default(),
             disk: disk.clone(),
             fatal: Box::new(abort),
+            before_write: crate::lines::flush,
             clock,
             state: Box::new(|_| {}),
         };

@@ -112,6 +112,7 @@ fn rebuild(daemon: Daemon<'_>, spool_dir: &Path, json: bool, out: &mut dyn Write
         spool: spool::Settings::default(),
         disk: Arc::new(disk),
         fatal: Box::new(spool::abort),
+        before_write: || {},
         clock: Arc::new(Clock::default()),
         state: Box::new(|_| ()),
     };

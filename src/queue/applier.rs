@@ -10,9 +10,14 @@ use crate::spool::{Apply, Message, Position, Sequence, StateEntry};
 pub(super) struct Applier {
     pub(super) shared: Arc<Shared>,
     pub(super) state: Arc<std::sync::Mutex<StateEar>>,
+    pub(super) before_write: fn(),
 }
 
 impl Apply for Applier {
+    fn before_write(&mut self) {
+        (self.before_write)();
+    }
+
     fn accepted(&mut self, sequence: Sequence, at: Position, message: Message) {
         let sink = lock(&self.shared.sink);
         let mut changes = Vec::with_capacity(if sink.is_some() { message.envelopes.len() } else { 0 });

@@ -24,7 +24,7 @@ const RETRY_MAX: Duration = Duration::from_secs(3600);
 
 /// Opens index and spool: see [`Queue::open`].
 pub(super) fn open(settings: Settings, ground: Ground) -> Result<(Queue, StartReport), OpenError> {
-    let Ground { spool: spool_settings, disk, fatal, clock, state } = ground;
+    let Ground { spool: spool_settings, disk, fatal, before_write, clock, state } = ground;
     let fatal: Arc<crate::spool::Fatal> = Arc::new(fatal);
     let state = Arc::new(Mutex::new(state));
     let mut index = settings.index_dir.as_deref().and_then(|dir| load(dir, &settings.store));
@@ -37,7 +37,7 @@ pub(super) fn open(settings: Settings, ground: Ground) -> Result<(Queue, StartRe
             }
             None => (None, None),
         };
-        let applier = Box::new(Applier { shared: Arc::clone(&shared), state: Arc::clone(&state) });
+        let applier = Box::new(Applier { shared: Arc::clone(&shared), state: Arc::clone(&state), before_write });
         let fatal = Arc::clone(&fatal);
         let (spool, report) = Spool::open(
             spool_settings.clone(),

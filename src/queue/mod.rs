@@ -96,6 +96,9 @@ pub struct Ground {
     pub disk: Arc<dyn Disk>,
     /// What is done when the disk breaks a promise.
     pub fatal: Fatal,
+    /// Called on the writer thread before settles or state entries are written: where what is told of them may wait, it is
+    /// told now.
+    pub before_write: fn(),
     /// What time it is.
     pub clock: Arc<Clock>,
     /// Who hears of state entries, at start and on the writer thread: the rooms that keep state.

@@ -267,7 +267,7 @@ fn the_sink_hears_every_change_once_and_after_the_message_is_hot() {
         ears.lock().unwrap().push((waiting.id, hot));
     }));
     let state = Arc::new(std::sync::Mutex::new(Box::new(|_| ()) as StateEar));
-    let mut applier = Applier { shared: Arc::clone(&shared), state };
+    let mut applier = Applier { shared: Arc::clone(&shared), state, before_write: || {} };
     let message = Message { envelopes: vec![envelope(1), envelope(2)], body: Some(bytes::Bytes::from_static(b"x")) };
     applier.accepted(Sequence(1), at(1), message);
     assert_eq!(*heard.lock().unwrap(), [(id(1), true), (id(2), true)]);
@@ -304,7 +304,7 @@ fn the_probe_of_memory_runs_alone() {
     }
     let shared = Arc::new(Shared::new(ByteSize::mib(64), Arc::new(Clock::starting_at(ACCEPTED_AT))));
     let state = Arc::new(std::sync::Mutex::new(Box::new(|_| ()) as StateEar));
-    let mut applier = Applier { shared: Arc::clone(&shared), state };
+    let mut applier = Applier { shared: Arc::clone(&shared), state, before_write: || {} };
     shared.table().track_all();
     let before = resident_bytes();
     for number in 1..=MEASURED {

@@ -308,6 +308,9 @@ impl Writer {
     /// The process must end; nothing more may be asked of this writer.
     pub fn step(&mut self, work: Work, now: Duration) -> Result<(), Broken> {
         self.look_at_space(now)?;
+        if !(work.settles.is_empty() && work.states.is_empty()) {
+            self.apply.before_write();
+        }
         let accepted = self.write_states(work.states).and_then(|()| self.write_mail(work.settles, work.puts, now));
         let accepted_bytes = settle_trouble(accepted)?.unwrap_or(0);
         if self.sync_is_due(now) {

@@ -40,6 +40,7 @@ fn open(directory: &Path, clock: &Arc<Clock>) -> Queue {
         spool: spool::Settings { segment_size: ByteSize::mib(1), ..spool::Settings::default() },
         disk: Arc::new(FileDisk::new(&directory.join("spool")).unwrap()),
         fatal: Box::new(|reason| panic!("the spool broke: {reason}")),
+        before_write: || {},
         clock: clock.clone(),
         state: Box::new(|_| ()),
     };

@@ -39,6 +39,7 @@ pub fn open_with(dir: &Path, settings: Settings) -> (Queue, StartReport) {
         spool: spool::Settings { segment_size: ByteSize::mib(1), ..spool::Settings::default() },
         disk: Arc::new(FileDisk::new(&dir.join("spool")).unwrap()),
         fatal: Box::new(|reason| panic!("the spool broke: {reason}")),
+        before_write: || {},
         clock: Arc::new(Clock::default()),
         state: Box::new(|_| ()),
     };

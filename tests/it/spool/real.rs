@@ -1,14 +1,16 @@
 //! The spool on a real file system, with its thread: backup and restore, large bodies, recycled segments, a full disk.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use postrider::mail::{Prepared, QueueId};
+use postrider::mail::{Envelope, Prepared, Progress, QueueId};
 use postrider::size::ByteSize;
 use postrider::spool::{
-    FileDisk, OpenError, OpenOptions, PutError, Settings, Spool, StartReport, StateValue, check, restore,
+    Apply, FileDisk, Message, OpenError, OpenOptions, Position, PutError, Sequence, Settings, Spool, StartReport,
+    StateEntry, StateValue, check, restore,
 };
 
 use super::model::{Queue, message, settled};
@@ -87,6 +89,76 @@ async fn messages_put_at_once_are_all_there_after_a_clean_close() {
     let entries = spool.state_entries(3).unwrap();
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].value, StateValue::Is(Bytes::from_static(b"value")));
+    tokio::task::spawn_blocking(move || spool.close()).await.unwrap();
+}
+
+/// A queue that remembers what the disk had each time it was told that something is about to be written.
+struct Watcher {
+    queue: Queue,
+    root: PathBuf,
+    seen: Arc<Mutex<Vec<Contents>>>,
+}
+
+type Contents = BTreeMap<PathBuf, Vec<u8>>;
+
+/// All files under a directory.
+fn contents(root: &Path) -> Contents {
+    let mut found = Contents::new();
+    for entry in std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()) {
+        match entry.is_dir() {
+            true => found.append(&mut contents(&entry)),
+            false => drop(found.insert(entry.clone(), std::fs::read(&entry).unwrap())),
+        }
+    }
+    found
+}
+
+impl Apply for Watcher {
+    fn before_write(&mut self) {
+        self.seen.lock().unwrap().push(contents(&self.root));
+    }
+
+    fn accepted(&mut self, sequence: Sequence, at: Position, message: Message) {
+        self.queue.accepted(sequence, at, message);
+    }
+
+    fn settled(&mut self, sequence: Sequence, at: Position, id: QueueId, progress: Progress) {
+        self.queue.settled(sequence, at, id, progress);
+    }
+
+    fn moved(&mut self, sequence: Sequence, at: Position, envelope: Envelope, progress: Progress) {
+        self.queue.moved(sequence, at, envelope, progress);
+    }
+
+    fn lost(&mut self, id: QueueId) {
+        self.queue.lost(id);
+    }
+
+    fn state(&mut self, entry: StateEntry) {
+        self.queue.state(entry);
+    }
+}
+
+#[tokio::test]
+async fn the_queue_is_told_before_a_settle_or_a_state_entry_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("spool");
+    let disk = Arc::new(FileDisk::new(&root).unwrap());
+    let (queue, seen) = (Queue::default(), Arc::new(Mutex::new(Vec::new())));
+    let watcher = Box::new(Watcher { queue: queue.clone(), root: root.clone(), seen: seen.clone() });
+    let fatal = Box::new(|why: &str| panic!("{why}"));
+    let (spool, _) = Spool::open(settings(), disk, OpenOptions::default(), watcher, fatal).unwrap();
+    let _proof = spool.put(numbered(0, 3000)).await.unwrap();
+    assert!(seen.lock().unwrap().is_empty(), "a put tells of nothing that came before it");
+
+    let (id, (_, row)) = queue.rows().live.into_iter().next().unwrap();
+    let before_settle = contents(&root);
+    assert!(spool.settle(id, settled(&row, 1, true), None).written().await);
+    let before_state = contents(&root);
+    spool.state_put(3, Bytes::from_static(b"key"), Some(Bytes::from_static(b"value"))).await.unwrap();
+    let after = contents(&root);
+    assert!(before_settle != before_state && before_state != after);
+    assert!(*seen.lock().unwrap() == [before_settle, before_state]);
     tokio::task::spawn_blocking(move || spool.close()).await.unwrap();
 }
 
