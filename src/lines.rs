@@ -19,8 +19,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 pub use text::Text;
 
-/// How long a line that may wait does so.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long a line that may wait does so. As long as the spool's settles wait for their sync.
+const GATHER: Duration = Duration::from_millis(10);
 /// Where so much waits, whoever logs writes it first. Unit: octets.
 const WAITING_MAX: usize = 1024 * 1024;
 /// A longer buffer is not kept. Unit: octets.
@@ -125,19 +125,26 @@ impl Write for Line {
 }
 
 struct Log {
-    /// What waits, of all threads. Never locked while something is written.
-    waiting: Mutex<Vec<u8>>,
-    /// Told when the first line waits.
+    /// Never locked while something is written.
+    waiting: Mutex<Waiting>,
+    /// Told when the first line waits, and the log's thread for it.
     some_wait: Condvar,
     /// Held by who writes, with a buffer to write from; locked before `waiting`, so that lines keep their order.
     writing: Mutex<Vec<u8>>,
     is_gathering: AtomicBool,
 }
 
+/// What waits to be written, of all threads.
+struct Waiting {
+    lines: Vec<u8>,
+    /// The log's thread sleeps until there are some. Telling it is a system call, whether it does or not.
+    is_awaited: bool,
+}
+
 impl Log {
     const fn new() -> Log {
         Log {
-            waiting: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Waiting { lines: Vec::new(), is_awaited: false }),
             some_wait: Condvar::new(),
             writing: Mutex::new(Vec::new()),
             is_gathering: AtomicBool::new(false),
@@ -145,23 +152,26 @@ impl Log {
     }
 
     fn add(&self, line: &[u8], can_wait: bool, out: &mut dyn Write) {
-        let (is_first, length) = {
+        let (length, is_awaited) = {
             let mut waiting = lock(&self.waiting);
-            let is_first = waiting.is_empty();
-            waiting.extend_from_slice(line);
-            (is_first, waiting.len())
+            waiting.lines.extend_from_slice(line);
+            (waiting.lines.len(), std::mem::take(&mut waiting.is_awaited))
         };
+        if is_awaited {
+            self.some_wait.notify_one();
+        }
         if !can_wait || length >= WAITING_MAX || !self.is_gathering.load(Ordering::Relaxed) {
             self.flush(out);
-        } else if is_first {
-            self.some_wait.notify_one();
         }
     }
 
     fn await_lines(&self) {
         let waiting = lock(&self.waiting);
         // Poisoned or not, what waits is whole lines.
-        drop(self.some_wait.wait_while(waiting, |lines| lines.is_empty()));
+        drop(self.some_wait.wait_while(waiting, |waiting| {
+            waiting.is_awaited = waiting.lines.is_empty();
+            waiting.is_awaited
+        }));
     }
 
     fn flush(&self, out: &mut dyn Write) {
@@ -178,7 +188,7 @@ impl Log {
     }
 
     fn write(&self, lines: &mut Vec<u8>, out: &mut dyn Write) {
-        match &mut *lock(&self.waiting) {
+        match &mut lock(&self.waiting).lines {
             waiting if lines.is_empty() => std::mem::swap(waiting, lines),
             waiting => lines.append(waiting),
         }
@@ -214,7 +224,7 @@ fn write_all(lines: &[u8], out: &mut dyn Write) -> usize {
     written
 }
 
-fn lock(lines: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+fn lock<T>(lines: &Mutex<T>) -> MutexGuard<'_, T> {
     lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
@@ -279,13 +289,32 @@ mod tests {
     }
 
     #[test]
+    fn the_logs_thread_is_told_while_it_waits_and_only_then() {
+        let (log, mut out) = (gathering(), Writes::default());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| log.await_lines());
+            for _ in 0..5000 {
+                if lock(&log.waiting).is_awaited {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(lock(&log.waiting).is_awaited && !waits.is_finished());
+            log.add(b"accepted\n", true, &mut out);
+            assert!(!lock(&log.waiting).is_awaited);
+        });
+        log.await_lines();
+        assert!(!lock(&log.waiting).is_awaited && out.all.is_empty(), "a line waits already");
+    }
+
+    #[test]
     fn what_waits_is_bounded_and_no_long_buffer_is_kept() {
         let (log, mut out) = (gathering(), Writes::default());
         (0..2200).for_each(|_| log.add(&[b'a'; 1000], true, &mut out));
         log.flush(&mut out);
         let lengths: Vec<usize> = out.all.iter().map(String::len).collect();
         assert_eq!(lengths, [1_049_000, 1_049_000, 102_000]);
-        let capacities = [&log.waiting, &log.writing].map(|lines| lock(lines).capacity());
+        let capacities = [lock(&log.waiting).lines.capacity(), lock(&log.writing).capacity()];
         assert!(capacities.iter().all(|capacity| *capacity <= KEPT_MAX), "{capacities:?}");
     }
 

@@ -63,6 +63,7 @@ const ROOMS: &[Room] = &[
         &[
             "arc_swap",
             "base64",
+            "crc32fast",
             "getrandom",
             "mail_auth",
             "mail_parser",

@@ -13,6 +13,7 @@ mod incoming;
 mod key;
 mod verify;
 
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::mail::{Domain, QueueId};
 use crate::time::Timestamp;
 
 use cache::Bounded;
-use canonical::{SignedHeader, body_hash, signed_header};
+use canonical::{body_hash, signed_header};
 pub use incoming::{Found, Incoming, Verifier};
 pub use key::{Algorithm, KeyError, NewKey, Record, SigningKey, generate};
 pub use verify::{Verified, verify};
@@ -116,13 +117,20 @@ pub struct Unsigned<'a> {
     pub header_bytes: usize,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 struct SignatureName {
     submission: QueueId,
     form: Form,
     variant: u64,
     author_domain: Domain,
     added_headers: Bytes,
+}
+
+impl Hash for SignatureName {
+    /// The added headers are half a kilobyte, and ours: nobody can choose them so that their sums agree.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (self.submission, self.form, self.variant, crc32fast::hash(&self.added_headers)).hash(hasher);
+    }
 }
 
 struct Made {
@@ -205,10 +213,22 @@ impl Signer {
         }
         let header_block = unsigned.message.get(..unsigned.header_bytes).unwrap_or(unsigned.message);
         let Some(signed) = signed_header(unsigned.added_headers, header_block) else { return Ok(Bytes::new()) };
-        let hash = self.hash(unsigned);
+        let mut signature = Signature {
+            v: 1,
+            d: domain.to_string(),
+            bh: self.hash(unsigned).to_vec(),
+            h: signed.names,
+            t: now.as_secs(),
+            x: keyring.valid_for.map_or(0, |valid_for| now.after(valid_for).as_secs()),
+            ch: Canonicalization::Relaxed,
+            cb: Canonicalization::Relaxed,
+            ..Signature::default()
+        };
         let mut header = Vec::with_capacity(1024 * keys.len());
         for key in keys {
-            key_signature(&keyring, domain, key, &signed, &hash, now, &mut header)?;
+            sign_with(key, &mut signature, &signed.canonical)
+                .map_err(|error| SignError { domain: domain.clone(), reason: error.to_string() })?;
+            signature.write(&mut header, true);
         }
         let header = Bytes::from(header);
         lock(&self.made).keep(name, Made { at: now, keyring: keyring.number, header: header.clone() });
@@ -232,38 +252,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Signs with one key, and writes the field.
-fn key_signature(
-    keyring: &Keyring,
-    domain: &Domain,
-    key: &SigningKey,
-    signed: &SignedHeader,
-    hash: &[u8; 32],
-    now: Timestamp,
-    out: &mut Vec<u8>,
-) -> Result<(), SignError> {
-    let mut signature = Signature {
-        v: 1,
-        a: key.key.algorithm(),
-        d: domain.to_string(),
-        s: key.selector.to_string(),
-        bh: hash.to_vec(),
-        h: signed.names.clone(),
-        t: now.as_secs(),
-        x: keyring.valid_for.map_or(0, |valid_for| now.after(valid_for).as_secs()),
-        ch: Canonicalization::Relaxed,
-        cb: Canonicalization::Relaxed,
-        ..Signature::default()
-    };
+/// Makes the signature that of a key, over these fields.
+fn sign_with(key: &SigningKey, signature: &mut Signature, canonical: &[u8]) -> Result<(), mail_auth::Error> {
+    signature.a = key.key.algorithm();
+    signature.s = key.selector.to_string();
+    signature.b.clear();
     // RFC 6376 §3.7: the signed fields, then this one with an empty b= and without a line end.
-    let mut input = Vec::with_capacity(signed.canonical.len() + 512);
-    input.extend_from_slice(&signed.canonical);
+    let mut input = Vec::with_capacity(canonical.len() + 512);
+    input.extend_from_slice(canonical);
     signature.write(&mut input, false);
-    signature.b = key
-        .key
-        .sign(input.as_slice())
-        .map_err(|error| SignError { domain: domain.clone(), reason: error.to_string() })?;
-    signature.write(out, true);
+    signature.b = key.key.sign(input.as_slice())?;
     Ok(())
 }
 

@@ -39,51 +39,47 @@ impl Encoder {
     /// # Errors
     /// A bare CR or LF. What was appended so far must not be followed by an end of data, and every later call fails too.
     pub fn encode(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        if self.place == Place::Broken {
+            return Err(EncodeError::BareLineEnd);
+        }
+        let Some((last, but_last)) = chunk.split_last() else { return Ok(()) };
+        // A CR at the chunk's very end is kept back until its LF comes.
+        let text = if *last == b'\r' { but_last } else { chunk };
         out.reserve(chunk.len() + 8);
-        let mut rest = chunk;
-        while let Some(&first) = rest.first() {
-            match self.place {
-                Place::Broken => return Err(EncodeError::BareLineEnd),
-                Place::AfterCr => {
-                    if first != b'\n' {
-                        return self.broken();
-                    }
-                    out.extend_from_slice(b"\r\n");
-                    self.place = Place::LineStart;
-                    rest = rest.get(1..).unwrap_or_default();
-                    continue;
-                }
-                // RFC 5321 §4.5.2: a line that starts with a dot gets one more.
-                Place::LineStart if first == b'.' => out.push(b'.'),
-                Place::LineStart | Place::Middle => {}
-            }
-            rest = self.line(rest, out)?;
+        if self.place == Place::AfterCr {
+            out.push(b'\r');
         }
-        Ok(())
-    }
-
-    /// One line, or what the chunk has of it; a CR at the chunk's very end is kept back until its LF comes.
-    fn line<'a>(&mut self, rest: &'a [u8], out: &mut Vec<u8>) -> Result<&'a [u8], EncodeError> {
-        let Some(end) = memchr::memchr2(b'\r', b'\n', rest) else {
-            out.extend_from_slice(rest);
-            self.place = Place::Middle;
-            return Ok(&[]);
+        // RFC 5321 §4.5.2: a line that starts with a dot gets one more.
+        if self.place == Place::LineStart && text.first() == Some(&b'.') {
+            out.push(b'.');
+        }
+        let kept_back = usize::from(self.place == Place::AfterCr);
+        let (mut rest, mut lines) = (text, 0);
+        let mut copied = 0;
+        for at in memchr::memchr_iter(b'\n', text) {
+            let before = at.checked_sub(1).and_then(|before| text.get(before));
+            if before.is_none_or(|octet| *octet != b'\r') && (at > 0 || kept_back == 0) {
+                return self.broken();
+            }
+            lines += 1;
+            if text.get(at + 1) == Some(&b'.') {
+                let (line, after) = rest.split_at(at + 1 - copied);
+                out.extend_from_slice(line);
+                out.push(b'.');
+                (rest, copied) = (after, at + 1);
+            }
+        }
+        // Each LF had its CR: any more CRs are bare.
+        if memchr::memchr_iter(b'\r', text).count() + kept_back != lines {
+            return self.broken();
+        }
+        out.extend_from_slice(rest);
+        self.place = match last {
+            b'\r' => Place::AfterCr,
+            b'\n' => Place::LineStart,
+            _ => Place::Middle,
         };
-        let (line, tail) = rest.split_at(end);
-        match tail {
-            [b'\r', b'\n', after @ ..] => {
-                out.extend_from_slice(line);
-                out.extend_from_slice(b"\r\n");
-                self.place = Place::LineStart;
-                Ok(after)
-            }
-            [b'\r'] => {
-                out.extend_from_slice(line);
-                self.place = Place::AfterCr;
-                Ok(&[])
-            }
-            _ => self.broken().map(|()| tail),
-        }
+        Ok(())
     }
 
     /// Appends the end of data: CRLF.CRLF, whose first CRLF is the message's own where it has one (RFC 5321 §4.1.1.4).
