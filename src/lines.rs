@@ -127,7 +127,7 @@ impl Write for Line {
 struct Log {
     /// Never locked while something is written.
     waiting: Mutex<Waiting>,
-    /// Told when the first line waits, and the log's thread for it.
+    /// Told when a line waits while the log's thread sleeps.
     some_wait: Condvar,
     /// Held by who writes, with a buffer to write from; locked before `waiting`, so that lines keep their order.
     writing: Mutex<Vec<u8>>,
@@ -137,7 +137,7 @@ struct Log {
 /// What waits to be written, of all threads.
 struct Waiting {
     lines: Vec<u8>,
-    /// The log's thread sleeps until there are some. Telling it is a system call, whether it does or not.
+    /// The log's thread sleeps until a line waits. Telling it is a system call, whether it sleeps or not.
     is_awaited: bool,
 }
 
@@ -152,16 +152,16 @@ impl Log {
     }
 
     fn add(&self, line: &[u8], can_wait: bool, out: &mut dyn Write) {
-        let (length, is_awaited) = {
+        let (waits, is_awaited) = {
             let mut waiting = lock(&self.waiting);
             waiting.lines.extend_from_slice(line);
-            (waiting.lines.len(), std::mem::take(&mut waiting.is_awaited))
+            let waits = can_wait && waiting.lines.len() < WAITING_MAX && self.is_gathering.load(Ordering::Relaxed);
+            (waits, waits && std::mem::take(&mut waiting.is_awaited))
         };
-        if is_awaited {
-            self.some_wait.notify_one();
-        }
-        if !can_wait || length >= WAITING_MAX || !self.is_gathering.load(Ordering::Relaxed) {
+        if !waits {
             self.flush(out);
+        } else if is_awaited {
+            self.some_wait.notify_one();
         }
     }
 
@@ -289,22 +289,28 @@ mod tests {
     }
 
     #[test]
-    fn the_logs_thread_is_told_while_it_waits_and_only_then() {
-        let (log, mut out) = (gathering(), Writes::default());
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| log.await_lines());
-            for _ in 0..5000 {
-                if lock(&log.waiting).is_awaited {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            assert!(lock(&log.waiting).is_awaited && !waits.is_finished());
-            log.add(b"accepted\n", true, &mut out);
-            assert!(!lock(&log.waiting).is_awaited);
+    fn the_logs_thread_is_told_of_a_line_that_waits_and_of_no_other() {
+        const LONGEST: Duration = Duration::from_secs(20);
+        let (log, mut out) = (std::sync::Arc::new(gathering()), Writes::default());
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::sync::Arc::clone(&log);
+        // Never joined: a thread that is not told fails the test, and does not hang it.
+        std::thread::spawn(move || {
+            thread.await_lines();
+            tell.send(()).unwrap();
         });
+        let begun = std::time::Instant::now();
+        while !lock(&log.waiting).is_awaited {
+            assert!(begun.elapsed() < LONGEST, "the thread waits");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        log.add(b"a warning\n", false, &mut out);
+        assert!(lock(&log.waiting).is_awaited, "what is written at once is nothing to wake up for");
+        log.add(b"accepted\n", true, &mut out);
+        told.recv_timeout(LONGEST).expect("the thread is told");
+        assert!(!lock(&log.waiting).is_awaited);
         log.await_lines();
-        assert!(!lock(&log.waiting).is_awaited && out.all.is_empty(), "a line waits already");
+        assert!(!lock(&log.waiting).is_awaited && out.all == ["a warning\n"], "a line waits already");
     }
 
     #[test]

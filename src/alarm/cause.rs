@@ -148,7 +148,9 @@ impl Cause {
                 "The disk under the spool is full: clients are answered 452. Mail that is here is sent on."
             }
             Cause::DiskNearlyFull => "The disk under the spool is nearly full. When it is, clients are answered 452.",
-            Cause::SpoolSilent => "The spool's writer shows no life: the disk hangs. No message is accepted meanwhile.",
+            Cause::SpoolSilent => {
+                "The spool's writer shows no life: the disk hangs, or nobody reads the log. No message is accepted meanwhile."
+            }
             Cause::SlowSync => "The disk took over a second to make a message durable.",
             Cause::Quarantined => "Records of the spool could not be read and were set aside: the disk lost something.",
             Cause::MessageDamaged => {
@@ -186,7 +188,8 @@ impl Cause {
             Cause::DiskFull => "Make room on the file system; delete nothing in the spool itself.",
             Cause::DiskNearlyFull => "Make room on the file system; delete nothing in the spool itself.",
             Cause::SpoolSilent => {
-                "Look at the disk and at the kernel's log; systemd restarts the daemon after 30 seconds."
+                "Look at the disk, at the kernel's log, and at who reads the daemon's standard error (journald); systemd restarts the \
+                 daemon after 30 seconds."
             }
             Cause::SlowSync => "Look at the disk, and at what else writes to it.",
             Cause::Quarantined => "Look at the disk's health, then read docs/SPOOL.md, \"Damage\".",

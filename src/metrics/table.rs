@@ -198,7 +198,7 @@ table! {
         "Anything but 0: make room.";
     SpoolSilence = Gauge "postrider_spool_writer_silence_seconds", "seconds", [],
         "For how long the spool's writer has shown no life. It does so once a second.",
-        "Over 5: the disk hangs. At 30 the watchdog is no longer fed, and systemd restarts the daemon.";
+        "Over 5: the disk hangs, or nobody reads standard error. At 30 the watchdog is no longer fed, and systemd restarts the daemon.";
 "Clients":
     ClientsOpen = Gauge "postrider_client_connections", "connections", [],
         "Connections from clients at present.",

@@ -37,49 +37,55 @@ impl Encoder {
     /// Appends the encoded form of the next chunk.
     ///
     /// # Errors
-    /// A bare CR or LF. What was appended so far must not be followed by an end of data, and every later call fails too.
+    /// A bare CR or LF. Nothing of the chunk is appended then; what was appended before must not be followed by an end of data,
+    /// and every later call fails too.
     pub fn encode(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let begin = out.len();
+        self.place = self.append(chunk, out).unwrap_or(Place::Broken);
         if self.place == Place::Broken {
+            out.truncate(begin);
             return Err(EncodeError::BareLineEnd);
         }
-        let Some((last, but_last)) = chunk.split_last() else { return Ok(()) };
+        Ok(())
+    }
+
+    /// Says where the chunk ends, if it has no bare CR or LF.
+    fn append(&self, chunk: &[u8], out: &mut Vec<u8>) -> Option<Place> {
+        let Some((last, but_last)) = chunk.split_last() else { return Some(self.place) };
         // A CR at the chunk's very end is kept back until its LF comes.
         let text = if *last == b'\r' { but_last } else { chunk };
         out.reserve(chunk.len() + 8);
-        if self.place == Place::AfterCr {
-            out.push(b'\r');
+        match self.place {
+            Place::AfterCr => out.push(b'\r'),
+            // RFC 5321 §4.5.2: a line that starts with a dot gets one more.
+            Place::LineStart if text.first() == Some(&b'.') => out.push(b'.'),
+            Place::LineStart | Place::Middle => {}
+            Place::Broken => return None,
         }
-        // RFC 5321 §4.5.2: a line that starts with a dot gets one more.
-        if self.place == Place::LineStart && text.first() == Some(&b'.') {
-            out.push(b'.');
-        }
-        let kept_back = usize::from(self.place == Place::AfterCr);
-        let (mut rest, mut lines) = (text, 0);
-        let mut copied = 0;
+        let is_after_cr = self.place == Place::AfterCr;
+        let (mut copied, mut lines) = (0, 0);
         for at in memchr::memchr_iter(b'\n', text) {
-            let before = at.checked_sub(1).and_then(|before| text.get(before));
-            if before.is_none_or(|octet| *octet != b'\r') && (at > 0 || kept_back == 0) {
-                return self.broken();
+            let has_cr = at.checked_sub(1).map_or(is_after_cr, |before| text.get(before) == Some(&b'\r'));
+            if !has_cr {
+                return None;
             }
             lines += 1;
             if text.get(at + 1) == Some(&b'.') {
-                let (line, after) = rest.split_at(at + 1 - copied);
-                out.extend_from_slice(line);
+                out.extend_from_slice(text.get(copied..=at)?);
                 out.push(b'.');
-                (rest, copied) = (after, at + 1);
+                copied = at + 1;
             }
         }
         // Each LF had its CR: any more CRs are bare.
-        if memchr::memchr_iter(b'\r', text).count() + kept_back != lines {
-            return self.broken();
+        if memchr::memchr_iter(b'\r', text).count() + usize::from(is_after_cr) != lines {
+            return None;
         }
-        out.extend_from_slice(rest);
-        self.place = match last {
+        out.extend_from_slice(text.get(copied..)?);
+        Some(match last {
             b'\r' => Place::AfterCr,
             b'\n' => Place::LineStart,
             _ => Place::Middle,
-        };
-        Ok(())
+        })
     }
 
     /// Appends the end of data: CRLF.CRLF, whose first CRLF is the message's own where it has one (RFC 5321 §4.1.1.4).
@@ -93,11 +99,6 @@ impl Encoder {
             Place::AfterCr | Place::Broken => return Err(EncodeError::BareLineEnd),
         }
         Ok(())
-    }
-
-    fn broken(&mut self) -> Result<(), EncodeError> {
-        self.place = Place::Broken;
-        Err(EncodeError::BareLineEnd)
     }
 }
 
@@ -168,10 +169,16 @@ mod tests {
 
     #[test]
     fn a_broken_message_stays_broken() {
-        let (mut encoder, mut out) = (Encoder::default(), Vec::new());
-        assert!(encoder.encode(b"a\nb", &mut out).is_err());
-        assert!(encoder.encode(b"good\r\n", &mut out).is_err());
-        assert!(encoder.finish(&mut out).is_err());
+        for (before, broken) in [(&b"so far"[..], &b"a\r\n.b\nc"[..]), (b"so far\r", b"x"), (b"", b"a\r\n.\rb")] {
+            let (mut encoder, mut out) = (Encoder::default(), Vec::new());
+            encoder.encode(before, &mut out).unwrap();
+            let good = out.clone();
+            for chunk in [broken, b"good\r\n", b""] {
+                assert!(encoder.encode(chunk, &mut out).is_err());
+            }
+            assert!(encoder.finish(&mut out).is_err());
+            assert_eq!(out, good, "nothing of what is broken is appended");
+        }
     }
 
     /// Messages dense in what matters: dots, line ends, and now and then a bare one.

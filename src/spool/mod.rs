@@ -136,8 +136,9 @@ pub struct StateEntry {
 /// about it, and a `settled` for an unknown id is to be ignored.
 pub trait Apply: Send {
     /// Settles or state entries are about to be written: what must be known outside before a start can find them is to be
-    /// told now. Whatever happened before a call of `settle` or `state_put` happened before this.
-    fn before_write(&mut self) {}
+    /// told now. Whatever happened before a call of `settle` or `state_put` happened before this. Called in the step that
+    /// takes them, not again where one is kept until there is room.
+    fn before_write(&mut self);
     /// These envelopes are now durable, at `at`, nothing tried, due when they are released ([`Envelope::untried`]).
     fn accepted(&mut self, sequence: Sequence, at: Position, message: Message);
     /// An envelope's state was written at `at`. `progress.is_final()` ends it.

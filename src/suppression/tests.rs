@@ -56,6 +56,7 @@ impl Disk for Hooked {
 struct Deaf;
 
 impl Apply for Deaf {
+    fn before_write(&mut self) {}
     fn accepted(&mut self, _: Sequence, _: Position, _: crate::spool::Message) {}
     fn settled(&mut self, _: Sequence, _: Position, _: crate::mail::QueueId, _: crate::mail::Progress) {}
     fn moved(&mut self, _: Sequence, _: Position, _: crate::mail::Envelope, _: crate::mail::Progress) {}

@@ -26,6 +26,7 @@ const IMPORTED: u64 = 1_000_000;
 struct Deaf;
 
 impl Apply for Deaf {
+    fn before_write(&mut self) {}
     fn accepted(&mut self, _: Sequence, _: Position, _: Message) {}
     fn settled(&mut self, _: Sequence, _: Position, _: QueueId, _: Progress) {}
     fn moved(&mut self, _: Sequence, _: Position, _: Envelope, _: Progress) {}

@@ -275,13 +275,18 @@ impl Daemon {
         assert!(matches!(code, Some(0 | 1)), "queue retry --all: {code:?} {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// What the daemon wrote to stdout and stderr in all its runs.
+    /// The end of what the daemon wrote to stdout and stderr in all its runs.
     pub fn log(&self) -> String {
-        // Some lines wait 2 ms for others, and their thread for its turn on a busy machine.
+        // Some lines wait 10 ms for others, and their thread for its turn on a busy machine.
         std::thread::sleep(Duration::from_millis(60));
-        let text = fs::read(self.log_path()).unwrap_or_default();
+        let text = self.log_now();
         let tail = text.len().saturating_sub(20_000);
         String::from_utf8_lossy(text.get(tail..).unwrap_or_default()).into_owned()
+    }
+
+    /// All of what is in the log at this moment.
+    pub fn log_now(&self) -> Vec<u8> {
+        fs::read(self.log_path()).unwrap_or_default()
     }
 
     /// The binary, behind its launcher if there is one.

@@ -35,11 +35,16 @@ pub fn open(dir: &Path) -> Queue {
 
 /// Opens the queue in a directory, and says what the start found.
 pub fn open_with(dir: &Path, settings: Settings) -> (Queue, StartReport) {
+    open_telling(dir, settings, || {})
+}
+
+/// As [`open_with`]; `before_write` is called before the spool is written.
+pub fn open_telling(dir: &Path, settings: Settings, before_write: fn()) -> (Queue, StartReport) {
     let ground = Ground {
         spool: spool::Settings { segment_size: ByteSize::mib(1), ..spool::Settings::default() },
         disk: Arc::new(FileDisk::new(&dir.join("spool")).unwrap()),
         fatal: Box::new(|reason| panic!("the spool broke: {reason}")),
-        before_write: || {},
+        before_write,
         clock: Arc::new(Clock::default()),
         state: Box::new(|_| ()),
     };

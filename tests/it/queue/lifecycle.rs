@@ -1,6 +1,7 @@
 //! An envelope's way from put to its final state, and the lease's promises on it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postrider::clock::Clock;
@@ -35,6 +36,25 @@ fn a_message_is_put_deferred_and_delivered_and_each_step_is_seen() {
         assert!(queue.lease(id).await.unwrap().is_none());
         assert!(queue.is_empty());
         assert_eq!(ear.heard(), [], "what a lease settles, its connection tells");
+        queue.close();
+    });
+}
+
+#[test]
+fn what_is_told_of_a_settle_is_told_before_it_is_true() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, _) = kit::open_telling(dir.path(), kit::settings(dir.path()), || {
+            TOLD.fetch_add(1, Ordering::Relaxed);
+        });
+        let id = put(&queue, &["a@y.example"]).await;
+        assert_eq!(TOLD.load(Ordering::Relaxed), 0);
+        for (code, told) in [(450, 1), (250, 2)] {
+            settle(&queue, lease(&queue, id).await, code, LATER).await;
+            assert_eq!(TOLD.load(Ordering::Relaxed), told, "{code}");
+        }
+        assert!(queue.is_empty());
         queue.close();
     });
 }

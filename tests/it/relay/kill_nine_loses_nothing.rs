@@ -1,11 +1,12 @@
 //! `kill -9` at random moments, a fifth of them during start-up, under eight clients, with a peer that errs and drops
-//! connections: every message that was answered 250 arrives or is answered 5xx, and none comes twice but those whose answer
-//! was lost on the way.
+//! connections: every message that was answered 250 arrives or is answered 5xx, none comes twice but those whose answer
+//! was lost on the way, and what the queue has no more has its end in the log.
 //!
 //! `POSTRIDER_CRASH_CYCLES=100 cargo test --test it kill_nine` is the long form.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,14 +26,16 @@ fn over_many_cycles_under_load() {
     let ledger = Arc::new(Ledger::default());
     let stop = Arc::new(AtomicBool::new(false));
     let numbers = Arc::new(AtomicU64::new(0));
+    let ids = Arc::new(Mutex::new(Vec::new()));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let (ledger, stop, numbers) = (Arc::clone(&ledger), Arc::clone(&stop), Arc::clone(&numbers));
+            let ids = Arc::clone(&ids);
             let address = if client % 2 == 0 { daemon.smtp } else { daemon.submission };
             let with_password = client % 2 == 1;
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let _ = session(address, with_password, &ledger, &stop, &numbers, seed);
+                    let _ = session(address, with_password, &ledger, &ids, &stop, &numbers, seed);
                     thread::sleep(Duration::from_millis(5));
                 }
             })
@@ -57,6 +60,9 @@ fn over_many_cycles_under_load() {
     }
     peer.become_(Behaviour::Friendly);
     settle(&daemon, &ledger, &peer);
+    let ids = std::mem::take(&mut *ids.lock().expect("the ids"));
+    assert_eq!(ids.len(), ledger.len());
+    assert_eq!(ended_in_silence(&daemon, &ids), Vec::<&String>::new());
 
     let receipts = peer.receipts().len();
     println!("{cycles} kills, {} messages answered 250, {receipts} receipts", ledger.len());
@@ -71,6 +77,7 @@ fn session(
     address: std::net::SocketAddr,
     with_password: bool,
     ledger: &Ledger,
+    ids: &Mutex<Vec<String>>,
     stop: &AtomicBool,
     numbers: &AtomicU64,
     seed: u64,
@@ -88,9 +95,24 @@ fn session(
         let reply = client.deliver(&sample.from(), &sample.to(), &sample.bytes)?;
         if reply.code == 250 {
             ledger.acknowledge(&sample);
+            ids.lock().expect("the ids").extend(reply.text().rsplit(' ').next().map(str::to_owned));
         }
     }
     client.command("QUIT").map(drop)
+}
+
+/// Envelopes that the queue has no more, and of whose end the log says nothing.
+fn ended_in_silence<'a>(daemon: &Daemon, ids: &'a [String]) -> Vec<&'a String> {
+    // The queue first: what ends between the two is in the log.
+    let queued = daemon.run(&["queue", "list", "--json", "--limit", "1000000"]);
+    assert!(queued.status.success(), "{}", String::from_utf8_lossy(&queued.stderr));
+    let queued = String::from_utf8_lossy(&queued.stdout).into_owned();
+    let log = daemon.log_now();
+    let log = String::from_utf8_lossy(&log);
+    let ended: HashSet<&str> =
+        log.lines().filter_map(|line| line.split_once("removed queue_id=")).map(|(_, id)| id).collect();
+    assert!(!ended.is_empty(), "the log tells of ends");
+    ids.iter().filter(|id| !ended.contains(id.as_str()) && !queued.contains(id.as_str())).collect()
 }
 
 /// Makes all that waits due, again and again, until all is accounted for.

@@ -33,6 +33,8 @@ impl Queue {
 }
 
 impl Apply for Queue {
+    fn before_write(&mut self) {}
+
     fn accepted(&mut self, sequence: Sequence, at: Position, message: Message) {
         let mut rows = self.0.lock().unwrap();
         for envelope in message.envelopes {

@@ -28,6 +28,7 @@ const CAUSES: [Cause; 2] = [Cause::HardBounce, Cause::Unsubscribe];
 struct Deaf;
 
 impl Apply for Deaf {
+    fn before_write(&mut self) {}
     fn accepted(&mut self, _: Sequence, _: Position, _: Message) {}
     fn settled(&mut self, _: Sequence, _: Position, _: QueueId, _: Progress) {}
     fn moved(&mut self, _: Sequence, _: Position, _: Envelope, _: Progress) {}
